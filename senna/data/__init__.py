@@ -1,0 +1,24 @@
+"""From records and pictures to batches."""
+
+from senna.data.collate import Collator
+from senna.data.conversation import prompt_for
+from senna.data.dataset import ConversationDataset
+from senna.data.images import load_image
+from senna.data.sampler import PADDING, LengthGroupedSampler
+from senna.data.tokenize import encode_conversation, encode_prompt
+from senna.model.config import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from senna.model.tokenizer import load_tokenizer
+
+__all__ = [
+    "IGNORE_INDEX",
+    "IMAGE_TOKEN_INDEX",
+    "PADDING",
+    "Collator",
+    "ConversationDataset",
+    "LengthGroupedSampler",
+    "encode_conversation",
+    "encode_prompt",
+    "load_image",
+    "load_tokenizer",
+    "prompt_for",
+]

@@ -1,0 +1,127 @@
+"""Prompt formats: from turns of a conversation to one text, with the character spans that are to be learnt.
+
+Nothing here knows tokens; ``senna.data.tokenize`` turns the spans into labels.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from senna.errors import DataError, UsageError
+from senna.views import IMAGE_TOKEN
+
+HUMAN, GPT = "human", "gpt"
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A prompt's text and its targets: half-open character spans ``(start, stop)``, in order."""
+
+    text: str
+    targets: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """System text, then ``USER: question ASSISTANT: answer<eos>`` for each pair of turns (Vicuna v1)."""
+
+    system: str
+
+    def render(self, turns: Sequence[tuple[str, str]], eos: str) -> Rendered:
+        """An answer's target reaches from right after ``ASSISTANT:`` to the end of its ``eos``.
+
+        A turn without text leaves only its role, as published: an empty answer has no ``eos`` and is no target.
+        """
+        text, targets = f"{self.system} ", []
+        for role, value in _alternating(turns):
+            text += "USER:" if role == HUMAN else "ASSISTANT:"
+            if not value:
+                continue
+            start = len(text)
+            text += f" {value}" + (" " if role == HUMAN else eos)
+            if role == GPT:
+                targets.append((start, len(text)))
+        return Rendered(text, tuple(targets))
+
+    def prompt(self, question: str) -> str:
+        """The text after which the model writes its answer."""
+        return f"{self.system} USER: {question} ASSISTANT:"
+
+
+@dataclass(frozen=True)
+class PlainTemplate:
+    """The images, then the answer and a newline; the question is left out (LLaVA's stage 1)."""
+
+    def render(self, turns: Sequence[tuple[str, str]], eos: str) -> Rendered:
+        """The answer and its newline are the target. ``eos`` is not used: the newline ends the answer."""
+        roles = [role for role, _ in turns]
+        if roles != [HUMAN, GPT]:
+            raise DataError(f"the format plain takes one question and one answer, got turns from {roles}")
+        images = IMAGE_TOKEN * turns[0][1].count(IMAGE_TOKEN)
+        text = f"{images}{turns[1][1]}\n"
+        return Rendered(text, ((len(images), len(text)),))
+
+    def prompt(self, question: str) -> str:
+        """The published evaluation prompt: here the question's text does stand in it."""
+        return f"{question}\n"
+
+
+_VICUNA_SYSTEM = (
+    "A chat between a curious {user} and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the {user}'s questions."
+)
+_VICUNA_V1 = ChatTemplate(_VICUNA_SYSTEM.format(user="user"))
+
+TEMPLATES: Mapping[str, ChatTemplate | PlainTemplate] = {
+    "plain": PlainTemplate(),
+    "v1": _VICUNA_V1,
+    "vicuna_v1": _VICUNA_V1,
+    "senna": _VICUNA_V1,
+    "llava_v1": ChatTemplate(_VICUNA_SYSTEM.format(user="human")),
+}
+"""Prompt formats by their published names (``--version``, ``--conv-mode``)."""
+
+
+def template_for(version: str) -> ChatTemplate | PlainTemplate:
+    """The format of that name; ``UsageError`` with the nearest known name otherwise."""
+    if version in TEMPLATES:
+        return TEMPLATES[version]
+    near = difflib.get_close_matches(version, TEMPLATES, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(TEMPLATES)}"
+    raise UsageError(f"unknown prompt format {version!r}; {hint}")
+
+
+def render(conversations: Sequence[Mapping[str, str]], version: str, eos: str) -> Rendered:
+    """A record's ``conversations`` as one text. ``DataError`` names the turn that does not fit."""
+    return template_for(version).render(read_turns(conversations), eos)
+
+
+def prompt_for(question: str, version: str = "v1") -> str:
+    """The prompt for generating an answer to ``question``; in the chat formats it ends with ``ASSISTANT:``."""
+    return template_for(version).prompt(question)
+
+
+def read_turns(conversations: Sequence[Mapping[str, str]]) -> list[tuple[str, str]]:
+    """``[(role, text)]`` from ``[{"from": ..., "value": ...}]``; ``DataError`` names a turn that is not such."""
+    turns = []
+    for number, turn in enumerate(conversations):
+        role, value = (turn.get("from"), turn.get("value")) if isinstance(turn, Mapping) else (None, None)
+        if role not in (HUMAN, GPT):
+            raise DataError(f"turn {number} is from {role!r}, must be from {HUMAN!r} or {GPT!r}")
+        if not isinstance(value, str):
+            raise DataError(f"turn {number} has no text: its 'value' is {value!r}")
+        turns.append((role, value))
+    return turns
+
+
+def _alternating(turns: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
+    """The turns from the first question on; ``DataError`` where question and answer do not take turns."""
+    # An answer before any question answers nothing; the published format leaves it out as well.
+    skipped = 1 if turns and turns[0][0] == GPT else 0
+    for number, (role, _) in enumerate(turns[skipped:]):
+        expected = GPT if number % 2 else HUMAN
+        if role != expected:
+            raise DataError(f"turn {number + skipped} is from {role!r}, but it is the turn of {expected!r}")
+    if len(turns) == skipped:
+        raise DataError("the conversation has no question")
+    return turns[skipped:]

@@ -1,0 +1,322 @@
+"""The QA record, the one file format that both halves of the project share: read, write, validate.
+
+A file is a JSON list (the published format) or JSON Lines. A record is a dict with ``conversations``, a list of
+``{"from": "human" | "gpt", "value": str}``, and either of
+
+- LLaVA-Pretrain: ``id``, ``image``;
+- Senna: ``token``, ``image`` (front), ``images`` (six paths in the order of ``senna.views.VIEWS``), ``prev``, ``next``,
+  ``scene_token``, ``fut_valid_flag``, ``ego_fut_trajs``, and of ours ``id`` and ``kind``.
+
+Reading maps the file into memory and parses a record when it is asked for: memory does not grow with the records'
+texts. Only their places and lengths are held, about 20 bytes a record.
+"""
+
+import json
+import mmap
+import os
+import re
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from senna.errors import DataError, SennaError, UsageError
+from senna.views import IMAGE_TOKEN
+
+Record = dict[str, Any]
+
+_CHUNK = 1 << 20
+_BOM = b"\xef\xbb\xbf"
+_BLANK = re.compile(r"[ \t\r\n]*")
+_DECODER = json.JSONDecoder()
+_ROLES = ("human", "gpt")
+
+
+class RecordFile:
+    """Random access to the records of one file; made by ``open_records``. Picklable: the copy maps the file anew.
+
+    Attributes:
+        path: the file.
+        words: int32 (N,), words in each record's conversation.
+        images: int16 (N,), ``<image>`` placeholders in each record's conversation.
+    """
+
+    def __init__(self, path: Path, index: "_Index", size: int) -> None:
+        self.path = path
+        self.words = np.array(index.words, dtype=np.int32)
+        self.images = np.array(index.images, dtype=np.int16)
+        self._starts = np.array(index.starts, dtype=np.int64)
+        self._sizes = np.array(index.sizes, dtype=np.int32)
+        self._lines = np.array(index.lines, dtype=np.int32)  # empty for a JSON list
+        self._file_size = size
+        self._map: mmap.mmap | None = None
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, index: int) -> Record:
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self.path} has {len(self)} records, there is no record {index}")
+        start = int(self._starts[index])
+        raw = self._mapped()[start : start + int(self._sizes[index])]
+        try:
+            return json.loads(raw)
+        except ValueError as error:
+            raise DataError(f"{self.path}: record {index} is no longer JSON; did the file change? ({error})") from error
+
+    def __iter__(self) -> Iterator[Record]:
+        return (self[index] for index in range(len(self)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_map": None}
+
+    def name(self, index: int) -> str:
+        """How messages name a record: file, index, line (of JSON Lines), and its id or token."""
+        line = f", line {self._lines[index]}" if len(self._lines) else ""
+        return f"{self.path}: record {index}{line} ({record_name(self[index], index)})"
+
+    def _mapped(self) -> mmap.mmap:
+        if self._map is None:
+            try:
+                with self.path.open("rb") as file:
+                    self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            except (OSError, ValueError) as error:
+                raise DataError(f"{self.path} cannot be read any more: {error}") from error
+            if len(self._map) != self._file_size:
+                raise DataError(f"{self.path} changed after it was opened; start again")
+        return self._map
+
+
+class _Index:
+    """Where the records are, and how long, as they are found."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.starts, self.sizes, self.lines = array("q"), array("l"), array("l")
+        self.words, self.images = array("l"), array("h")
+
+    def add(self, record: object, start: int, stop: int, line: int | None) -> None:
+        """Validate a record and note its place in the file (bytes)."""
+        try:
+            words, images = _measure(record)
+        except DataError as error:
+            place = "" if line is None else f", line {line}"
+            name = f" ({record_name(record, '')})" if isinstance(record, dict) and record_name(record, "") else ""
+            raise DataError(f"{self.path}: record {len(self.starts)}{place}{name} {error}") from None
+        self.starts.append(start)
+        self.sizes.append(stop - start)
+        self.words.append(words)
+        self.images.append(images)
+        if line is not None:
+            self.lines.append(line)
+
+
+def open_records(path: str | Path) -> RecordFile:
+    """Index and validate a file of records in one pass whose memory does not grow with the file.
+
+    Raises ``DataError``, naming file, record, line and id as far as there are: no such file, a folder, an empty file,
+    not JSON, a record that is not an object or has no proper ``conversations``.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise DataError(f"{path} is a folder, not a file of records; give the .json or .jsonl file in it")
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; give a JSON list or JSON Lines file of records")
+    index = _Index(path)
+    with path.open("rb") as file:
+        head = file.read(_CHUNK).removeprefix(_BOM).lstrip()
+        file.seek(0)
+        if head.startswith(b"["):
+            _index_list(file, index)
+        else:
+            _index_lines(file, index)
+        size = os.fstat(file.fileno()).st_size
+    if not index.starts:
+        raise DataError(f"{path} holds no records")
+    return RecordFile(path, index, size)
+
+
+def write_records(path: str | Path, records: Iterable[Mapping[str, Any]]) -> int:
+    """Write records as JSON Lines (``.jsonl``) or a JSON list (``.json``) and return how many.
+
+    The file appears under its name only when it is complete and on disk. Raises ``UsageError`` for another suffix and
+    ``SennaError`` when it cannot be written, for want of space for example; a file that was there stays then.
+    """
+    path = Path(path)
+    if path.suffix not in (".json", ".jsonl"):
+        raise UsageError(f"{path}: records are written to .json or .jsonl")
+    before, between, after = ("[\n", ",\n", "\n]\n") if path.suffix == ".json" else ("", "\n", "\n")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    count = 0
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(before)
+            for count, record in enumerate(records, start=1):
+                file.write((between if count > 1 else "") + json.dumps(record, ensure_ascii=False))
+            file.write(after if count or path.suffix == ".json" else "")
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise SennaError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return count
+
+
+def record_name(record: Mapping[str, Any], index: int | str) -> str:
+    """A record's ``id``, else its ``token``, else its index."""
+    return str(record.get("id") or record.get("token") or index)
+
+
+def image_paths(record: Mapping[str, Any]) -> list[str]:
+    """The images a record's text refers to: ``images`` where it has several ``<image>``, else ``image``.
+
+    Where the preferred key is absent the other stands in, and neither is an empty list; the count may differ from the
+    number of ``<image>``, which the data set reports. Raises ``DataError`` when a path is not a string.
+    """
+    placeholders = sum(turn["value"].count(IMAGE_TOKEN) for turn in record["conversations"])
+    keys = ("images", "image") if placeholders > 1 else ("image", "images")
+    named = next((record[key] for key in keys if record.get(key)), [])
+    paths = [named] if isinstance(named, str) else named
+    if not isinstance(paths, list) or not all(isinstance(path, str) and path for path in paths):
+        raise DataError(f"image paths must be text, got {named!r}")
+    return list(paths)
+
+
+def _measure(record: object) -> tuple[int, int]:
+    """Words and ``<image>`` placeholders of a record; ``DataError`` (the end of a sentence) where it is not one."""
+    if not isinstance(record, dict):
+        raise DataError(f"is not an object but {_brief(record)}")
+    turns = record.get("conversations")
+    if not isinstance(turns, list) or not turns:
+        raise DataError("has no 'conversations'; it must be a list of {'from': 'human' or 'gpt', 'value': text}")
+    words = images = 0
+    for number, turn in enumerate(turns):
+        if not isinstance(turn, dict) or turn.get("from") not in _ROLES:
+            raise DataError(f"has a turn {number} that is not from 'human' or 'gpt': {_brief(turn)}")
+        value = turn.get("value")
+        if not isinstance(value, str):
+            raise DataError(f"has a turn {number} whose 'value' is not text: {_brief(turn)}")
+        words += len(value.split())
+        images += value.count(IMAGE_TOKEN)
+    return words, images
+
+
+def _index_lines(file: Any, index: _Index) -> None:
+    start = 0
+    for number, line in enumerate(file, start=1):
+        text = line.removeprefix(_BOM) if number == 1 else line
+        if text.strip():
+            try:
+                record = json.loads(text.decode("utf-8"))
+            except ValueError as error:
+                raise DataError(
+                    f"{index.path}: line {number} is not JSON: {error}; the file must be a JSON list of records, or "
+                    "JSON Lines with one record a line"
+                ) from error
+            index.add(record, start + len(line) - len(text), start + len(line), number)
+        start += len(line)
+
+
+def _index_list(file: Any, index: _Index) -> None:
+    window = _Window(file, index.path)
+    window.expect("[")
+    ends = window.take("]")
+    while not ends:
+        start, stop, record = window.value()
+        index.add(record, start, stop, None)
+        ends = window.take("]")
+        if not ends:
+            window.expect(",")
+    if window.peek():
+        window.fail("there is something after the list")
+
+
+class _Window:
+    """A part of the file that slides over a JSON list.
+
+    Bytes are decoded as Latin-1, one character each, so that places in the text are places in the file; JSON's own
+    characters are ASCII. A record whose text is not is decoded once more, properly.
+    """
+
+    def __init__(self, file: Any, path: Path) -> None:
+        self._file, self._path = file, path
+        self._text, self._place, self._base, self._ended = "", 0, 0, False
+        self._more()
+        if self._text.startswith(_BOM.decode("latin-1")):
+            self._place = len(_BOM)
+
+    def peek(self) -> str:
+        """The next character that is not blank, or "" at the end of the file."""
+        while True:
+            self._place = _BLANK.match(self._text, self._place).end()
+            if self._place < len(self._text) or self._ended:
+                return self._text[self._place : self._place + 1]
+            self._more()
+
+    def take(self, character: str) -> bool:
+        """Step over the next character if it is this one."""
+        found = self.peek() == character
+        self._place += found
+        return found
+
+    def expect(self, character: str) -> None:
+        if not self.take(character):
+            self.fail(f"expected {character!r}, found {self.peek()!r}" if self.peek() else "the list does not end")
+
+    def value(self) -> tuple[int, int, object]:
+        """The next value and the bytes ``[start, stop)`` it takes in the file."""
+        if not self.peek():
+            self.fail("the list does not end")
+        while True:
+            try:
+                record, stop = _DECODER.raw_decode(self._text, self._place)
+            except json.JSONDecodeError as error:
+                # A value cut off by the window's edge fails there, or inside a string that began before it.
+                is_cut = error.pos >= len(self._text) - len("\\ud800\\udc00") or error.msg.startswith("Unterminated")
+                if self._ended or not is_cut:
+                    self._place = error.pos
+                    self.fail(error.msg if self._text[error.pos :].strip() else "the file is cut off")
+                self._more()
+                continue
+            text = self._text[self._place : stop]
+            if not text.isascii():
+                record = self._decode(text)
+            start, self._place = self._place, stop
+            return self._base + start, self._base + stop, record
+
+    def fail(self, what: str) -> NoReturn:
+        """Raise ``DataError`` with the line and column of this place."""
+        place, line, start_of_line = self._base + self._place, 1, 0
+        self._file.seek(0)
+        read = 0
+        while read < place and (chunk := self._file.read(min(_CHUNK, place - read))):
+            line += chunk.count(b"\n")
+            if (newline := chunk.rfind(b"\n")) >= 0:
+                start_of_line = read + newline + 1
+            read += len(chunk)
+        raise DataError(f"{self._path} is not JSON: {what}, line {line} column {place - start_of_line + 1}")
+
+    def _more(self) -> None:
+        """Drop what has been read and add a chunk, at least as much as is kept, so that a long record costs little."""
+        kept = self._text[self._place :]
+        self._base += self._place
+        chunk = self._file.read(max(_CHUNK, len(kept)))
+        self._text, self._place, self._ended = kept + chunk.decode("latin-1"), 0, not chunk
+
+    def _decode(self, text: str) -> object:
+        """The value as it is meant; ``fail`` where it is not UTF-8."""
+        raw = text.encode("latin-1")
+        try:
+            return json.loads(raw.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            self._place += error.start
+            self.fail("this is not UTF-8")
+
+
+def _brief(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,106 @@
+import json
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from senna.data.collate import Collator
+from senna.data.tokenize import IGNORE_INDEX, IMAGE_TOKEN_INDEX, encode_conversation
+
+IMG, IGN, PAD = IMAGE_TOKEN_INDEX, IGNORE_INDEX, 0
+
+
+def sample(ids: list[int], learnt: int, name: str = "s") -> dict:
+    """A sample whose last ``learnt`` tokens are targets, with images whose pixels are their number."""
+    images = torch.arange(ids.count(IMG)).view(-1, 1, 1, 1).expand(-1, 3, 2, 2).float()
+    labels = [IGN] * (len(ids) - learnt) + ids[len(ids) - learnt :]
+    return {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels), "images": images, "sample": name}
+
+
+def nothing() -> dict:
+    empty = torch.empty(0, dtype=torch.long)
+    return {"input_ids": empty, "labels": empty, "images": torch.empty(0, 3, 2, 2), "sample": ""}
+
+
+@pytest.mark.parametrize("case_number", [0, 1, 2])
+def test_batches_equal_the_published_ones(golden, case_number):
+    case = json.loads((golden / "collator.json").read_text())[case_number]
+    tokenizer = AutoTokenizer.from_pretrained(golden / "vicuna_tokenizer")
+    rows = []
+    for conversation in case["conversations"]:
+        encoded = encode_conversation(conversation, tokenizer)
+        rows.append({**encoded, "images": torch.zeros(6, 3, 2, 2), "sample": "s"})
+    # The published code cuts before the splice, so that an image counts as one token.
+    batch = Collator(tokenizer.unk_token_id, case["model_max_length"], tokens_per_image=1)(rows)
+    assert batch["input_ids"].tolist() == case["input_ids"]
+    published_mask, published_labels = torch.tensor(case["attention_mask"]).bool(), torch.tensor(case["labels"])
+    if case["names"][0] != "v1_unk_in_answer":
+        assert torch.equal(batch["attention_mask"], published_mask)
+        assert torch.equal(batch["labels"], published_labels)
+        return
+    # Row 0 answers with an unk, which is the padding too: the published code hid it from attention and gave up on the
+    # labels. Right is: a token of the text is attended to and learnt; everything else is as published.
+    answer = batch["input_ids"][0].tolist().index(tokenizer.unk_token_id)
+    assert batch["attention_mask"][0, answer]
+    assert not published_mask[0, answer]
+    assert batch["labels"][0, answer] == tokenizer.unk_token_id
+    differing = (batch["attention_mask"] != published_mask).nonzero().tolist()
+    assert differing == [[0, answer]]
+    assert torch.equal(batch["labels"][1:], published_labels[1:])
+
+
+def test_padding_stands_on_the_side_asked_for():
+    rows = [sample([5, 6, 7], 2), sample([8], 0)]
+    right, left = (Collator(PAD, 9, 4, side)(rows) for side in ("right", "left"))
+    assert right["input_ids"].tolist() == [[5, 6, 7], [8, PAD, PAD]]
+    assert left["input_ids"].tolist() == [[5, 6, 7], [PAD, PAD, 8]]
+    assert right["attention_mask"].tolist() == [[True] * 3, [True, False, False]]
+    assert left["attention_mask"].tolist() == [[True] * 3, [False, False, True]]
+    assert left["labels"].tolist() == [[IGN, 6, 7], [IGN, IGN, IGN]]
+    assert right["attention_mask"].dtype == torch.bool
+
+
+@pytest.mark.parametrize("max_length", range(1, 16))
+def test_a_token_stays_exactly_when_it_starts_before_the_maximum_after_the_splice(max_length):
+    row, views = sample([1, IMG, 2, IMG, 3, 4], 2), 4
+    starts = [0, 1, 5, 6, 10, 11]  # an image takes 4 places
+    batch = Collator(PAD, max_length, views)([row])
+    kept = sum(start < max_length for start in starts)
+    assert batch["input_ids"][0].tolist() == row["input_ids"].tolist()[:kept]
+    assert (batch["labels"] != IGN).sum() == sum(start < max_length for start in starts[-2:])
+    images = [start < max_length for start in (1, 6)]
+    assert batch["images"].shape[1] == sum(images)
+    assert batch["images"][0, :, 0, 0, 0].tolist() == [0, 1][: sum(images)]
+
+
+def test_images_are_one_tensor_where_counts_agree_and_a_list_where_not():
+    one, two, none = sample([1, IMG, 2], 1), sample([1, IMG, IMG], 0), sample([1, 2], 1)
+    assert Collator(PAD, 99, 4)([one, one])["images"].shape == (2, 1, 3, 2, 2)
+    assert [len(views) for views in Collator(PAD, 99, 4)([one, two, none])["images"]] == [1, 2, 0]
+    no_images = {**none, "images": torch.empty(0, 3, 2, 2)}
+    assert Collator(PAD, 99, 4)([no_images, no_images])["images"].shape == (2, 0, 3, 2, 2)
+
+
+def test_a_bad_sample_is_an_empty_row_and_is_reported():
+    bad = {"sample": "file: record 3", "error": "file: record 3: no such image"}
+    batch = Collator(PAD, 99, 4)([sample([1, IMG, 2], 1, "good"), bad, nothing()])
+    assert batch["samples"] == ["good", "file: record 3"]
+    assert batch["bad_samples"] == ["file: record 3: no such image"]
+    assert batch["input_ids"].tolist() == [[1, IMG, 2], [PAD] * 3, [PAD] * 3]
+    assert batch["labels"][1:].eq(IGN).all()
+    assert [len(views) for views in batch["images"]] == [1, 0, 0]
+    # Attention over no position at all is not a number: one position stays visible.
+    assert batch["attention_mask"].sum(1).tolist() == [3, 1, 1]
+
+
+def test_a_batch_of_bad_samples_alone_is_a_batch():
+    batch = Collator(PAD, 99, 4)([{"sample": "a", "error": "a: bad"}, {"sample": "b", "error": "b: bad"}])
+    assert batch["labels"].eq(IGN).all()
+    assert batch["images"].shape[:3] == (2, 0, 3)
+
+
+def test_the_first_token_is_no_target_since_nothing_precedes_it():
+    row = sample([7, 8, 9], 3)
+    batch = Collator(PAD, 99, 4)([row])
+    assert batch["labels"].tolist() == [[IGN, 8, 9]]
+    assert row["labels"].tolist() == [7, 8, 9], "the sample itself must stay as it is"

@@ -1,0 +1,118 @@
+import itertools
+import time
+
+import numpy as np
+import pytest
+from accelerate.data_loader import BatchSamplerShard
+from torch.utils.data import BatchSampler
+
+from senna.data.sampler import PADDING, LengthGroupedSampler
+
+COUNT = 3001
+LENGTHS = np.random.default_rng(0).integers(5, 2000, COUNT)
+MULTIMODAL = np.random.default_rng(1).random(COUNT) < 0.7
+
+
+def sampler(per_device=4, processes=2, accumulation=3, seed=7, epoch=0, **options) -> LengthGroupedSampler:
+    made = LengthGroupedSampler(LENGTHS, MULTIMODAL, per_device, processes, accumulation, seed, **options)
+    made.set_epoch(epoch)
+    return made
+
+
+def global_batches(order: list[int], size: int) -> list[list[int]]:
+    real = [index for index in order if index != PADDING]
+    return [real[start : start + size] for start in range(0, len(real), size)]
+
+
+@pytest.mark.parametrize("group", [True, False])
+@pytest.mark.parametrize("split", [(24, 1, 1), (1, 24, 1), (1, 1, 24), (3, 8, 1), (4, 3, 2), (2, 2, 6)])
+def test_global_batches_depend_on_their_size_alone(group, split):
+    reference = global_batches(list(sampler(group=group)), 24)
+    assert global_batches(list(sampler(*split, group=group)), 24) == reference
+
+
+@pytest.mark.parametrize("group", [True, False])
+@pytest.mark.parametrize("split", [(4, 2, 3), (1, 1, 1), (8, 4, 1), (5000, 1, 1), (7, 3, 200)])
+def test_every_sample_comes_once_then_padding_to_whole_micro_batches(group, split):
+    order = list(sampler(*split, group=group))
+    assert sorted(order[:COUNT]) == list(range(COUNT))
+    assert set(order[COUNT:]) <= {PADDING}
+    assert len(order) == len(sampler(*split, group=group))
+    micro_batch = split[0] * split[1]
+    assert len(order) % micro_batch == 0
+    assert len(order) - COUNT < micro_batch
+
+
+def test_processes_take_disjoint_parts_that_make_up_the_global_batches():
+    order = list(sampler())
+    reference = global_batches(order, 24)
+    shards = [list(BatchSamplerShard(BatchSampler(order, 4, False), 2, rank)) for rank in range(2)]
+    assert len(shards[0]) == len(shards[1])
+    for number, wanted in enumerate(reference):
+        step = slice(3 * number, 3 * number + 3)
+        seen = list(itertools.chain(*shards[0][step], *shards[1][step]))
+        assert sorted(index for index in seen if index != PADDING) == sorted(wanted)
+
+
+def test_seed_and_epoch_change_the_order_and_nothing_else_does():
+    assert list(sampler()) == list(sampler())
+    assert list(sampler()) != list(sampler(epoch=1))
+    assert list(sampler()) != list(sampler(seed=8))
+    assert list(sampler(seed=0, epoch=1)) != list(sampler(seed=1, epoch=0))
+    again = sampler(epoch=1)
+    assert list(again) == list(sampler(epoch=1))
+    again.set_epoch(0)
+    assert list(again) == list(sampler())
+
+
+def test_lengths_within_a_global_batch_are_alike_and_descend():
+    grouped, plain = (global_batches(list(sampler(group=group)), 24)[:-3] for group in (True, False))
+
+    def spread(batches):
+        return np.mean([np.ptp(LENGTHS[batch]) for batch in batches])
+
+    assert spread(grouped) < spread(plain) / 10
+    assert all((np.diff(LENGTHS[batch]) <= 0).all() for batch in global_batches(list(sampler()), 24))
+
+
+def test_global_batches_come_in_no_order_of_length():
+    longest = [LENGTHS[batch].max() for batch in global_batches(list(sampler()), 24)]
+    assert abs(np.corrcoef(longest[1:], np.arange(len(longest) - 1))[0, 1]) < 0.3
+
+
+@pytest.mark.parametrize("count", [30, COUNT])
+@pytest.mark.parametrize("seed", range(20))
+def test_the_longest_sample_is_in_the_first_global_batch(seed, count):
+    lengths = LENGTHS[:count]
+    order = LengthGroupedSampler(lengths, np.ones(count), 4, 2, 3, seed)
+    assert lengths[next(iter(order))] == lengths.max()
+
+
+def test_samples_with_and_without_images_share_a_batch_only_at_the_end_of_their_kind():
+    mixed = [len(set(MULTIMODAL[batch])) > 1 for batch in global_batches(list(sampler()), 24)]
+    assert sum(mixed) <= 2
+    indifferent = global_batches(list(sampler(by_modality=False)), 24)
+    assert sum(len(set(MULTIMODAL[batch])) > 1 for batch in indifferent) > 100
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 24, 25])
+def test_small_data_sets_are_no_special_case(count):
+    for group in (True, False):
+        order = list(LengthGroupedSampler(LENGTHS[:count], MULTIMODAL[:count], 4, 2, 3, group=group))
+        assert sorted(index for index in order if index != PADDING) == list(range(count))
+        assert len(order) == -(-count // 8) * 8
+
+
+def test_a_million_samples_are_ordered_in_seconds():
+    count = 1_000_000
+    random = np.random.default_rng(0)
+    big = LengthGroupedSampler(random.integers(5, 2000, count), random.random(count) < 0.5, 8, 8, 3)
+    start = time.perf_counter()
+    order = big.order()
+    assert time.perf_counter() - start < 10
+    assert len(order) == count
+
+
+def test_lengths_and_modalities_must_belong_together():
+    with pytest.raises(ValueError, match="3 lengths, but 2 modalities"):
+        LengthGroupedSampler([1, 2, 3], [True, False], 1)
