@@ -1,0 +1,6 @@
+"""`python -m senna` is `senna`."""
+
+from senna.cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

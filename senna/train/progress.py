@@ -1,0 +1,105 @@
+"""What a person sees while a run goes: one bar with loss, rate and time left, or plain lines where there is no terminal."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+from transformers import TrainerCallback
+
+from senna.train.checkpoint import saving
+
+SHOWN = {
+    "loss": ".4f",
+    "learning_rate": ".2e",
+    "grad_norm": ".3f",
+    "samples_per_second": ".1f",
+    "tokens_per_second": ".0f",
+}
+SHORT = {"learning_rate": "lr", "samples_per_second": "samples/s", "tokens_per_second": "tokens/s", "grad_norm": "grad"}
+
+
+def describe(logs: dict) -> str:
+    """One line of the numbers that a log entry has: "loss 1.2345, lr 1.00e-03, ..."."""
+    return ", ".join(
+        f"{SHORT.get(k, k)} {logs[k]:{form}}" for k, form in SHOWN.items() if isinstance(logs.get(k), int | float)
+    )
+
+
+class Progress(TrainerCallback):
+    """A progress bar on a terminal; elsewhere a line each log step, so that log files stay readable."""
+
+    def __init__(self):
+        self.bar: tqdm | None = None
+        self.started = 0.0
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.started, self.first_step = time.monotonic(), state.global_step
+        if state.is_world_process_zero and sys.stderr.isatty() and not args.disable_tqdm:
+            self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.bar is not None:
+            self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        text = describe(logs or {})
+        if not text or not state.is_world_process_zero:
+            return
+        if self.bar is not None:
+            self.bar.set_postfix_str(text)
+            return
+        done = max(state.global_step - self.first_step, 1)
+        left = (time.monotonic() - self.started) / done * (state.max_steps - state.global_step)
+        print(f"step {state.global_step}/{state.max_steps}: {text}, {left / 60:.1f} min left", flush=True)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.bar is not None:
+            self.bar.close()
+
+
+class LogFile(TrainerCallback):
+    """Every log entry as a line of JSON. A run that continues first drops what it had logged past its checkpoint."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            self.path.write_text("".join(json.dumps(entry) + "\n" for entry in state.log_history), encoding="utf-8")
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero:
+            with saving(self.path.parent), self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(state.log_history[-1]) + "\n")
+
+
+def plot_losses(history: list[dict], path: Path, title: str) -> bool:
+    """Draw the losses of a log history (entries with "step" and "loss") to a PNG. False where there is nothing to draw."""
+    points = [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
+    if len(points) < 2:
+        return False
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    steps, losses = zip(*points, strict=True)
+    smooth, value = [], losses[0]
+    for loss in losses:
+        value = 0.9 * value + 0.1 * loss
+        smooth.append(value)
+    figure, axes = plt.subplots(figsize=(8, 4.5), dpi=120)
+    axes.plot(steps, losses, color="#9ecae1", linewidth=1, label="each log step")
+    axes.plot(steps, smooth, color="#08519c", linewidth=2, label="smoothed (0.9)")
+    axes.set(xlabel="step", ylabel="loss (nats a target token)", title=title)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    temporary = path.with_name(f".{path.name}.tmp")
+    figure.savefig(temporary, format="png")
+    plt.close(figure)
+    temporary.replace(path)
+    return True

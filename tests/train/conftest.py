@@ -1,0 +1,99 @@
+"""A world small enough to train in a second: a random Llama, a random CLIP of 4 patches, 24 pictures with captions."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
+
+from tests.conftest import REPOSITORY
+from tests.data.small_tokenizers import llama_folder
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 60, 220), "white": (240, 240, 240)}
+
+
+class Toy:
+    """Paths of the small world, and `senna train` on it in a process of its own, as a user starts it."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.llm, self.clip = folder, folder / "llm", folder / "clip"
+        self.data, self.images = folder / "captions.json", folder / "images"
+
+    def flags(self, output_dir: Path, **changes) -> list[str]:
+        values = {
+            "model_name_or_path": self.llm, "vision_tower": self.clip, "data_path": self.data, "image_folder": self.images,
+            "output_dir": output_dir, "mm_adapter_tokens": 3, "per_device_train_batch_size": 4, "num_train_epochs": 2,
+            "save_steps": 4, "bf16": False, "gradient_checkpointing": False, "use_cpu": True, "learning_rate": 1e-2,
+            "dataloader_num_workers": 0, "dataloader_pin_memory": False, "model_max_length": 64, **changes,
+        }  # fmt: skip
+        config = ["--config", str(REPOSITORY / "configs" / "stage1_pretrain.yaml")]
+        return config + [word for name, value in values.items() for word in (f"--{name}", str(value))]
+
+    def start(self, output_dir: Path, processes: int = 1, before=(), **changes) -> subprocess.Popen:
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        command = [sys.executable, *(launcher if processes > 1 else []), "-m", "senna", "train", *before]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
+        return subprocess.Popen(
+            command + self.flags(output_dir, **changes), env=environment, text=True, cwd=self.folder,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def train(self, output_dir: Path, **options) -> subprocess.CompletedProcess:
+        process = self.start(output_dir, **options)
+        out, err = process.communicate(timeout=300)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def kill(process: subprocess.Popen) -> None:
+    """kill -9 of a run and of every process it started: torchrun's workers live in sessions of their own."""
+    for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+        one.kill()
+    process.communicate()
+
+
+def losses(output_dir: Path) -> list[tuple[int, float]]:
+    """(step, loss) of every line of a run's log."""
+    lines = [json.loads(line) for line in (output_dir / "train_log.jsonl").read_text().splitlines()]
+    return [(line["step"], line["loss"]) for line in lines if "loss" in line]
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory) -> Toy:
+    folder = tmp_path_factory.mktemp("toy")
+    toy = Toy(folder)
+    torch.manual_seed(0)
+    llama_folder(toy.llm)
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=420, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+            max_position_embeddings=256,
+        )
+    ).save_pretrained(toy.llm)  # fmt: skip
+    CLIPVisionModel(
+        CLIPVisionConfig(
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            image_size=28,
+            patch_size=14,
+        )
+    ).save_pretrained(toy.clip)
+    toy.images.mkdir()
+    records = []
+    noise = np.random.default_rng(0)
+    for number in range(24):
+        name = list(COLOURS)[number % 4]
+        pixels = np.clip(np.array(COLOURS[name]) + noise.integers(-20, 20, (30, 40, 3)), 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(toy.images / f"{number}.png")
+        turns = [{"from": "human", "value": "<image>\nSay it."}, {"from": "gpt", "value": f"the {name} car is parked"}]
+        records.append({"id": f"toy-{number}", "image": f"{number}.png", "conversations": turns})
+    toy.data.write_text(json.dumps(records))
+    return toy

@@ -1,0 +1,235 @@
+"""Runs of `senna train` as a user starts them, each in a process of its own, on the small world of conftest.py."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from senna.cli import main
+from senna.model import load_model
+from tests.conftest import REPOSITORY
+from tests.train.conftest import kill, losses
+
+ZERO2 = REPOSITORY / "configs" / "deepspeed" / "zero2.json"
+
+
+def error_of(result: subprocess.CompletedProcess, code: int) -> str:
+    assert result.returncode == code, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+@pytest.fixture(scope="module")
+def finished(toy, tmp_path_factory):
+    """A whole run: its folder and what it printed."""
+    folder = tmp_path_factory.mktemp("finished") / "out"
+    result = toy.train(folder, save_total_limit=2)
+    assert result.returncode == 0, result.stderr
+    return folder, result.stdout
+
+
+def test_the_final_folder_opens_and_holds_the_base_the_tower_and_what_was_trained(toy, finished):
+    folder, _ = finished
+    model, tokenizer, image_processor = load_model(folder)
+    state = model.state_dict()
+    for name, tensor in load_file(toy.llm / "model.safetensors").items():
+        assert torch.equal(state[name], tensor), name
+    for name, tensor in load_file(folder / "checkpoint-12" / "trained.safetensors").items():
+        assert torch.equal(state[name], tensor), name
+    tower = {name.removeprefix("vision_model."): t for name, t in load_file(toy.clip / "model.safetensors").items()}
+    for name, tensor in model.model.vision_tower.vision_tower.vision_model.state_dict().items():
+        assert torch.equal(tensor, tower[name]), name
+    ids = torch.tensor([[1, -200]])
+    image = torch.zeros(1, 1, 3, 28, 28)
+    assert tokenizer.decode(model.generate(ids, images=image, max_new_tokens=3)[0])
+    assert image_processor.crop_size["height"] == 28
+
+
+def test_only_projector_and_adapter_are_trained_and_they_move(finished):
+    folder, _ = finished
+    weights = load_file(folder / "checkpoint-12" / "trained.safetensors")
+    assert {name.split(".")[1] for name in weights} == {"mm_projector", "img_adapter"}
+    before = load_file(folder / "checkpoint-8" / "trained.safetensors")
+    assert all(not torch.equal(weights[name], before[name]) for name in weights)
+
+
+def test_a_run_says_what_it_does_and_logs_loss_rate_and_throughput(finished):
+    folder, printed = finished
+    lines = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in steps] == list(range(1, 13))
+    for key in ("learning_rate", "grad_norm", "samples_per_second", "tokens_per_second"):
+        assert all(line[key] >= 0 for line in steps)
+    assert "12 steps of 4 samples" in printed
+    assert f"loss     {steps[0]['loss']:.4f} at the start" in printed
+    assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert list((folder / "runs").rglob("events.out.tfevents.*"))
+
+
+def test_a_finished_run_started_again_changes_nothing(toy, finished):
+    folder, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    result = toy.train(folder, save_total_limit=2)
+    assert "finished already" in result.stdout
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_step_goes_on_bit_for_bit(toy, tmp_path):
+    options = {"num_train_epochs": 12, "save_steps": 7, "dataloader_num_workers": 1, "group_by_modality_length": True}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert toy.train(whole, **options).returncode == 0
+    steps = sorted(random.Random(0).sample(range(8, 70), 2))
+    for step in steps:
+        process = toy.start(killed, **options)
+        for line in process.stdout:
+            if line.startswith(f"step {step}/"):
+                kill(process)
+                break
+        assert process.returncode == -signal.SIGKILL
+    last = toy.train(killed, **options)
+    assert f"continue {killed / 'checkpoint-'}{steps[-1] // 7 * 7}" in last.stdout
+    assert losses(killed) == losses(whole)
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (killed, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.slow
+def test_two_processes_under_zero2_train_as_one_and_go_on_after_a_kill(toy, tmp_path):
+    assert toy.train(tmp_path / "one", num_train_epochs=8).returncode == 0
+    options = {"processes": 2, "per_device_train_batch_size": 2, "deepspeed": ZERO2, "num_train_epochs": 8}
+    process = toy.start(tmp_path / "two", **options)
+    for line in process.stdout:
+        if line.startswith("step 6/"):
+            kill(process)
+            break
+    result = toy.train(tmp_path / "two", **options)
+    assert result.returncode == 0, result.stderr
+    assert "continue" in result.stdout
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert [step for step, _ in two] == [step for step, _ in one]
+    assert [loss for _, loss in two] == pytest.approx([loss for _, loss in one], abs=1e-3)
+    load_model(tmp_path / "two")
+
+
+def test_accumulation_gives_the_losses_of_the_same_global_batch(toy, finished, tmp_path):
+    folder, _ = finished
+    result = toy.train(tmp_path / "out", per_device_train_batch_size=1, gradient_accumulation_steps=4)
+    assert result.returncode == 0, result.stderr
+    assert [loss for _, loss in losses(tmp_path / "out")] == pytest.approx(
+        [loss for _, loss in losses(folder)], abs=1e-5
+    )
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_samples_and_checkpoint(toy, tmp_path):
+    error = error_of(toy.train(tmp_path / "out", learning_rate=1e30, save_steps=1, max_grad_norm=0), 1)
+    assert "the step was not taken" in error
+    assert error.count("toy-") == 4
+    [kept] = (tmp_path / "out").glob("checkpoint-*")
+    assert str(kept) in error
+    assert not (tmp_path / "out" / "config.json").exists()
+
+
+NAN_GRADIENT = """
+import sys
+from senna.train import run
+build_model = run.build_model
+def with_a_broken_gradient(args):
+    model = build_model(args)
+    model.model.mm_projector[0].weight.register_hook(lambda gradient: gradient * float("nan"))
+    return model
+run.build_model = with_a_broken_gradient
+from senna.cli import main
+sys.exit(main(["train", *sys.argv[1:]]))
+"""
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_step(toy, tmp_path):
+    command = [sys.executable, "-c", NAN_GRADIENT, *toy.flags(tmp_path / "out", save_steps=1)]
+    error = error_of(subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY), 1)
+    assert "the gradient norm is nan at step 1" in error
+    assert "the step was not taken, and there is no checkpoint yet" in error
+    assert error.count("toy-") == 4
+
+
+def spoil(toy, folder, number, **changes):
+    """The toy's records with one changed, in a folder of their own."""
+    records = json.loads(toy.data.read_text())
+    records[number].update(changes)
+    (folder / "spoilt.json").write_text(json.dumps(records))
+    return folder / "spoilt.json"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image": "gone.png"}, "gone.png"),
+        ({"image": "../captions.json"}, "captions.json"),
+        ({"image": ["0.png", "1.png"]}, "1 <image>"),
+    ],
+    ids=["missing image", "not an image", "two images for one <image>"],
+)
+def test_a_bad_sample_stops_the_run_with_its_name_and_can_be_left_out(toy, tmp_path, changes, message):
+    data = spoil(toy, tmp_path, 5, **changes)
+    error = error_of(toy.train(tmp_path / "stopped", data_path=data, num_train_epochs=1), 1)
+    assert "toy-5" in error
+    assert message in error
+    assert "--skip_bad_samples" in error
+    result = toy.train(tmp_path / "skipped", data_path=data, num_train_epochs=1, skip_bad_samples=1)
+    assert result.returncode == 0, result.stderr
+    assert "skipped sample 1 of at most 1" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("data_path", "gone.json", "gone.json: no such file"),
+        ("image_folder", "gone", "gone: no such folder"),
+        ("model_name_or_path", "./gone", "gone: no such folder"),
+        ("vision_tower", "./gone", "gone: no such folder"),
+        ("model_name_or_path", "images", "no config.json"),
+    ],
+)
+def test_a_missing_path_is_told_before_anything_is_written(toy, tmp_path, monkeypatch, capsys, flag, value, message):
+    monkeypatch.chdir(toy.folder)
+    assert main(["train", *toy.flags(tmp_path / "out", **{flag: value})]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[{]", "spoilt.json"),
+        ('[{"id": "a", "image": "0.png"}]', "conversations"),
+        ("", "spoilt.json"),
+    ],
+    ids=["not JSON", "no conversations", "empty"],
+)
+def test_bad_records_are_told_before_anything_is_written(toy, tmp_path, capsys, text, message):
+    (tmp_path / "spoilt.json").write_text(text)
+    assert main(["train", *toy.flags(tmp_path / "out", data_path=tmp_path / "spoilt.json")]) != 0
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_disk_that_fills_up_stops_the_run_and_room_lets_it_go_on(toy, tmp_path):
+    small = tmp_path / "disk"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=420k", "tmpfs", small], capture_output=True).returncode:
+        pytest.skip("a disk of our own cannot be mounted here (needs root)")
+    try:
+        options = {"save_steps": 1, "save_total_limit": 9, "report_to": "none"}
+        error = error_of(toy.train(small / "out", **options), 1)
+        assert "MB free now" in error
+        assert "the last good checkpoint is" in error
+        subprocess.run(["mount", "-o", "remount,size=4m", small], check=True)
+        assert toy.train(small / "out", **options).returncode == 0
+        assert [step for step, _ in losses(small / "out")] == list(range(1, 13))
+    finally:
+        subprocess.run(["umount", small], check=True)

@@ -1,0 +1,100 @@
+# Sourced by the training scripts: turns their environment into one `senna train`, on one process or many.
+#
+#   NUM_GPUS      processes on this machine (default: the GPUs seen, CUDA_VISIBLE_DEVICES obeyed; with PRESET=tiny: 1)
+#   HOSTFILE      many machines through DeepSpeed's launcher; or
+#   NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT   many machines through torchrun, this script started on each
+#   PRESET=tiny   a CPU run: the small models and pictures the project makes stand for whatever is not set
+#   DEEPSPEED_CONFIG   what more than one process runs under (default: configs/deepspeed/zero2.json)
+#   PYTHON        the interpreter (default: .venv of this repository, else python3)
+
+say_and_stop() {
+    echo "$*" >&2
+    exit 2
+}
+
+find_interpreter() {
+    if [ -z "${PYTHON:-}" ]; then
+        PYTHON=$ROOT/.venv/bin/python
+        [ -x "$PYTHON" ] || PYTHON=python3
+    fi
+    export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
+}
+
+count_gpus() {
+    if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
+        case "$CUDA_VISIBLE_DEVICES" in
+        "" | -1) echo 0 ;;
+        *) echo "$CUDA_VISIBLE_DEVICES" | awk -F, '{ print NF }' ;;
+        esac
+    elif command -v nvidia-smi >/dev/null 2>&1; then
+        nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true
+    else
+        echo 0
+    fi
+}
+
+# The small models and pictures, for whatever of MODEL_PATH, VISION_TOWER and DATA is not set.
+use_embedded_default() {
+    embedded=${SENNA_EMBEDDED:-$ROOT/outputs/embedded}
+    if [ -z "${MODEL_PATH:-}" ] || [ -z "${VISION_TOWER:-}" ] || [ -z "${DATA:-}" ]; then
+        "$PYTHON" -m senna synthesize --stage1 --out "$embedded" || exit $?
+    fi
+    if [ -z "${DATA:-}" ]; then
+        DATA=$embedded/pictures/captions.json
+        IMAGE_DATA=$embedded/pictures/images
+    fi
+    MODEL_PATH=${MODEL_PATH:-$embedded/llm}
+    VISION_TOWER=${VISION_TOWER:-$embedded/clip}
+}
+
+# launch CONFIG OUT_NAME [flags of senna train ...]
+launch() {
+    config=$1
+    out_name=$2
+    shift 2
+    find_interpreter
+    case "${PRESET:-}" in
+    "")
+        NUM_GPUS=${NUM_GPUS:-$(count_gpus)}
+        if [ "${NUM_GPUS:-0}" -lt 1 ] && [ -z "${HOSTFILE:-}" ]; then
+            say_and_stop "no GPU is seen here (nvidia-smi, CUDA_VISIBLE_DEVICES). Two ways on: run on a machine with a GPU" \
+                "(NUM_GPUS=N says how many where they are not seen), or PRESET=tiny sh $0 for a small run on the CPU"
+        fi
+        ;;
+    tiny)
+        use_embedded_default
+        NUM_GPUS=${NUM_GPUS:-1}
+        set -- --config "$ROOT/configs/preset_tiny.yaml" "$@"
+        ;;
+    *) say_and_stop "PRESET=$PRESET is not known; there is PRESET=tiny" ;;
+    esac
+    if [ -n "${HOSTFILE:-}" ] || [ "${NNODES:-1}" -gt 1 ] || [ "$NUM_GPUS" -gt 1 ]; then
+        set -- --deepspeed "${DEEPSPEED_CONFIG:-$ROOT/configs/deepspeed/zero2.json}" "$@"
+    fi
+    [ -n "${MODEL_PATH:-}" ] || say_and_stop "MODEL_PATH is not set: the model to start from, a folder or a hub name"
+    [ -n "${DATA:-}" ] || say_and_stop "DATA is not set: the records to train on, a JSON or JSON Lines file"
+    set -- train --config "$ROOT/configs/$config" "$@" --model_name_or_path "$MODEL_PATH" --data_path "$DATA" \
+        --output_dir "${OUT_DIR:-$ROOT/outputs/$out_name}"
+    [ -z "${IMAGE_DATA:-}" ] || set -- "$@" --image_folder "$IMAGE_DATA"
+    [ -z "${VISION_TOWER:-}" ] || set -- "$@" --vision_tower "$VISION_TOWER"
+    start "$@"
+}
+
+# Start `senna ARGUMENTS` on one process, or on many with DeepSpeed.
+start() {
+    if [ -n "${HOSTFILE:-}" ]; then
+        [ -f "$HOSTFILE" ] || say_and_stop "HOSTFILE=$HOSTFILE: no such file"
+        exec "$PYTHON" -m deepspeed.launcher.runner --hostfile "$HOSTFILE" --module senna "$@"
+    fi
+    if [ "${NNODES:-1}" -gt 1 ]; then
+        [ -n "${MASTER_ADDR:-}" ] || say_and_stop "NNODES=$NNODES needs MASTER_ADDR (the first machine's address) and NODE_RANK"
+        exec "$PYTHON" -m torch.distributed.run --nnodes "$NNODES" --node_rank "${NODE_RANK:?NODE_RANK is not set}" \
+            --master_addr "$MASTER_ADDR" --master_port "${MASTER_PORT:-29500}" --nproc_per_node "$NUM_GPUS" \
+            -m senna "$@"
+    fi
+    if [ "$NUM_GPUS" -gt 1 ]; then
+        exec "$PYTHON" -m torch.distributed.run --standalone --nproc_per_node "$NUM_GPUS" \
+            -m senna "$@"
+    fi
+    exec "$PYTHON" -m senna "$@"
+}
