@@ -83,6 +83,8 @@ def read_config(path: str, vision_tower: str | None = None) -> SennaConfig:
         raw["mm_vision_tower"] = tower if vision_tower else name
         raw["mm_hidden_size"] = None if kind == "llama" else raw.get("mm_hidden_size")
     raw.pop("architectures", None)
+    if (raw.get("quantization_config") or {}).get("quant_method") == "gguf":
+        del raw["quantization_config"]  # says where the weights came from; saved again, they are plain
     return SennaConfig.from_dict(raw)
 
 

@@ -100,6 +100,9 @@ class TrainArguments(TrainingArguments):
     output_dir: str = option("outputs/run", "folder of checkpoints, logs and the final model")
     lr_scheduler_type: str = option("cosine", "learning rate schedule")
     warmup_steps: float = option(0.03, "warm-up: a share of all steps if below 1, else steps (published: warmup_ratio)")
+    gradient_checkpointing: bool | None = option(
+        None, "recompute activations in the backward pass: less memory, slower"
+    )
     logging_steps: float = option(1, "steps between two log lines")
     save_steps: float = option(200, "steps between two checkpoints")
     save_total_limit: int | None = option(1, "checkpoints kept")
@@ -198,6 +201,9 @@ def build_parser(every_field: bool = False) -> argparse.ArgumentParser:
         hidden = action.dest not in (*OWN_FIELDS, *COMMON_FIELDS, "config", "help", "help_all")
         if (hidden and not every_field) or action.option_strings[:1] == [f"--no_{action.dest}"]:
             action.help = argparse.SUPPRESS
+    parser._optionals._group_actions.sort(
+        key=lambda action: action.dest not in ("help", "config", "help_all", *OWN_FIELDS)
+    )
     return parser
 
 

@@ -117,6 +117,9 @@ def check_output_folder(output_dir: Path, settings: dict) -> Path | None:
         raise UsageError(
             f"--output_dir {output_dir}: holds something else ({some}, ...); choose an empty or new folder"
         )
+    found = checkpoints(output_dir)
+    if not found and not is_finished(output_dir):
+        return None  # a run that stopped before its first checkpoint: nothing to lose, and its settings may be mended
     before = json.loads((output_dir / RUN_FILE).read_text(encoding="utf-8"))
     changed = [f"{name} {before.get(name)} -> {value}" for name, value in settings.items() if before.get(name) != value]
     if changed:
@@ -124,7 +127,6 @@ def check_output_folder(output_dir: Path, settings: dict) -> Path | None:
             f"--output_dir {output_dir}: holds a run with other settings ({'; '.join(changed)}); "
             "use those to continue it, or another folder for a new run"
         )
-    found = checkpoints(output_dir)
     return found[-1] if found else None
 
 

@@ -82,7 +82,7 @@ def test_help_explains_every_flag_of_our_own():
 
 
 def test_every_config_of_the_repository_is_read():
-    for path in (REPOSITORY / "configs").glob("*.yaml"):
+    for path in (REPOSITORY / "configs").rglob("*.yaml"):
         parse_arguments(["--config", str(path), *CPU])
     for path in (REPOSITORY / "configs" / "deepspeed").glob("*.json"):
         assert json.loads(path.read_text())["zero_optimization"]["stage"] in (2, 3)

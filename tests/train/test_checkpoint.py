@@ -67,6 +67,10 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path):
 
 def test_a_run_with_other_settings_is_refused_and_the_setting_named(tmp_path):
     run_folder(tmp_path, {"learning_rate": 0.1, "world_size": 8})
+    assert (
+        checkpoint.check_output_folder(tmp_path, {"learning_rate": 0.2}) is None
+    )  # no checkpoint yet: nothing to lose
+    make(tmp_path, "checkpoint-3")
     with pytest.raises(UsageError, match=r"learning_rate 0.1 -> 0.2; world_size 8 -> 4"):
         checkpoint.check_output_folder(tmp_path, {"learning_rate": 0.2, "world_size": 4})
 

@@ -1,0 +1,30 @@
+"""The embedded default: a small world that the project draws itself, and small models that learn from it.
+
+`prepare_tiny_stage1` and `make_tiny_models` need torch and live in `senna.synthetic.tiny`; what is named here does not.
+"""
+
+from senna.synthetic.geometry import Camera
+from senna.synthetic.painter import paint
+from senna.synthetic.pictures import write_road_pictures
+from senna.synthetic.scene import House, Road, Scene, StreetLamp, TrafficLight, Tree, Vehicle
+
+__all__ = [
+    "Camera",
+    "House",
+    "Road",
+    "Scene",
+    "StreetLamp",
+    "TrafficLight",
+    "Tree",
+    "Vehicle",
+    "paint",
+    "prepare_tiny_stage1",
+    "write_road_pictures",
+]
+
+
+def prepare_tiny_stage1(folder: str, seed: int = 0, count: int = 1536) -> dict:
+    """See `senna.synthetic.tiny.prepare_tiny_stage1`; torch is imported only when this is called."""
+    from senna.synthetic import tiny
+
+    return tiny.prepare_tiny_stage1(folder, seed, count)

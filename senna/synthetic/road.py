@@ -1,0 +1,125 @@
+"""The road's surface, its marks and the shadows on it: flat quads on the ground."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+
+from senna.synthetic.geometry import Camera, planar
+from senna.synthetic.scene import Road, Scene
+from senna.synthetic.vehicles import footprint
+
+ASPHALT = (92, 94, 98)
+GRAVEL = (150, 142, 122)
+PAINT = (236, 236, 228)
+TUFTS = ((92, 122, 60), (132, 156, 84), (104, 134, 66), (146, 158, 92))
+SIGHT = 160.0  # metres beyond which no road is drawn
+MARK = 0.16  # metres: the breadth of a painted line
+DASH, GAP = 3.0, 5.0  # metres
+
+
+class Strip:
+    """A polyline that answers where its points `aside` metres to the left lie, at distances `along` it."""
+
+    def __init__(self, path: tuple[tuple[float, float], ...]):
+        corners = np.asarray(path, dtype=float)
+        steps = np.diff(corners, axis=0)
+        lengths = np.linalg.norm(steps, axis=1)
+        self.along = np.concatenate([[0.0], np.cumsum(lengths)])
+        self.corners = corners
+        directions = steps / lengths[:, None]
+        joints = np.concatenate([directions[:1], directions[:-1] + directions[1:], directions[-1:]])
+        joints /= np.linalg.norm(joints, axis=1, keepdims=True)
+        self.lefts = np.stack([-joints[:, 1], joints[:, 0]], axis=1)
+
+    def at(self, along: np.ndarray, aside: float | np.ndarray = 0.0) -> np.ndarray:
+        """Ground points (N, 3) at distances `along` (N,)."""
+        centre = np.stack([np.interp(along, self.along, self.corners[:, i]) for i in (0, 1)], axis=1)
+        left = np.stack([np.interp(along, self.along, self.lefts[:, i]) for i in (0, 1)], axis=1)
+        flat = centre + left * np.reshape(aside, (-1, 1))
+        return np.concatenate([flat, np.zeros((len(flat), 1))], axis=1)
+
+    def quads(self, starts: np.ndarray, ends: np.ndarray, left: float, right: float) -> np.ndarray:
+        """Quads (N, 4, 3) from `starts` to `ends` (N,) along it, between two distances aside."""
+        return np.stack(
+            [self.at(starts, left), self.at(ends, left), self.at(ends, right), self.at(starts, right)], axis=1
+        )
+
+
+def ground_quads(scene: Scene, camera: Camera, at_night: bool) -> tuple[np.ndarray, np.ndarray]:
+    """All flat quads (N, 4, 3) in painting order and their own colours (N, 3)."""
+    layers: list[tuple[np.ndarray, tuple[int, int, int]]] = []
+    strips = [Strip(road.path) for road in scene.roads]
+    layers += _tufts(scene, camera)
+    for road, strip in zip(scene.roads, strips, strict=True):
+        half = road.lanes * road.lane_width / 2
+        layers.append((_lengths(strip, half + 1.1, -half - 1.1, camera), GRAVEL))
+    for road, strip in zip(scene.roads, strips, strict=True):
+        half = road.lanes * road.lane_width / 2
+        columns = road.lanes * 4 if at_night else 1  # headlamps light a road unevenly across
+        edges = np.linspace(half, -half, columns + 1)
+        layers += [(_lengths(strip, a, b, camera), ASPHALT) for a, b in itertools.pairwise(edges)]
+    for road, strip in zip(scene.roads, strips, strict=True):
+        layers += [(quads, PAINT) for quads in _marks(road, strip, camera)]
+    layers += [(_shadow(v.kind, v.x, v.y, v.yaw), (48, 49, 52)) for v in scene.vehicles]
+    quads = [layer for layer, _ in layers if len(layer)]
+    colours = [np.tile(colour, (len(layer), 1)) for layer, colour in layers if len(layer)]
+    return np.concatenate(quads or [np.zeros((0, 4, 3))]), np.concatenate(colours or [np.zeros((0, 3))])
+
+
+def _lengths(strip: Strip, left: float, right: float, camera: Camera) -> np.ndarray:
+    cuts = np.arange(0, strip.along[-1], 4.0)
+    return _in_sight(strip.quads(cuts, np.minimum(cuts + 4.0, strip.along[-1]), left, right), camera)
+
+
+def _in_sight(quads: np.ndarray, camera: Camera) -> np.ndarray:
+    offsets = quads.mean(axis=1) - camera.position
+    ahead = offsets @ camera.forward
+    near = np.linalg.norm(offsets[:, :2], axis=1) < SIGHT
+    return quads[near & (ahead > -8)]
+
+
+def _marks(road: Road, strip: Strip, camera: Camera) -> list[np.ndarray]:
+    marks, half = [], road.lanes * road.lane_width / 2
+    if road.marked:
+        for edge in (half - 0.25, -half + 0.25):
+            marks.append(_lengths(strip, edge + MARK / 2, edge - MARK / 2, camera))
+        starts = np.arange(0, max(strip.along[-1] - DASH, 0), DASH + GAP)
+        for lane in range(1, road.lanes):
+            middle = half - lane * road.lane_width
+            marks.append(_in_sight(strip.quads(starts, starts + DASH, middle + MARK / 2, middle - MARK / 2), camera))
+    if road.stop_line is not None:
+        at = np.array([road.stop_line])
+        marks.append(_in_sight(strip.quads(at, at + 0.5, half - 0.4, -half + 0.4), camera))
+    return marks
+
+
+def _shadow(kind: str, x: float, y: float, yaw: float) -> np.ndarray:
+    length, width = footprint(kind)
+    corners = np.array([[-length, width, 0], [length, width, 0], [length, -width, 0], [-length, -width, 0]])
+    return planar(corners, x, y, yaw)[None]
+
+
+def _tufts(scene: Scene, camera: Camera) -> list[tuple[np.ndarray, tuple[int, int, int]]]:
+    """Blotches in the field, so that it does not look like a billiard table; fixed to the world."""
+    rng = np.random.default_rng(scene.seed + 1)
+    count = 60
+    centre = np.stack([rng.uniform(-30, 110, count), rng.uniform(-60, 60, count)], axis=1)
+    if scene.headlamps is not None:
+        x, y, yaw = scene.headlamps
+        turn = np.array([[math.cos(yaw), math.sin(yaw)], [-math.sin(yaw), math.cos(yaw)]])
+        centre = centre @ turn + [x, y]
+    size = rng.uniform(0.6, 2.6, (count, 4))
+    corners = np.stack(
+        [
+            centre + size[:, :1] * [1, 0.2],
+            centre + size[:, 1:2] * [0.1, 1],
+            centre - size[:, 2:3] * [1, -0.2],
+            centre - size[:, 3:4] * [-0.1, 1],
+        ],
+        axis=1,
+    )
+    quads = np.concatenate([corners, np.zeros((count, 4, 1))], axis=2)
+    return [(_in_sight(quads[i :: len(TUFTS)], camera), tone) for i, tone in enumerate(TUFTS)]
