@@ -54,14 +54,20 @@ class SennaConfig(LlamaConfig):
             raise ValueError(f"mm_projector_type {self.mm_projector_type!r} is not known; Senna's is 'mlp2x_gelu'")
         if self.mm_vision_select_feature not in ("patch", "cls_patch"):
             raise ValueError(f"mm_vision_select_feature {self.mm_vision_select_feature!r}: 'patch' or 'cls_patch'")
-        if self.mm_hidden_size != self.vision_config.hidden_size:
-            raise ValueError(
-                f"mm_hidden_size {self.mm_hidden_size} differs from the vision tower's width "
-                f"{self.vision_config.hidden_size}: mm_vision_tower {self.mm_vision_tower!r} is not this checkpoint's tower"
-            )
         layers = self.vision_config.num_hidden_layers
         if not -layers - 1 <= self.mm_vision_select_layer <= layers:
             raise ValueError(f"mm_vision_select_layer {self.mm_vision_select_layer}: the tower has {layers} layers")
+
+    def check_tower(self) -> None:
+        """Raise ValueError where the tower's width is not what the projector was made for.
+
+        Not part of the validation: a published configuration only names its tower, and is read before that is found.
+        """
+        if self.mm_hidden_size != self.vision_config.hidden_size:
+            raise ValueError(
+                f"mm_hidden_size {self.mm_hidden_size} differs from the vision tower's width "
+                f"{self.vision_config.hidden_size}: {self.mm_vision_tower!r} is not this checkpoint's tower"
+            )
 
     @property
     def vision_layers(self) -> int:

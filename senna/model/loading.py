@@ -6,86 +6,24 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from transformers import (
-    BitsAndBytesConfig,
-    CLIPVisionConfig,
-    CLIPVisionModel,
-    PretrainedConfig,
-    PreTrainedTokenizerBase,
-)
+from transformers import BitsAndBytesConfig, CLIPVisionModel, PreTrainedTokenizerBase
 from transformers.models.clip import CLIPImageProcessorPil
 from transformers.utils import logging as hf_logging
 
 from senna.errors import UsageError
-from senna.model.config import CLIP_VIT_L_14_336, SennaConfig
+from senna.model.config import SennaConfig
+from senna.model.config_files import read_config, resolve_tower
 from senna.model.senna_llava_llama import SennaLlavaLlamaForCausalLM
 from senna.model.tokenizer import load_tokenizer
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_TOWER = "openai/clip-vit-large-patch14-336"
-NOT_QUANTIZED = ["vision_tower", "mm_projector", "img_adapter", "lm_head"]
+NOT_QUANTIZED = ["model.vision_tower", "model.mm_projector", "model.img_adapter", "lm_head"]
 PARTS = {
     "vision_tower": "model.vision_tower.",
     "mm_projector": "model.mm_projector.",
     "img_adapter": "model.img_adapter.",
 }
-
-
-def _config_dict(path: str, what: str) -> dict:
-    """config.json of a folder or hub name. Raises UsageError where there is none."""
-    folder = Path(path)
-    if folder.exists() and not (folder / "config.json").is_file():
-        hint = " (a LoRA folder: merge it into its base first)" if (folder / "adapter_config.json").is_file() else ""
-        raise UsageError(
-            f"{what} {path}: no config.json there{hint}; give a folder that holds one model, or a hub name"
-        )
-    if not folder.exists() and (folder.is_absolute() or path.count("/") > 1 or path.startswith(".")):
-        raise UsageError(f"{what} {path}: no such folder")
-    try:
-        return PretrainedConfig.get_config_dict(path)[0]
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"{what} {path}: neither a folder here nor a model that the hub could give ({str(error).splitlines()[0]})"
-        ) from error
-
-
-def resolve_tower(name: str | None, checkpoint: str | None = None) -> str:
-    """Where the tower called ``name`` is: a folder (also beside or inside the checkpoint's folder), else the hub name."""
-    name = name or DEFAULT_TOWER
-    places = [Path(name)]
-    if checkpoint is not None and not Path(name).is_absolute():
-        places += [Path(checkpoint) / name, Path(checkpoint).resolve().parent / name]
-    return next((str(place) for place in places if (place / "config.json").is_file()), name)
-
-
-def read_config(path: str, vision_tower: str | None = None) -> SennaConfig:
-    """The complete configuration of a checkpoint, or of the model that a bare Llama and ``vision_tower`` make.
-
-    Raises UsageError where ``path`` is missing or is no Llama.
-    """
-    raw = _config_dict(path, "model")
-    kind, published = raw.pop("model_type", None), "mm_vision_tower" in raw
-    if kind not in ("llava_llama", "llama") and not (kind == "llava" and published):
-        raise UsageError(
-            f"model {path}: model_type {kind!r}; Senna is built on a Llama (or is a Senna or LLaVA-1.5 checkpoint)"
-        )
-    if kind == "llama":
-        raw["mm_vision_tower"] = vision_tower or DEFAULT_TOWER
-    if "vision_config" not in raw or vision_tower is not None:
-        name = vision_tower or raw.get("mm_vision_tower")
-        tower = resolve_tower(name, path)
-        if tower == DEFAULT_TOWER:  # known by heart, so that a published checkpoint opens without the hub
-            raw["vision_config"] = dict(CLIP_VIT_L_14_336)
-        else:
-            _config_dict(tower, "vision tower")
-            raw["vision_config"] = CLIPVisionConfig.from_pretrained(tower).to_dict()
-        raw["mm_vision_tower"] = tower if vision_tower else name
-        raw["mm_hidden_size"] = None if kind == "llama" else raw.get("mm_hidden_size")
-    raw.pop("architectures", None)
-    if (raw.get("quantization_config") or {}).get("quant_method") == "gguf":
-        del raw["quantization_config"]  # says where the weights came from; saved again, they are plain
-    return SennaConfig.from_dict(raw)
 
 
 def _quantization(kind: str | None) -> BitsAndBytesConfig | None:
@@ -105,8 +43,8 @@ def _quantization(kind: str | None) -> BitsAndBytesConfig | None:
 
 
 @contextmanager
-def _quiet_loading():
-    """Without transformers' table of missing weights: which are expected to be new is judged here. Bars on terminals only."""
+def quiet_transformers():
+    """Without transformers' table of missing weights, since which may be new is judged here; bars on terminals only."""
     verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity_error()
     if not sys.stderr.isatty():
@@ -122,7 +60,7 @@ def _quiet_loading():
 def _load_tower(model: SennaLlavaLlamaForCausalLM, tower: str) -> None:
     """Copy a CLIP model's vision weights into the tower."""
     try:
-        with _quiet_loading():
+        with quiet_transformers():
             source = CLIPVisionModel.from_pretrained(tower, dtype=model.dtype)
     except OSError as error:
         raise UsageError(
@@ -135,7 +73,6 @@ def _load_tower(model: SennaLlavaLlamaForCausalLM, tower: str) -> None:
 def open_model(
     path: str,
     vision_tower: str | None = None,
-    adapter_tokens: int | None = None,
     quantization: str | None = None,
     dtype: str | torch.dtype = "auto",
     attn_implementation: str = "sdpa",
@@ -148,11 +85,11 @@ def open_model(
     ``config_changes`` are set in the configuration before the model is built.
     """
     config = read_config(path, vision_tower)
-    for key, value in {"mm_adapter_tokens": adapter_tokens, **config_changes}.items():
+    for key, value in config_changes.items():
         if value is not None:
             setattr(config, key, value)
     extra = {"quantization_config": _quantization(quantization)} if quantization else {}
-    with _quiet_loading():
+    with quiet_transformers():
         model, info = SennaLlavaLlamaForCausalLM.from_pretrained(
             path,
             config=config,
@@ -162,9 +99,8 @@ def open_model(
             output_loading_info=True,
             **extra,
         )
-    for (
-        module
-    ) in model.modules():  # bitsandbytes would repack 4-bit weights at the first forward, and lose the gradient
+    for module in model.modules():
+        # On a CPU bitsandbytes would repack 4-bit weights at the first forward, after which there is no gradient.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     missing = set(info["missing_keys"])

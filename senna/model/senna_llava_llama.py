@@ -13,6 +13,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from senna.model.adapter import AdapterLinear, DrivingVisionAdapter, Projector, ProjectorLinear
 from senna.model.config import IGNORE_INDEX, IMAGE_TOKEN_INDEX, SennaConfig
+from senna.model.config_files import read_config
 from senna.model.splice import SplicePlan, plan_splice, splice_embeddings
 from senna.model.vision_tower import VisionTower
 
@@ -40,6 +41,7 @@ class SennaLlavaLlamaModel(LlamaModel):
     config_class = SennaConfig
 
     def __init__(self, config: SennaConfig):
+        config.check_tower()
         super().__init__(config)
         self.vision_tower = VisionTower(config)
         self.mm_projector = Projector(config.mm_hidden_size, config.hidden_size)
@@ -75,8 +77,6 @@ class SennaLlavaLlamaForCausalLM(LlamaForCausalLM):
     def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs):
         """As in transformers; published folders, whose tower is only named, get its geometry too."""
         if config is None:
-            from senna.model.loading import read_config
-
             config = read_config(str(pretrained_model_name_or_path))
         return super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
 

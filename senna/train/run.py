@@ -10,7 +10,8 @@ from transformers.trainer_callback import PrinterCallback
 
 from senna.data import Collator, ConversationDataset
 from senna.errors import SennaError, UsageError
-from senna.model.loading import load_image_processor, open_model, read_config
+from senna.model.config_files import read_config
+from senna.model.loading import load_image_processor, open_model, quiet_transformers
 from senna.model.senna_llava_llama import SennaLlavaLlamaForCausalLM
 from senna.model.tokenizer import load_tokenizer
 from senna.records import open_records
@@ -167,7 +168,8 @@ def save_final(trainer: SennaTrainer, output_dir: Path) -> None:
     if staging.exists():
         shutil.rmtree(staging)
     model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
-    model.to(model.lm_head.weight.dtype).save_pretrained(staging)
+    with quiet_transformers():
+        model.to(model.lm_head.weight.dtype).save_pretrained(staging)
     trainer.tokenizer.save_pretrained(staging)
     trainer.image_processor.save_pretrained(staging)
     checkpoint.publish_files(staging, output_dir)

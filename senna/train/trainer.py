@@ -90,7 +90,8 @@ class SennaTrainer(Trainer):
 
     def _get_grad_norm(self, model, grad_norm=None):
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        if norm is not None and not torch.isfinite(torch.as_tensor(norm)):
+        # In fp16 an infinite gradient is how the loss scale is found: such a step is left out, and the scale is lowered.
+        if norm is not None and not self.args.fp16 and not torch.isfinite(torch.as_tensor(norm)):
             self._stop_not_finite("gradient norm", float(norm))
         return norm
 

@@ -1,0 +1,74 @@
+"""The complete configuration of any checkpoint: ours, the published ones, or a bare Llama with a CLIP tower."""
+
+from pathlib import Path
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import CLIPVisionConfig, PretrainedConfig
+
+from senna.errors import UsageError
+from senna.model.config import CLIP_VIT_L_14_336, SennaConfig
+
+DEFAULT_TOWER = "openai/clip-vit-large-patch14-336"
+
+
+def _config_dict(path: str, what: str) -> dict:
+    """config.json of a folder or hub name. Raises UsageError where there is none."""
+    folder = Path(path)
+    if folder.exists() and not (folder / "config.json").is_file():
+        hint = " (a LoRA folder: merge it into its base first)" if (folder / "adapter_config.json").is_file() else ""
+        raise UsageError(
+            f"{what} {path}: no config.json there{hint}; give a folder that holds one model, or a hub name"
+        )
+    if not folder.exists() and (folder.is_absolute() or path.count("/") > 1 or path.startswith(".")):
+        raise UsageError(f"{what} {path}: no such folder")
+    try:
+        return PretrainedConfig.get_config_dict(path)[0]
+    except (OSError, ValueError) as error:
+        if folder.exists():
+            raise UsageError(f"{what} {path}: its config.json cannot be read: {str(error).splitlines()[0]}") from error
+        raise UsageError(
+            f"{what} {path}: neither a folder here nor a model that the hub could give ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def resolve_tower(name: str | None, checkpoint: str | None = None) -> str:
+    """Where the tower called ``name`` is: a folder (also beside or inside the checkpoint's folder), else the hub name."""
+    name = name or DEFAULT_TOWER
+    places = [Path(name)]
+    if checkpoint is not None and not Path(name).is_absolute():
+        places += [Path(checkpoint) / name, Path(checkpoint).resolve().parent / name]
+    return next((str(place) for place in places if (place / "config.json").is_file()), name)
+
+
+def read_config(path: str, vision_tower: str | None = None) -> SennaConfig:
+    """The complete configuration of a checkpoint, or of the model that a bare Llama and ``vision_tower`` make.
+
+    Raises UsageError where ``path`` is missing or is no Llama.
+    """
+    raw = _config_dict(path, "model")
+    kind, published = raw.pop("model_type", None), "mm_vision_tower" in raw
+    if kind not in ("llava_llama", "llama") and not (kind == "llava" and published):
+        raise UsageError(
+            f"model {path}: model_type {kind!r}; Senna is built on a Llama (or is a Senna or LLaVA-1.5 checkpoint)"
+        )
+    if kind == "llama":
+        raw["mm_vision_tower"] = vision_tower or DEFAULT_TOWER
+    if "vision_config" not in raw or vision_tower is not None:
+        name = vision_tower or raw.get("mm_vision_tower")
+        tower = resolve_tower(name, path)
+        if tower == DEFAULT_TOWER:  # known by heart, so that a published checkpoint opens without the hub
+            raw["vision_config"] = dict(CLIP_VIT_L_14_336)
+        else:
+            _config_dict(tower, "vision tower")
+            raw["vision_config"] = CLIPVisionConfig.from_pretrained(tower).to_dict()
+        raw["mm_vision_tower"] = tower if vision_tower else name
+        raw["mm_hidden_size"] = None if kind == "llama" else raw.get("mm_hidden_size")
+    raw.pop("architectures", None)
+    if (raw.get("quantization_config") or {}).get("quant_method") == "gguf":
+        del raw["quantization_config"]  # says where the weights came from; saved again, they are plain
+    try:
+        config = SennaConfig.from_dict(raw)
+        config.check_tower()
+        return config
+    except (StrictDataclassError, ValueError) as error:
+        raise UsageError(f"model {path}: {error.__cause__ or error}") from error
