@@ -116,10 +116,8 @@ class TrainArguments(TrainingArguments):
                            "mm_projector_type": "mlp2x_gelu"}.items():  # fmt: skip
             if getattr(self, name) != only:
                 raise ValueError(f"--{name} {getattr(self, name)}: only {only} is supported")
-        if self.gradient_checkpointing and hasattr(
-            self, "activation_checkpointing"
-        ):  # its name from transformers 5.18 on
-            self.activation_checkpointing, self.gradient_checkpointing = True, None
+        if self.gradient_checkpointing is not None and hasattr(self, "activation_checkpointing"):  # the newer name
+            self.activation_checkpointing, self.gradient_checkpointing = self.gradient_checkpointing, None
         if self.use_cpu:
             self.tf32 = None  # the published flags ask for it; it is a matter of GPUs
         self.deepspeed = prepare_deepspeed(self.deepspeed, self.use_cpu)

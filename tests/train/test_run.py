@@ -126,6 +126,20 @@ def test_accumulation_gives_the_losses_of_the_same_global_batch(toy, finished, t
     )
 
 
+def test_bf16_with_checkpointed_activations_trains_on_captions_and_text_alone(toy, finished, tmp_path):
+    records = json.loads(toy.data.read_text())
+    for record in records[::3]:
+        del record["image"]
+        record["conversations"][0]["value"] = "Say it."
+    (tmp_path / "mixed.json").write_text(json.dumps(records))
+    options = {"data_path": tmp_path / "mixed.json", "group_by_modality_length": True, "dataloader_num_workers": 2}
+    result = toy.train(tmp_path / "out", bf16=True, gradient_checkpointing=True, **options)
+    assert result.returncode == 0, result.stderr
+    assert len(losses(tmp_path / "out")) == 12
+    model, *_ = load_model(tmp_path / "out")
+    assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.bfloat16}
+
+
 def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_samples_and_checkpoint(toy, tmp_path):
     error = error_of(toy.train(tmp_path / "out", learning_rate=1e30, save_steps=1, max_grad_norm=0), 1)
     assert "the step was not taken" in error
