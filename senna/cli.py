@@ -1,5 +1,6 @@
 """The console command. Nothing heavy is imported before the subcommand that needs it."""
 
+import os
 import sys
 
 from senna.errors import SennaError
@@ -58,7 +59,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return COMMANDS[argv[0]](argv[1:])
     except SennaError as error:
-        print(f"senna {argv[0]}: error: {error}", file=sys.stderr)
+        # Wrong use is the same in every process of a run; what fails while working may be one process's own.
+        if error.exit_code == 1 or os.environ.get("RANK", "0") == "0":
+            print(f"senna {argv[0]}: error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"\nsenna {argv[0]}: stopped; run the same command again to continue", file=sys.stderr)

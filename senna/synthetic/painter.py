@@ -32,7 +32,7 @@ def paint(scene: Scene, camera: Camera, supersampling: int = 2) -> Image.Image:
 def _things(scene: Scene, camera: Camera) -> list[Placed]:
     """Everything that stands up and may be in sight."""
     things: list[Placed] = [(vehicle_mesh(v.kind, v.colour, v.braking), v.x, v.y, v.yaw, 1.0) for v in scene.vehicles]
-    things += [(traffic_light_mesh(t.state, t.reach), t.x, t.y, t.yaw, 1.0) for t in scene.lights]
+    things += [(traffic_light_mesh(t.state, t.reach, t.heads, t.spacing), t.x, t.y, t.yaw, 1.0) for t in scene.lights]
     things += [(tree_mesh(t.shape, t.tone), t.x, t.y, 0.0, t.height) for t in scene.trees]
     things += [(house_mesh(h.tone, h.storeys), h.x, h.y, h.yaw, 1.0) for h in scene.houses]
     things += [(street_lamp_mesh(), p.x, p.y, p.yaw, 1.0) for p in scene.lamps]

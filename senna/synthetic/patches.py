@@ -44,7 +44,7 @@ def label_patches(scene: Scene, camera: Camera, patch: int) -> PatchLabels:
         answers = 1 + VEHICLE_KINDS.index(vehicle.kind), 1 + COLOURS.index(vehicle.colour), distance
         classes[:3, mine] = np.array(answers)[:, None]
     for light in scene.lights:
-        cover = patch_cover(light_head_corners(light), camera, patch)
+        cover = np.max([patch_cover(head, camera, patch) for head in light_head_corners(light)], axis=0)
         mine = cover >= LEAST_COVER
         light_cover[mine] = cover[mine]
         classes[3, mine] = 1 + LIGHT_STATES.index(light.state)

@@ -34,14 +34,19 @@ def _shade(colour: Rgb, factor: float) -> Rgb:
 
 
 @lru_cache(maxsize=64)
-def traffic_light_mesh(state: LightState, reach: float) -> Mesh:
-    """A signal seen by who drives along +x: the post at the origin, the head `reach` metres to the left of it."""
+def traffic_light_mesh(state: LightState, reach: float, heads: int = 1, spacing: float = 3.5) -> Mesh:
+    """A signal seen by who drives along +x: the post at the origin, the farthest head `reach` metres to its left."""
     mesh = Mesh()
     over_road, height = reach > 0, _head_height(reach)
     mesh.box((-0.11, 0.11), (-0.11, 0.11), (0, height + (0.9 if over_road else -1.2)), POST)
     if over_road:
         mesh.box((-0.08, 0.08), (0, reach + 0.3), (height + 0.7, height + 0.86), POST)
-    y = reach
+    for head in range(heads):
+        _add_head(mesh, state, reach - head * spacing, height)
+    return mesh
+
+
+def _add_head(mesh: Mesh, state: LightState, y: float, height: float) -> None:
     head, _ = mesh.box((-0.4, 0.0), (y - 0.5, y + 0.5), (height - 1.25, height + 1.25), HEAD, layer=1)
     plate = Part(np.array([1.0, y, height]), layer=1)
     plate.add(upright((-0.02, y + 0.72), (-0.02, y - 0.72), (height - 1.45, height + 1.45)), BACKPLATE)
@@ -52,14 +57,15 @@ def traffic_light_mesh(state: LightState, reach: float) -> Mesh:
         head.add(disc(centre, 0.36, "x", corners=16), lit if on else dark, "always" if on else "never")
         if on:
             mesh.halo(centre, 0.95, lit, (-1.0, 0.0, 0.0), "always")
-    return mesh
 
 
-def light_head_corners(light: TrafficLight) -> np.ndarray:
-    """The corners (4, 3), in the world, of the side of a signal's head that shows the lamps."""
-    height = _head_height(light.reach)
-    corners = [(-0.4, light.reach + y, height + z) for y in (-0.5, 0.5) for z in (-1.25, 1.25)]
-    return planar(np.array(corners), light.x, light.y, light.yaw)
+def light_head_corners(light: TrafficLight) -> list[np.ndarray]:
+    """For each head of a signal the corners (4, 3), in the world, of the side that shows the lamps."""
+    height, sides = _head_height(light.reach), [(y, z) for y in (-0.5, 0.5) for z in (-1.25, 1.25)]
+    places = [light.reach - head * light.spacing for head in range(light.heads)]
+    return [
+        planar(np.array([(-0.4, at + y, height + z) for y, z in sides]), light.x, light.y, light.yaw) for at in places
+    ]
 
 
 def _head_height(reach: float) -> float:

@@ -50,7 +50,8 @@ def sample_scene(rng: np.random.Generator) -> Scene:
     lights: tuple[TrafficLight, ...] = ()
     if state is not None:
         post = -1.5 * LANE_WIDTH - 1.6
-        lights = (TrafficLight(float(rng.uniform(17, 20)), post, state, reach=-post + float(rng.uniform(-0.6, 0.6))),)
+        reach = -post + LANE_WIDTH + float(rng.uniform(-0.5, 0.5))
+        lights = (TrafficLight(float(rng.uniform(17, 20)), post, state, reach=reach, heads=len(LANES)),)
     start = float(rng.uniform(*PATH_START))
     road = Road(((start, 0.0), (PATH_END, 0.0)), stop_line=lights[0].x - start - 4 if lights else None)
     return Scene(

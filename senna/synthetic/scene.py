@@ -54,7 +54,8 @@ class Vehicle:
 class TrafficLight:
     """A signal whose post stands at (x, y); `yaw` is the driving direction of those who obey it.
 
-    `reach` metres to the left of the post hangs the head, over the road; with 0 it sits on the post.
+    `reach` metres to the left of the post hangs the head, over the road; with 0 it sits on the post. More `heads`
+    hang a lane's breadth (`spacing` metres) apart, towards the post, and show the same.
     """
 
     x: float
@@ -62,6 +63,8 @@ class TrafficLight:
     state: LightState
     yaw: float = 0.0
     reach: float = 0.0
+    heads: int = 1
+    spacing: float = 3.5
 
 
 @dataclass(frozen=True)
