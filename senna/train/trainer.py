@@ -92,15 +92,17 @@ class SennaTrainer(Trainer):
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         # In fp16 an infinite gradient is how the loss scale is found: such a step is left out, and the scale is lowered.
         if norm is not None and not self.args.fp16 and not torch.isfinite(torch.as_tensor(norm)):
-            self._stop_not_finite("gradient norm", float(norm))
+            # DeepSpeed has stepped by now (in bf16 it leaves such a step out by itself); nothing of it is saved.
+            outcome = "nothing of the step was saved" if self.is_deepspeed_enabled else "the step was not taken"
+            self._stop_not_finite("gradient norm", float(norm), outcome)
         return norm
 
-    def _stop_not_finite(self, what: str, value: float):
+    def _stop_not_finite(self, what: str, value: float, outcome: str = "the step was not taken"):
         kept = checkpoints(Path(self.args.output_dir))
         last = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
         raise NotFiniteError(
-            f"the {what} is {value} at step {self.state.global_step + 1} (process {self.args.process_index}); the step was "
-            f"not taken, and {last}. Samples of the step: {', '.join(self.step_samples)}. Look at these samples, or lower "
+            f"the {what} is {value} at step {self.state.global_step + 1} (process {self.args.process_index}); "
+            f"{outcome}, and {last}. Samples of the step: {', '.join(self.step_samples)}. Look at these samples, or lower "
             "--learning_rate, or train in bf16 or fp32 rather than fp16"
         )
 
