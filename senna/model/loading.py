@@ -12,7 +12,7 @@ from transformers.utils import logging as hf_logging
 
 from senna.errors import UsageError
 from senna.model.config import SennaConfig
-from senna.model.config_files import read_config, resolve_tower
+from senna.model.config_files import DEFAULT_TOWER, read_config, resolve_tower
 from senna.model.senna_llava_llama import SennaLlavaLlamaForCausalLM
 from senna.model.tokenizer import load_tokenizer
 
@@ -116,10 +116,19 @@ def open_model(
 
 
 def load_image_processor(path: str, config: SennaConfig) -> CLIPImageProcessorPil:
-    """CLIP's preprocessing: the checkpoint's own, else its tower's, else CLIP's constants at the tower's size."""
-    for folder in (path, resolve_tower(config.mm_vision_tower, path)):
-        if (Path(folder) / "preprocessor_config.json").is_file():
-            return CLIPImageProcessorPil.from_pretrained(folder)
+    """The preprocessing of ``path`` (a checkpoint or a tower), else of the tower that the configuration names.
+
+    Where neither has one, and for OpenAI's own tower, CLIP's constants at the tower's size.
+    """
+    for source in (path, resolve_tower(config.mm_vision_tower, path)):
+        folder = Path(source)
+        lacks_one = folder.is_dir() and not (folder / "preprocessor_config.json").is_file()
+        if lacks_one or source == DEFAULT_TOWER:
+            continue
+        try:
+            return CLIPImageProcessorPil.from_pretrained(source)
+        except OSError:
+            continue  # a hub name without one, as that of a language model
     side = config.vision_config.image_size
     return CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
 

@@ -93,7 +93,7 @@ def build_trainer(args: TrainArguments) -> SennaTrainer:
     set_seed(args.seed)  # new adapters start from the seed
     model = build_model(args)
     tokenizer = load_tokenizer(args.model_name_or_path, args.model_max_length)
-    image_processor = load_image_processor(args.model_name_or_path, model.config)
+    image_processor = load_image_processor(args.vision_tower or args.model_name_or_path, model.config)
     tokens_per_image = model.config.mm_adapter_tokens
     dataset = ConversationDataset(
         records,
@@ -141,7 +141,8 @@ def train(args: TrainArguments) -> None:
     output_dir = Path(args.output_dir)
     start_from = check(args)
     if checkpoint.is_finished(output_dir):
-        print(f"finished already: {output_dir} holds the trained model; choose another --output_dir for a new run")
+        if args.process_index == 0:
+            print(f"finished already: {output_dir} holds the trained model; choose another --output_dir for a new run")
         return
     trainer = build_trainer(args)
     is_main = trainer.is_world_process_zero()

@@ -97,6 +97,25 @@ def test_the_configuration_of_llava_15_is_read(data, tmp_path):
     assert load_image_processor(str(tmp_path), config).size["shortest_edge"] == 336
 
 
+def test_preprocessing_is_the_checkpoints_own_else_its_towers_else_clips_at_the_towers_size(published, tmp_path):
+    config = read_config(str(published))
+    tower = tmp_path / "clip_tiny" / "preprocessor_config.json"
+    values = json.loads(tower.read_text())
+    tower.write_text(json.dumps({**values, "image_mean": [0.1, 0.2, 0.3]}))
+    assert list(load_image_processor(str(published), config).image_mean) == [0.1, 0.2, 0.3]
+    (published / tower.name).write_text(json.dumps({**values, "image_mean": [0.4, 0.5, 0.6]}))
+    assert list(load_image_processor(str(published), config).image_mean) == [0.4, 0.5, 0.6]
+    assert list(load_image_processor(str(tower.parent), config).image_mean) == [
+        0.1,
+        0.2,
+        0.3,
+    ]  # a tower that was asked for
+    tower.unlink()
+    (published / tower.name).unlink()
+    plain = load_image_processor(str(published), config)
+    assert (plain.size["shortest_edge"], round(plain.image_mean[0], 4)) == (336, 0.4815)
+
+
 def test_a_bare_llama_and_a_tower_make_a_model_with_new_adapters(tmp_path):
     llama = LlamaConfig(
         vocab_size=420, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4
