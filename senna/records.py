@@ -4,11 +4,11 @@ A file is a JSON list (the published format) or JSON Lines. A record is a dict w
 ``{"from": "human" | "gpt", "value": str}``, and either of
 
 - LLaVA-Pretrain: ``id``, ``image``;
-- Senna: ``token``, ``image`` (front), ``images`` (six paths in the order of ``senna.views.VIEWS``), ``prev``, ``next``,
-  ``scene_token``, ``fut_valid_flag``, ``ego_fut_trajs``, and of ours ``id`` and ``kind``.
+- Senna: ``token``, ``image`` (front), ``images`` (six paths; ours in the order of ``senna.views.VIEWS``), ``prev``,
+  ``next``, ``scene_token``, ``fut_valid_flag``, ``ego_fut_trajs``, and of ours ``id`` and ``kind``.
 
 Reading maps the file into memory and parses a record when it is asked for: memory does not grow with the records'
-texts. Only their places and lengths are held, about 20 bytes a record.
+texts. Only their places, lengths and kinds are held, about 20 bytes a record.
 """
 
 import json
@@ -23,7 +23,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from senna.errors import DataError, SennaError, UsageError
-from senna.views import IMAGE_TOKEN
+from senna.meta_actions import parse_meta_action
+from senna.views import IMAGE_TOKEN, order_paths, paths_by_camera, prompt_views
 
 Record = dict[str, Any]
 
@@ -32,6 +33,12 @@ _BOM = b"\xef\xbb\xbf"
 _BLANK = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
 _ROLES = ("human", "gpt")
+_MOST_KINDS = 1000  # their names are held in memory; a `kind` that differs from record to record is a mistake
+
+_LIGHT = re.compile(r"\s*(?:Red|Green|Yellow|None)\.?\s*", re.IGNORECASE)
+_OBJECT = re.compile(r"\s*Object\s+\d+\s*:(.*)", re.IGNORECASE)
+# How an answer of any of the forms begins: "KEEP,", "Object 1", "Red". A cheap look that captions do not pass.
+_FORMAL = re.compile(r"\s*(?:\w+(?:\s*,|\s+\d|\.?\s*\Z)|\Z)")
 
 
 class RecordFile:
@@ -41,12 +48,16 @@ class RecordFile:
         path: the file.
         words: int32 (N,), words in each record's conversation.
         images: int16 (N,), ``<image>`` placeholders in each record's conversation.
+        kinds: int16 (N,), the place in ``kind_names`` of each record's kind (``record_kind``).
+        kind_names: the kinds in the order of their first record.
     """
 
     def __init__(self, path: Path, index: "_Index", size: int) -> None:
         self.path = path
         self.words = np.array(index.words, dtype=np.int32)
         self.images = np.array(index.images, dtype=np.int16)
+        self.kinds = np.array(index.kinds, dtype=np.int16)
+        self.kind_names = tuple(index.kind_codes)
         self._starts = np.array(index.starts, dtype=np.int64)
         self._sizes = np.array(index.sizes, dtype=np.int32)
         self._lines = np.array(index.lines, dtype=np.int32)  # empty for a JSON list
@@ -90,17 +101,20 @@ class RecordFile:
 
 
 class _Index:
-    """Where the records are, and how long, as they are found."""
+    """Where the records are, how long, and of what kind, as they are found."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.starts, self.sizes, self.lines = array("q"), array("l"), array("l")
-        self.words, self.images = array("l"), array("h")
+        self.words, self.images, self.kinds = array("l"), array("h"), array("h")
+        self.kind_codes: dict[str, int] = {}
 
     def add(self, record: object, start: int, stop: int, line: int | None) -> None:
         """Validate a record and note its place in the file (bytes)."""
         try:
             words, images = _measure(record)
+            kind = record_kind(record)
+            code = self.kind_codes[kind] if kind in self.kind_codes else self._new_code(kind)
         except DataError as error:
             place = "" if line is None else f", line {line}"
             name = f" ({record_name(record, '')})" if isinstance(record, dict) and record_name(record, "") else ""
@@ -109,8 +123,17 @@ class _Index:
         self.sizes.append(stop - start)
         self.words.append(words)
         self.images.append(images)
+        self.kinds.append(code)
         if line is not None:
             self.lines.append(line)
+
+    def _new_code(self, kind: str) -> int:
+        if len(self.kind_codes) == _MOST_KINDS:
+            raise DataError(
+                f"has another 'kind', {kind!r}, than {_MOST_KINDS} before it; 'kind' names a sort of question: remove it, or "
+                "call it 'id' where it names the record"
+            )
+        return self.kind_codes.setdefault(kind, len(self.kind_codes))
 
 
 def open_records(path: str | Path) -> RecordFile:
@@ -184,6 +207,48 @@ def image_paths(record: Mapping[str, Any]) -> list[str]:
     if not isinstance(paths, list) or not all(isinstance(path, str) and path for path in paths):
         raise DataError(f"image paths must be text, got {named!r}")
     return list(paths)
+
+
+def prompt_images(record: Mapping[str, Any]) -> list[str]:
+    """``image_paths`` in the order of the record's ``<image>``: by camera where paths and prompt name cameras.
+
+    A prompt with tags takes its views from ``images`` even if it shows one, which need not be ``image``. See
+    ``senna.views.order_paths``. Raises ``DataError``, also for a view that no path is of.
+    """
+    paths = image_paths(record)
+    views = [view for turn in record["conversations"] for view in prompt_views(turn["value"])]
+    several = record.get("images")
+    if any(views) and isinstance(several, list) and all(isinstance(path, str) for path in several):
+        paths = several if set(views) - {None} <= paths_by_camera(several).keys() else paths
+    return order_paths(paths, views)
+
+
+def record_kind(record: Mapping[str, Any]) -> str:
+    """A record's ``kind``, or where it has none, what the form of its answers tells.
+
+    "plan": each answer is a meta-action. "motion": each line that is not blank is ``Object N: SPEED, PATH``.
+    "traffic_light": each answer is one of Red, Green, Yellow, None. Else "other". Raises ``DataError`` (the end of a
+    sentence) for a ``kind`` that is not text.
+    """
+    kind = record.get("kind")
+    if kind is not None and not isinstance(kind, str):
+        raise DataError(f"has a 'kind' that is not text but {_brief(kind)}; remove it, or name the sort of question")
+    return kind or _kind_of_answers(record["conversations"])
+
+
+def _kind_of_answers(turns: list[dict[str, str]]) -> str:
+    if turns[-1]["from"] == "gpt" and not _FORMAL.match(turns[-1]["value"]):
+        return "other"
+    answers = [turn["value"] for turn in turns if turn["from"] == "gpt"]
+    lines = [line for answer in answers for line in answer.splitlines() if line.strip()]
+    if not lines:
+        return "other"
+    if all(parse_meta_action(answer) for answer in answers):
+        return "plan"
+    if all(_LIGHT.fullmatch(answer) for answer in answers):
+        return "traffic_light"
+    objects = (_OBJECT.fullmatch(line) for line in lines)
+    return "motion" if all(found and parse_meta_action(found[1]) for found in objects) else "other"
 
 
 def _measure(record: object) -> tuple[int, int]:

@@ -9,7 +9,8 @@ import pytest
 
 import senna.records
 from senna.errors import DataError, SennaError, UsageError
-from senna.records import image_paths, open_records, record_name, write_records
+from senna.records import image_paths, open_records, prompt_images, record_kind, record_name, write_records
+from senna.views import VIEWS, image_block
 
 
 def a_record(number: int, answer: str = "a white car") -> dict:
@@ -51,6 +52,7 @@ def test_every_layout_gives_the_same_records_whatever_the_window(tmp_path, monke
     assert [records[i] for i in (3, 0, 2, 1)] == [AWKWARD[i] for i in (3, 0, 2, 1)]
     assert records.words.tolist() == [2 + len(record["conversations"][1]["value"].split()) for record in AWKWARD]
     assert records.images.tolist() == [1, 1, 1, 1]
+    assert [records.kind_names[kind] for kind in records.kinds] == ["other"] * 4
 
 
 def test_what_is_written_reads_back_in_both_formats(tmp_path):
@@ -72,6 +74,8 @@ def test_opening_needs_no_memory_for_the_texts(tmp_path, name):
     tracemalloc.stop()
     assert peak < 6e6
     assert records[1999] == a_record(1999, "w" * 10_000)
+    held = [value for value in vars(records).values() if hasattr(value, "nbytes")]
+    assert sum(array.nbytes for array in held) <= 25 * len(records)
 
 
 def test_a_pickled_file_reads_on(tmp_path):
@@ -120,6 +124,10 @@ BROKEN = {
     ),
     "bad_role": (json.dumps([{"conversations": [{"from": "robot", "value": ""}]}]), "turn 0 that is not from 'human'"),
     "bad_value": (json.dumps([{"conversations": [{"from": "gpt", "value": 3}]}]), "turn 0 whose 'value' is not text"),
+    "bad_kind": (
+        json.dumps([AWKWARD[0], {**a_record(1), "kind": 3}]),
+        "record 1 (r1) has a 'kind' that is not text but 3",
+    ),
     "object": (json.dumps({"frames": {"a": 1}}, indent=2), "line 1 is not JSON"),
 }
 
@@ -197,3 +205,96 @@ def test_the_text_decides_which_images_a_record_means(placeholders, named, expec
 def test_an_image_path_that_is_no_text_is_an_error():
     with pytest.raises(DataError, match="image paths must be text"):
         image_paths({"conversations": [{"from": "human", "value": "<image>"}], "image": 7})
+
+
+PLAN, MOTION = "DECELERATE, LEFT_TURN\n", "Object 1: KEEP, STRAIGHT\nObject 2: STOP, STRAIGHT\n"
+
+
+@pytest.mark.parametrize(
+    ("answers", "kind"),
+    [
+        (["KEEP, STRAIGHT\n"], "plan"),
+        ([" keep ,straight."], "plan"),
+        ([PLAN, "STOP, STRAIGHT"], "plan"),
+        ([PLAN, "Because the light is red."], "other"),
+        (["Because the light is red.", PLAN], "other"),
+        ([PLAN, ""], "other"),
+        (["KEEP, STRAIGHT since the road is free"], "other"),
+        (["KEEP, KEEP"], "other"),
+        ([MOTION], "motion"),
+        (["\n" + MOTION + "\n\n"], "motion"),
+        ([MOTION, ""], "motion"),
+        ([MOTION, "Object 3: ACCELERATE, RIGHT_CHANGE"], "motion"),
+        ([MOTION + "Object 3: a parked car"], "other"),
+        (["Object 1: KEEP, STRAIGHT, then STOP, STRAIGHT"], "other"),
+        ([MOTION, PLAN], "other"),
+        (["Red"], "traffic_light"),
+        (["green.\n"], "traffic_light"),
+        (["None"], "traffic_light"),
+        (["None, no, none."], "other"),
+        (["Red and white"], "other"),
+        (["Blue"], "other"),
+        (["a white car parked in front of a house"], "other"),
+        ([""], "other"),
+        ([" \n "], "other"),
+        ([], "other"),
+    ],
+)
+def test_without_a_kind_the_form_of_the_answers_tells_it(answers, kind):
+    turns = [{"from": "human", "value": "KEEP, STRAIGHT"}]
+    for answer in answers:
+        turns += [{"from": "gpt", "value": answer}, turns[0]]
+    assert record_kind({"conversations": turns[:-1] if answers else turns}) == kind
+    assert record_kind({"conversations": turns}) == kind, "a last question without an answer changes nothing"
+    assert record_kind({"conversations": turns, "kind": None}) == kind
+
+
+def test_a_records_own_kind_wins_over_its_form(tmp_path):
+    kinds = ["vru", "plan", None, "my own", "plan"]
+    records = [{**a_record(number, PLAN), "kind": kind} for number, kind in enumerate(kinds)]
+    write_records(tmp_path / "a.json", records)
+    opened = open_records(tmp_path / "a.json")
+    assert opened.kind_names == ("vru", "plan", "my own")
+    assert opened.kinds.tolist() == [0, 1, 1, 2, 1]
+
+
+def test_the_published_answers_are_of_the_kinds_they_are(golden):
+    cases = {case["name"]: case for case in json.loads((golden / "preprocess.json").read_text())}
+    kinds = {name: record_kind(cases[name]) for name in ("v1_plan", "v1_mot", "v1_vru_yes", "plain_caption")}
+    assert kinds == {"v1_plan": "plan", "v1_mot": "motion", "v1_vru_yes": "other", "plain_caption": "other"}
+
+
+def test_a_kind_of_each_records_own_is_told_instead_of_held_in_memory(tmp_path):
+    write_records(tmp_path / "a.json", ({**a_record(number), "kind": f"sample {number}"} for number in range(1001)))
+    with pytest.raises(
+        DataError, match=r"record 1000 \(r1000\) has another 'kind', 'sample 1000', than 1000 before it"
+    ):
+        open_records(tmp_path / "a.json")
+
+
+CAMERAS = {view: f"samples/CAM_{view.upper().replace(' ', '_')}/{number}.jpg" for number, view in enumerate(VIEWS)}
+MIXED_UP = [CAMERAS[VIEWS[place]] for place in (3, 0, 5, 1, 4, 2)]
+
+
+@pytest.mark.parametrize(
+    ("question", "named", "expected"),
+    [
+        (image_block(), {"image": MIXED_UP[0], "images": MIXED_UP}, list(CAMERAS.values())),
+        ("<image>" * 6, {"images": MIXED_UP}, list(CAMERAS.values())),
+        (image_block(VIEWS[5:]), {"image": CAMERAS["front"], "images": MIXED_UP}, [CAMERAS["back"]]),
+        (image_block(VIEWS[:1]), {"images": MIXED_UP}, [CAMERAS["front"]]),
+        (image_block(VIEWS[:1]), {"image": CAMERAS["front"], "images": MIXED_UP[2:3]}, [CAMERAS["front"]]),
+        (image_block(VIEWS[:1]), {"image": "f.jpg", "images": list("abcdef")}, ["f.jpg"]),
+        ("<image>\n", {"image": "f.jpg", "images": MIXED_UP}, ["f.jpg"]),
+        ("", {}, []),
+    ],
+)
+def test_images_come_in_the_order_of_the_prompt_whatever_that_of_the_record(question, named, expected):
+    turns = [{"from": "human", "value": f"{question}Plan?"}, {"from": "gpt", "value": PLAN}]
+    assert prompt_images({"conversations": turns, **named}) == expected
+
+
+def test_views_asked_for_in_later_turns_count_on(tmp_path):
+    turns = [{"from": "human", "value": image_block((view,))} for view in ("back", "front")]
+    turns.insert(1, {"from": "gpt", "value": "A wall. <FRONT LEFT VIEW>:"})
+    assert prompt_images({"conversations": turns, "images": MIXED_UP}) == [CAMERAS["back"], CAMERAS["front"]]

@@ -1,7 +1,12 @@
+import itertools
+import json
 import subprocess
 import sys
 
-from senna.views import VIEWS, image_block
+import pytest
+
+from senna.errors import DataError
+from senna.views import VIEWS, camera_of, image_block, order_paths, prompt_views
 
 
 def test_the_image_block_is_the_six_view_prompt():
@@ -15,3 +20,94 @@ def test_the_image_block_is_the_six_view_prompt():
 def test_records_and_views_import_no_torch():
     code = "import sys, senna.records, senna.views; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "view"),
+    [
+        ("../nuscenes/samples/CAM_FRONT/n008-2018-09-18-13-10-39-0400__CAM_FRONT__1537291010612404.jpg", "front"),
+        ("n008-0400__CAM_FRONT_LEFT__15.jpg", "front left"),
+        ("/data/CAM_BACK_RIGHT/3f2a.jpg", "back right"),
+        ("frame-1/CAM_BACK.jpg", "back"),
+        ("CAM_FRONT_0001.png", "front"),
+        ("CAM_FRONT_a1b2.png", "front"),
+        (r"D:\samples\CAM_FRONT_RIGHT\1.jpg", "front right"),
+        ("CAM_FRONT/CAM_BACK.jpg", "back"),
+        ("CAM_FRONT/CAM_BACK/1.jpg", "back"),
+        ("CAM_FRONT/CAM_FRONT_WIDE.jpg", None),
+        ("CAM_FRONT_WIDE/1.jpg", None),
+        ("CAM_FRONTAL/1.jpg", None),
+        ("WEBCAM_FRONT/1.jpg", None),
+        ("CAM_FRONT2/1.jpg", None),
+        ("CAM_FRONT__CAM_BACK.jpg", None),
+        ("front.jpg", None),
+    ],
+)
+def test_a_path_is_of_the_camera_it_names_and_the_file_counts_first(path, view):
+    assert camera_of(path) == view
+
+
+def test_the_cameras_of_real_nuscenes_paths_are_told_apart(data):
+    frames = json.loads((data / "drivelm" / "train_sample.json").read_text()).values()
+    cameras = [frame["image_paths"] for scene in frames for frame in scene["key_frames"].values()]
+    for paths in cameras:
+        for channel, path in paths.items():
+            assert camera_of(path) == channel.removeprefix("CAM_").lower().replace("_", " ")
+    assert len(cameras) >= 9
+
+
+@pytest.mark.parametrize(
+    ("text", "views"),
+    [
+        (image_block() + "Plan?", VIEWS),
+        (image_block(("back", "front left")), ("back", "front left")),
+        ("<front_left view> : <image>", ("front left",)),
+        ("<image>\n<BACK VIEW>:\n<image>", (None, "back")),
+        ("<BACK VIEW>: a wall. <image>", (None,)),
+        ("<TOP VIEW>:\n<image>", (None,)),
+        ("<BACK VIEW>:\nnothing", ()),
+        ("", ()),
+    ],
+)
+def test_a_placeholder_is_of_the_view_that_its_tag_names(text, views):
+    assert prompt_views(text) == views
+
+
+SIX = {view: f"{view}/CAM_{view.upper().replace(' ', '_')}.jpg" for view in VIEWS}
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(6)))[::37])
+def test_every_order_of_named_paths_becomes_that_of_the_prompt(order):
+    paths = [SIX[VIEWS[place]] for place in order]
+    assert order_paths(paths, VIEWS) == list(SIX.values())
+    assert order_paths(paths, VIEWS[::-1]) == list(SIX.values())[::-1]
+    assert order_paths(paths, [None] * 6) == list(SIX.values()), "without tags the views' own order holds"
+    assert order_paths(paths, ["back", None, None, "front", None, None]) == [
+        SIX[view] for view in ("back", "front left", "front right", "front", "back left", "back right")
+    ]
+    assert order_paths(paths, ["back left"]) == [SIX["back left"]]
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        list("cabfed"),
+        [*list(SIX.values())[:0:-1], "extra.jpg"],  # not every path names a camera
+        [SIX["back"], *SIX.values()],  # two of one camera
+        [SIX["back"]] * 6,
+    ],
+)
+def test_paths_that_do_not_name_each_its_own_camera_keep_their_order(paths):
+    assert order_paths(paths, VIEWS) == paths
+    assert order_paths(paths, [None] * len(paths)) == paths
+
+
+def test_more_or_fewer_paths_than_placeholders_without_tags_stay_to_be_reported():
+    paths = list(SIX.values())[::-1]
+    for count in (0, 1, 3, 5, 7):
+        assert order_paths(paths, [None] * count) == paths
+
+
+def test_a_view_that_no_image_is_of_is_named():
+    with pytest.raises(DataError, match=r"asks for the back left view.*they are of: front, back\)"):
+        order_paths([SIX["back"], SIX["front"]], ("front", "back left"))

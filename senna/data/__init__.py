@@ -4,6 +4,7 @@ from senna.data.collate import Collator
 from senna.data.conversation import prompt_for
 from senna.data.dataset import ConversationDataset
 from senna.data.images import load_image
+from senna.data.mixture import Mixture, open_mixture
 from senna.data.sampler import PADDING, LengthGroupedSampler
 from senna.data.tokenize import encode_conversation, encode_prompt
 from senna.model.config import IGNORE_INDEX, IMAGE_TOKEN_INDEX
@@ -16,9 +17,11 @@ __all__ = [
     "Collator",
     "ConversationDataset",
     "LengthGroupedSampler",
+    "Mixture",
     "encode_conversation",
     "encode_prompt",
     "load_image",
     "load_tokenizer",
+    "open_mixture",
     "prompt_for",
 ]

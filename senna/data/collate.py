@@ -18,8 +18,9 @@ class Collator:
     Returns:
         ``input_ids``, ``labels`` LongTensor (B, T); ``attention_mask`` bool (B, T), made from the lengths, since a real
         token may have the padding's id; ``images`` float32 (B, V, 3, H, W), or where V differs a list of (V_i, 3, H, W);
-        ``samples`` the names, without padding's; ``bad_samples`` the messages of those that could not be used; ``tokens``
-        how many the model sees, view tokens included, padding not.
+        ``kinds`` LongTensor (B,), -1 for padding and what could not be used; ``samples`` the names, without padding's;
+        ``bad_samples`` the messages of those that could not be used; ``tokens`` how many the model sees, view tokens
+        included, padding not.
 
     A row is cut so that, with every ``<image>`` standing for ``tokens_per_image`` tokens, no token starts at
     ``max_length`` or later, which is what the model keeps after the splice; so the labels that are not
@@ -51,6 +52,7 @@ class Collator:
             "labels": labels,
             "attention_mask": attention_mask,
             "images": _images(samples, views),
+            "kinds": torch.tensor([sample.get("kind", -1) for sample in samples]),
             "samples": [sample["sample"] for sample in samples if sample["sample"]],
             "bad_samples": [sample["error"] for sample in samples if "error" in sample],
             "tokens": min(tokens, len(rows) * self.max_length),

@@ -1,5 +1,6 @@
-"""Records to training samples: ids, labels and pixels of one conversation at a time."""
+"""Records to training samples: ids, labels, pixels and kind of one conversation at a time."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ from transformers import PreTrainedTokenizerBase
 
 from senna.data.conversation import template_for
 from senna.data.images import ASPECT_RATIOS, DECODERS, PixelRules, load_image
+from senna.data.mixture import Mixture
 from senna.data.sampler import PADDING
 from senna.data.tokenize import encode_conversation
 from senna.errors import DataError, UsageError
 from senna.model.config import IMAGE_TOKEN_INDEX
-from senna.records import Record, RecordFile, image_paths
+from senna.records import Record, RecordFile, prompt_images
 from senna.views import IMAGE_TOKEN
 
 Sample = dict[str, Any]
@@ -23,18 +25,20 @@ Sample = dict[str, Any]
 class ConversationDataset(Dataset):
     """Map-style: sample ``i`` is record ``i``, encoded when it is asked for.
 
-    A sample is ``{"input_ids", "labels": LongTensor (T,), "images": float32 (V, 3, H, W), "sample": str}``; V may be 0
-    and nothing is truncated. A record that cannot be used does not raise, since that would end a worker: its sample is
-    ``{"sample": str, "error": message}``, and the trainer decides. The index ``PADDING`` gives an empty sample.
+    A sample is ``{"input_ids", "labels": LongTensor (T,), "images": float32 (V, 3, H, W), "kind": int, "sample": str}``; V
+    may be 0, the images stand in the order of the prompt's views, and nothing is truncated. A record that cannot be used
+    does not raise, since that would end a worker: its sample is ``{"sample": str, "error": message}``, and the trainer
+    decides. The index ``PADDING`` gives an empty sample of kind -1.
 
     Attributes:
+        records: where they are from: kinds are places in its ``kind_names``, epochs its draws.
         lengths: int64 (N,), each sample's length in tokens, estimated: words, and ``tokens_per_image`` an image.
         multimodal: bool (N,), whether it has images.
     """
 
     def __init__(
         self,
-        records: RecordFile,
+        records: Mixture | RecordFile,
         tokenizer: PreTrainedTokenizerBase,
         image_processor: Any,
         image_folder: str | Path | None = None,
@@ -43,18 +47,21 @@ class ConversationDataset(Dataset):
         decode: str = "exact",
         tokens_per_image: int = 128,
     ) -> None:
-        """Relative image paths start at ``image_folder``, else beside the records. ``UsageError``: an unknown option."""
+        """Relative image paths start at ``image_folder`` or, where no image is there, beside the record's file.
+
+        Raises ``UsageError`` for an unknown option.
+        """
         template_for(version)
         for name, value, known in (("aspect_ratio", aspect_ratio, ASPECT_RATIOS), ("decode", decode, DECODERS)):
             if value not in known:
                 raise UsageError(f"{name}={value!r} is not known; use one of {', '.join(known)}")
-        self.records = records
+        self.records = records if isinstance(records, Mixture) else Mixture([(records, 1.0)])
         self.tokenizer = tokenizer
         self.image_processor = image_processor
-        self.image_folder = Path(image_folder) if image_folder else records.path.parent
+        self.image_folder = Path(image_folder) if image_folder else None
         self.version, self.aspect_ratio, self.decode = version, aspect_ratio, decode
-        self.lengths = records.words.astype(np.int64) + tokens_per_image * records.images.astype(np.int64)
-        self.multimodal = records.images > 0
+        self.lengths = self.records.words.astype(np.int64) + tokens_per_image * self.records.images.astype(np.int64)
+        self.multimodal = self.records.images > 0
         rules = PixelRules.of(image_processor)
         self._image_size = rules.crop or rules.resized(1, 1)[::-1]
 
@@ -64,32 +71,54 @@ class ConversationDataset(Dataset):
     def __getitem__(self, index: int) -> Sample:
         if index == PADDING:
             nothing = torch.empty(0, dtype=torch.long)
-            return {"input_ids": nothing, "labels": nothing, "images": self._no_images(), "sample": ""}
+            return {"input_ids": nothing, "labels": nothing, "images": self._no_images(), "kind": -1, "sample": ""}
         record, name = self.records[index], self.records.name(index)
         try:
-            return {**self._encode(record), "sample": name}
+            sample = self._tokens(record)
+            paths = _image_paths(record, sample["input_ids"])
+            images = self._load(paths, self.records.folder(index))
         except DataError as error:
             return {"sample": name, "error": f"{name}: {error}"}
+        return {**sample, "images": images, "kind": int(self.records.kinds[index]), "sample": name}
 
-    def _encode(self, record: Record) -> Sample:
-        encoded = encode_conversation(record["conversations"], self.tokenizer, self.version)
-        paths = image_paths(record)
-        in_record = sum(turn["value"].count(IMAGE_TOKEN) for turn in record["conversations"])
-        in_prompt = int((encoded["input_ids"] == IMAGE_TOKEN_INDEX).sum())
-        if in_record != len(paths):
-            raise DataError(f"the text has {in_record} {IMAGE_TOKEN}, the record names {len(paths)} images")
-        if in_prompt != in_record:
-            raise DataError(f"{in_record - in_prompt} {IMAGE_TOKEN} stand in an answer before the first question")
-        return {**encoded, "images": self._load(paths)}
+    def encode(self, index: int) -> dict[str, torch.Tensor]:
+        """``{"input_ids", "labels"}`` of a record, without its images. Raises ``DataError`` that does not name it."""
+        return self._tokens(self.records[index])
 
-    def _load(self, paths: list[str]) -> torch.Tensor:
-        """float32 (V, 3, H, W)."""
+    def _tokens(self, record: Record) -> Sample:
+        return encode_conversation(record["conversations"], self.tokenizer, self.version)
+
+    def _load(self, paths: list[str], beside: Path) -> torch.Tensor:
+        """float32 (V, 3, H, W) of a record's images; ``beside`` is the folder of its file."""
         if not paths:
             return self._no_images()
-        views = (
-            load_image(self.image_folder / path, self.image_processor, self.aspect_ratio, self.decode) for path in paths
-        )
-        return torch.stack(list(views))
+        folders = [self.image_folder, beside] if self.image_folder else [beside]
+        files = [_find(path, folders) for path in paths]
+        return torch.stack([load_image(file, self.image_processor, self.aspect_ratio, self.decode) for file in files])
 
     def _no_images(self) -> torch.Tensor:
         return torch.empty(0, 3, *self._image_size)
+
+
+def _image_paths(record: Record, input_ids: torch.Tensor) -> list[str]:
+    """A record's images, one for each ``<image>`` of its prompt; ``DataError`` where their numbers differ."""
+    paths = prompt_images(record)
+    in_record = sum(turn["value"].count(IMAGE_TOKEN) for turn in record["conversations"])
+    in_prompt = int((input_ids == IMAGE_TOKEN_INDEX).sum())
+    if in_record != len(paths):
+        raise DataError(f"the text has {in_record} {IMAGE_TOKEN}, the record names {len(paths)} images")
+    if in_prompt != in_record:
+        raise DataError(f"{in_record - in_prompt} {IMAGE_TOKEN} stand in an answer before the first question")
+    return paths
+
+
+def _find(path: str, folders: list[Path]) -> Path:
+    """Where an image is: at its absolute path, else in the first of the folders that has it."""
+    places = list(dict.fromkeys(folder / path for folder in folders))  # one where the path is absolute
+    if len(places) == 1:
+        return places[0]
+    found = next((place for place in places if os.path.exists(place)), None)
+    if found is None:
+        tried = " nor ".join(str(place) for place in places)
+        raise DataError(f"no such image: neither {tried}; check the record's path and the image folder")
+    return found

@@ -1,6 +1,7 @@
 """The order of an epoch, the same on any number of processes and workers."""
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -11,13 +12,22 @@ PADDING = -1
 _BATCHES_SORTED_TOGETHER = 50  # more waste less padding, fewer are closer to a plain shuffle
 
 
+class Draw(Protocol):
+    """What an epoch takes; ``senna.data.mixture.Mixture`` is one."""
+
+    epoch_size: int
+
+    def epoch(self, seed: int, epoch: int) -> np.ndarray:
+        """int64 (epoch_size,): indices, the same for the same arguments."""
+
+
 class LengthGroupedSampler(Sampler[int]):
     """Shuffled indices in which samples of one optimizer step have similar lengths.
 
     A *global batch* is what one optimizer step sees: ``batch_size_per_device * num_processes * accumulation`` samples.
     Same seed and epoch: the global batches, their contents and their order depend on that product alone, not on its
-    factors. Each sample comes once an epoch, then ``PADDING`` up to a multiple of ``batch_size_per_device *
-    num_processes``; the last global batch may be smaller than the others.
+    factors. Each sample comes once an epoch, or as often as ``draw`` says, then ``PADDING`` up to a multiple of
+    ``batch_size_per_device * num_processes``; the last global batch may be smaller than the others.
 
     Within a global batch lengths descend, so that the consecutive batches which accelerate hands to the processes of
     one moment are alike. The first global batch holds the longest sample (where its kind fills a batch at all), so that
@@ -34,9 +44,11 @@ class LengthGroupedSampler(Sampler[int]):
         seed: int = 0,
         group: bool = True,
         by_modality: bool = True,
+        draw: Draw | None = None,
     ) -> None:
         """``group=False`` is a plain shuffle. ``by_modality``: samples with images (``multimodal``) and without share a
-        global batch only when neither are left in number enough to fill one."""
+        global batch only when neither are left in number enough to fill one. ``draw``: the samples of each epoch, by
+        default every one once."""
         self.lengths = np.asarray(lengths, dtype=np.int64)
         self.multimodal = np.asarray(multimodal, dtype=bool)
         if self.lengths.shape != self.multimodal.shape:
@@ -45,22 +57,26 @@ class LengthGroupedSampler(Sampler[int]):
         self.global_batch = self.micro_batch * accumulation
         self.seed, self.epoch = seed, 0
         self.group, self.by_modality = group, by_modality
+        self.draw = draw
+        self.epoch_size = len(self.lengths) if draw is None else draw.epoch_size
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order iteration gives; accelerate calls it."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-len(self.lengths) // self.micro_batch) * self.micro_batch
+        return -(-self.epoch_size // self.micro_batch) * self.micro_batch
 
     def __iter__(self) -> Iterator[int]:
         order = self.order()
         return iter(np.pad(order, (0, len(self) - len(order)), constant_values=PADDING).tolist())
 
     def order(self) -> np.ndarray:
-        """int64 (N,): this epoch's permutation, without padding."""
+        """int64 (epoch_size,): this epoch's samples in their order, without padding."""
         random = np.random.default_rng((self.seed, self.epoch))
-        everything = random.permutation(len(self.lengths))
+        everything = random.permutation(self.epoch_size)
+        if self.draw is not None:
+            everything = self.draw.epoch(self.seed, self.epoch)[everything]
         if not self.group:
             return everything
         if len(everything):

@@ -93,6 +93,14 @@ def test_a_bad_sample_is_an_empty_row_and_is_reported():
     assert batch["attention_mask"].sum(1).tolist() == [3, 1, 1]
 
 
+def test_kinds_are_the_samples_own_and_minus_one_for_padding_and_bad_ones():
+    good = [{**sample([1, 2], 1), "kind": kind} for kind in (2, 0)]
+    bad = {"sample": "a", "error": "a: bad"}
+    kinds = Collator(PAD, 99, 4)([good[0], bad, nothing(), good[1]])["kinds"]
+    assert kinds.tolist() == [2, -1, -1, 0]
+    assert kinds.dtype == torch.int64
+
+
 def test_a_batch_of_bad_samples_alone_is_a_batch():
     batch = Collator(PAD, 99, 4)([{"sample": "a", "error": "a: bad"}, {"sample": "b", "error": "b: bad"}])
     assert batch["labels"].eq(IGN).all()

@@ -1,5 +1,6 @@
 import json
 import pickle
+import random
 
 import pytest
 import torch
@@ -10,11 +11,12 @@ from transformers import CLIPImageProcessorPil
 from senna.data.collate import Collator
 from senna.data.dataset import ConversationDataset
 from senna.data.images import load_image
+from senna.data.mixture import open_mixture
 from senna.data.sampler import PADDING
 from senna.data.tokenize import IMAGE_TOKEN_INDEX, encode_conversation
 from senna.errors import UsageError
 from senna.records import open_records, write_records
-from senna.views import image_block
+from senna.views import VIEWS, image_block
 from tests.data.small_tokenizers import byte_level
 
 SIX = [f"views/{name}.png" for name in "abcdef"]
@@ -91,6 +93,99 @@ def test_a_sample_that_cannot_be_used_says_why_and_which_it_is(folder, name):
     assert item["sample"] == f"{folder}/data.jsonl: record {index(name)}, line {index(name) + 1} ({name})"
     assert item["error"].startswith(item["sample"])
     assert BAD[name] in item["error"]
+
+
+def six_cameras(folder) -> dict[str, str]:
+    """Six pictures of different grey under their cameras' names, as nuScenes has them: paths by view."""
+    paths = {}
+    for number, view in enumerate(VIEWS):
+        channel = f"CAM_{view.upper().replace(' ', '_')}"
+        paths[view] = f"samples/{channel}/n008__{channel}__15{number}.png"
+        (folder / paths[view]).parent.mkdir(parents=True)
+        Image.new("RGB", (32, 18), (40 * number,) * 3).save(folder / paths[view])
+    return paths
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_each_view_of_the_prompt_shows_its_camera_whatever_the_order_of_the_record(folder, seed):
+    paths, pick = six_cameras(folder), random.Random(seed)
+    listed, asked = pick.sample(list(paths.values()), 6), tuple(pick.sample(VIEWS, 6))
+    questions = {asked: image_block(asked), VIEWS: "<image>\n" * 6, ("back",): image_block(("back",))}
+    records = [
+        {"image": paths["front"], "images": listed, "conversations": turns(f"{question}Plan?")}
+        for question in questions.values()
+    ]
+    write_records(folder / "data.jsonl", records)
+    data = dataset(folder)
+    for number, views in enumerate(questions):
+        wanted = torch.stack([load_image(folder / paths[view], PROCESSOR) for view in views])
+        assert torch.equal(data[number]["images"], wanted)
+
+
+def test_a_real_frame_that_lists_its_images_in_nuscenes_order_shows_them_in_the_prompts(data, tmp_path):
+    scene = next(iter(json.loads((data / "drivelm" / "train_sample.json").read_text()).values()))
+    frame = next(iter(scene["key_frames"].values()))
+    listed = [path.removeprefix("../nuscenes/") for path in frame["image_paths"].values()]
+    write_records(tmp_path / "data.jsonl", [{"images": listed, "conversations": turns(image_block() + "Plan?")}])
+    images = dataset(tmp_path, image_folder=data / "drivelm")[0]["images"]
+    channels = [f"CAM_{view.upper().replace(' ', '_')}" for view in VIEWS]
+    assert list(frame["image_paths"]) != channels
+    for view, channel in zip(images, channels, strict=True):
+        path = frame["image_paths"][channel].removeprefix("../nuscenes/")
+        assert torch.equal(view, load_image(data / "drivelm" / path, PROCESSOR))
+
+
+def test_a_view_that_the_record_has_no_image_of_is_told(folder):
+    paths = six_cameras(folder)
+    del paths["back left"]
+    record = {"id": "five", "images": list(paths.values()), "conversations": turns(image_block() + "Plan?")}
+    write_records(folder / "data.jsonl", [record])
+    item = dataset(folder)[0]
+    assert item["error"].startswith(
+        f"{folder}/data.jsonl: record 0, line 1 (five): the prompt asks for the back left view"
+    )
+
+
+def test_six_views_one_view_and_text_alone_train_in_one_batch(folder):
+    data = dataset(folder, aspect_ratio="pad")
+    items = [data[index(name)] for name in ("six", "text", "front")] + [data[PADDING]]
+    batch = Collator(pad_token_id=0, max_length=2048, tokens_per_image=128)(items)
+    assert [tuple(images.shape) for images in batch["images"]] == [(v, 3, 14, 14) for v in (6, 0, 1, 0)]
+    assert (batch["input_ids"] == IMAGE_TOKEN_INDEX).sum(1).tolist() == [6, 0, 1, 0]
+    for images, path in zip(batch["images"][0], SIX, strict=True):
+        assert torch.equal(images, load_image(folder / path, PROCESSOR, aspect_ratio="pad"))
+    plan = data.records.kind_names.index("plan")
+    assert batch["kinds"].tolist() == [plan, plan, plan, -1]
+    assert batch["bad_samples"] == []
+
+
+def test_a_sample_carries_the_kind_of_its_record(folder):
+    records = [{**RECORDS["text"], "kind": kind} for kind in ("vru", "explanation", "vru")]
+    write_records(folder / "data.jsonl", [*records, {"conversations": turns("Light?", "Red")}])
+    data = dataset(folder)
+    assert [data.records.kind_names[data[number]["kind"]] for number in range(4)] == [
+        *("vru", "explanation", "vru", "traffic_light")
+    ]
+    assert data[PADDING]["kind"] == -1
+
+
+def test_images_that_are_not_in_the_image_folder_are_looked_for_beside_their_own_file(folder, tmp_path_factory):
+    one, other = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("other")
+    record = {"image": "a.png", "conversations": turns("<image>\nPlan?")}
+    for number, place in enumerate((one, other)):
+        write_records(place / "data.jsonl", [record, {**record, "image": "../" + place.name + "/nowhere.png"}])
+        Image.new("RGB", (9, 9), (100 * number,) * 3).save(place / "a.png")
+    mixture = open_mixture(f"{one}/data.jsonl,{other}/data.jsonl")
+    for image_folder in (None, folder):
+        data = ConversationDataset(mixture, byte_level(), PROCESSOR, image_folder)
+        assert torch.equal(data[0]["images"][0], load_image(one / "a.png", PROCESSOR))
+        assert torch.equal(data[2]["images"][0], load_image(other / "a.png", PROCESSOR))
+    missing = data[3]["error"]
+    assert missing.startswith(f"{other}/data.jsonl: record 1, line 2")
+    assert f"neither {folder}/../{other.name}/nowhere.png nor {other}/../{other.name}/nowhere.png" in missing
+    Image.new("RGB", (9, 9), (255,) * 3).save(folder / "a.png")
+    assert torch.equal(data[0]["images"], data[2]["images"]), "the image folder comes first"
+    assert torch.equal(data[0]["images"][0], load_image(folder / "a.png", PROCESSOR))
 
 
 def test_images_are_looked_for_in_the_image_folder_or_at_their_absolute_path(folder, tmp_path_factory):

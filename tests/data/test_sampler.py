@@ -95,6 +95,44 @@ def test_samples_with_and_without_images_share_a_batch_only_at_the_end_of_their_
     assert sum(len(set(MULTIMODAL[batch])) > 1 for batch in indifferent) > 100
 
 
+class Draw:
+    """Takes the same records every epoch."""
+
+    def __init__(self, indices):
+        self.indices, self.epoch_size = np.array(indices), len(indices)
+
+    def epoch(self, seed, epoch):
+        return self.indices
+
+
+@pytest.mark.parametrize("options", [{}, {"group": False}, {"by_modality": False}])
+def test_a_draw_of_every_record_once_is_no_draw(options):
+    for epoch in (0, 1):
+        assert list(sampler(epoch=epoch, draw=Draw(range(COUNT)), **options)) == list(sampler(epoch=epoch, **options))
+
+
+@pytest.mark.parametrize("group", [True, False])
+def test_an_epoch_holds_what_is_drawn_as_often_as_it_is_drawn(group):
+    drawn = [*range(0, COUNT, 2), *range(0, COUNT, 2), *range(0, COUNT, 6)]
+    drawing = sampler(group=group, draw=Draw(drawn))
+    order = [index for index in drawing if index != PADDING]
+    assert sorted(order) == sorted(drawn)
+    assert len(list(drawing)) == len(drawing) == -(-len(drawn) // 8) * 8
+    batches = global_batches(order, 24)
+    assert LENGTHS[batches[0]].max() == LENGTHS[::2].max() or not group
+
+
+def test_each_epoch_draws_anew_by_seed_and_epoch():
+    class Asked(Draw):
+        def epoch(self, seed, epoch):
+            return np.full(self.epoch_size, 10 * seed + epoch)
+
+    drawing = sampler(seed=3, epoch=4, draw=Asked(range(16)))
+    assert set(drawing) == {34}
+    drawing.set_epoch(5)
+    assert set(drawing) == {35}
+
+
 @pytest.mark.parametrize("count", [0, 1, 5, 24, 25])
 def test_small_data_sets_are_no_special_case(count):
     for group in (True, False):

@@ -1,0 +1,188 @@
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from senna.data.mixture import Mixture, open_mixture, parse_data_path
+from senna.data.sampler import LengthGroupedSampler
+from senna.errors import DataError, UsageError
+from senna.records import open_records, write_records
+
+
+def a_record(number: int, answer: str = "a white car", **more) -> dict:
+    turns = [{"from": "human", "value": "<image>\nPlan?" * (number % 2)}, {"from": "gpt", "value": answer}]
+    return {"id": f"r{number}", "image": f"{number}.jpg", "conversations": turns, **more}
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch) -> Path:
+    """a.json of 20 descriptions and 10 plans in turn, b.jsonl of 7 plans and 4 lights; the working directory."""
+    monkeypatch.chdir(tmp_path)
+    a = [a_record(n, "KEEP, STRAIGHT") if n % 3 == 2 else a_record(n, kind="description") for n in range(30)]
+    b = [a_record(100 + n, "Red" if n < 4 else "STOP, STRAIGHT\n") for n in range(11)]
+    write_records(tmp_path / "a.json", a)
+    write_records(tmp_path / "b.jsonl", b)
+    return tmp_path
+
+
+def test_several_files_are_one_sequence_of_records_that_know_where_they_are_from(files):
+    (files / "sub").mkdir()
+    (files / "b.jsonl").rename(files / "sub" / "b.jsonl")
+    mixture = open_mixture("a.json,sub/b.jsonl")
+    one, other = open_records("a.json"), open_records("sub/b.jsonl")
+    assert list(mixture) == [*one, *other]
+    assert (mixture.words.tolist(), mixture.images.tolist()) == (
+        [*one.words, *other.words],
+        [*one.images, *other.images],
+    )
+    assert mixture.name(30) == "sub/b.jsonl: record 0, line 1 (r100)"
+    assert (mixture.folder(29), mixture.folder(30)) == (Path("."), Path("sub"))
+    for index in (-1, 41):
+        with pytest.raises(IndexError):
+            mixture[index]
+
+
+def test_kinds_of_several_files_have_one_numbering(files):
+    mixture = open_mixture("b.jsonl,a.json")
+    assert mixture.kind_names == ("traffic_light", "plan", "description")
+    assert mixture.kinds.tolist() == [0] * 4 + [1] * 7 + [2, 2, 1] * 10
+    assert mixture.counts_by_kind() == {"traffic_light": 4, "plan": 17, "description": 20}
+
+
+@pytest.mark.parametrize(
+    ("stage", "kinds"),
+    [
+        (None, {"description": 20, "plan": 17, "traffic_light": 4}),
+        (1, {"description": 20, "plan": 17, "traffic_light": 4}),
+        (2, {"description": 20, "traffic_light": 4}),
+        (3, {"plan": 17}),
+    ],
+)
+def test_a_stage_takes_its_kinds(files, stage, kinds):
+    mixture = open_mixture("a.json,b.jsonl", stage)
+    assert mixture.counts_by_kind() == kinds
+    assert mixture.kind_names == tuple(kinds)
+    assert len(mixture) == mixture.epoch_size == sum(kinds.values())
+    everything = {record["id"]: record for record in (*open_records("a.json"), *open_records("b.jsonl"))}
+    for index, record in enumerate(mixture):
+        assert record == everything[record["id"]]
+        assert f"({record['id']})" in mixture.name(index)
+        assert mixture.images[index] == record["conversations"][0]["value"].count("<image>")
+        is_plan = "KEEP" in str(record) or "STOP" in str(record)
+        assert is_plan == (mixture.kind_names[mixture.kinds[index]] == "plan")
+
+
+def test_a_stage_that_leaves_nothing_lists_what_there_is(files):
+    write_records(files / "c.json", [a_record(0, kind="description"), a_record(1, "Red"), a_record(2, "None")])
+    with pytest.raises(DataError, match=r"c\.json: nothing to train on: stage 3 .*: 1 description, 2 traffic_light\."):
+        open_mixture("c.json", 3)
+    assert open_mixture("c.json,b.jsonl", 3).counts_by_kind() == {"plan": 7}, "one file may be without"
+    with pytest.raises(UsageError, match="stage 4"):
+        open_mixture("a.json", 4)
+
+
+@pytest.mark.parametrize(
+    ("weight", "often"),
+    [(1, {1}), (2, {2}), (3.0, {3}), (0.5, {0, 1}), (0.2, {0, 1}), (1.5, {1, 2}), (2.05, {2, 3})],
+)
+def test_a_weight_is_how_often_an_epoch_takes_a_record(files, weight, often):
+    mixture = open_mixture(f"a.json:{weight},b.jsonl")
+    assert mixture.epoch_size == round(weight * 30) + 11
+    for epoch in range(3):
+        drawn = mixture.epoch(7, epoch)
+        assert (drawn.dtype, len(drawn)) == (np.dtype(np.int64), mixture.epoch_size)
+        times = np.bincount(drawn, minlength=41)
+        assert set(times[:30]) == often
+        assert set(times[30:]) == {1}
+    assert (mixture.weight(29), mixture.weight(30)) == (weight, 1)
+
+
+def test_all_weights_of_one_take_the_records_in_their_order(files):
+    mixture = open_mixture("a.json:1.0,b.jsonl")
+    assert mixture.epoch(3, 4).tolist() == list(range(41))
+
+
+def test_draws_are_new_each_epoch_and_depend_on_seed_and_epoch_alone(files):
+    mixture, again = (open_mixture("a.json:0.5,b.jsonl:0.5") for _ in range(2))
+    draws = {(seed, epoch): mixture.epoch(seed, epoch).tolist() for seed in range(3) for epoch in range(3)}
+    assert len({tuple(draw) for draw in draws.values()}) == 9
+    for of, draw in reversed(draws.items()):
+        assert again.epoch(*of).tolist() == draw
+    share = np.bincount(np.concatenate([mixture.epoch(0, epoch) for epoch in range(1000)])) / 1000
+    assert (abs(share[:30] - 0.5) < 0.08).all()
+    assert (abs(share[30:] - 6 / 11) < 0.08).all()
+
+
+def test_the_files_of_a_mixture_are_drawn_from_independently(files):
+    write_records(files / "a2.json", list(open_records("a.json")))
+    mixture = open_mixture("a.json:0.5,a2.json:0.5")
+    drawn = mixture.epoch(0, 0)
+    assert (drawn[:15] + 30).tolist() != drawn[15:].tolist()
+
+
+def test_a_sampler_orders_what_the_mixture_draws(files):
+    mixture = open_mixture("a.json:0.5,b.jsonl:2")
+    sampler = LengthGroupedSampler(mixture.words, mixture.images > 0, 4, seed=5, draw=mixture)
+    for epoch in range(2):
+        sampler.set_epoch(epoch)
+        assert sorted(sampler.order()) == sorted(mixture.epoch(5, epoch))
+    assert len(sampler) == 40
+
+
+def test_a_copy_in_a_worker_reads_and_draws_the_same(files):
+    mixture = open_mixture("a.json:0.5,b.jsonl", 2)
+    assert mixture[0]["id"] == "r0"
+    copy = pickle.loads(pickle.dumps(mixture))
+    assert list(copy) == list(mixture)
+    assert copy.epoch(1, 1).tolist() == mixture.epoch(1, 1).tolist()
+
+
+def test_a_mixture_holds_a_few_bytes_a_record(tmp_path):
+    write_records(tmp_path / "a.json", (a_record(number, "word " * 50) for number in range(5000)))
+    mixture = Mixture([(open_records(tmp_path / "a.json"), 1.0)])
+    assert len(pickle.dumps(mixture)) < 40 * 5000
+
+
+def test_the_text_of_data_path_is_files_and_weights(files):
+    assert parse_data_path("a.json") == [(Path("a.json"), 1.0)]
+    assert parse_data_path("a.json:0.25, b.jsonl") == [(Path("a.json"), 0.25), (Path("b.jsonl"), 1.0)]
+    assert parse_data_path(f"{files}/a.json:2e0") == [(files / "a.json", 2.0)]
+
+
+@pytest.mark.parametrize("name", ["a.json:0.5", "a.json,b.jsonl", "a.json:1.0,b.jsonl:0.5"])
+def test_a_file_of_that_very_name_wins_over_parsing(files, name):
+    write_records(files / "x.json", [a_record(0)])
+    (files / "x.json").rename(files / name)
+    assert parse_data_path(name) == [(Path(name), 1.0)]
+    if "," not in name:
+        assert parse_data_path(f"{name}:2,b.jsonl") == [(Path(name), 2.0), (Path("b.jsonl"), 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("data_path", "message"),
+    [
+        ("gone.json", "gone.json: no such file"),
+        ("a.json:0.5,gone.json:0.5", "--data_path gone.json: no such file"),
+        ("a.json:", "weight '' is not a number above 0"),
+        ("a.json:half", "weight 'half' is not a number above 0"),
+        ("a.json:0", "weight '0' is not a number above 0"),
+        ("a.json:-1", "weight '-1' is not a number above 0"),
+        ("a.json:nan", "weight 'nan' is not a number above 0"),
+        ("a.json:inf", "weight 'inf' is not a number above 0"),
+        ("a.json,b.jsonl,", "empty name"),
+        ("a.json,:0.5", "empty name"),
+        ("", "empty name"),
+        (".", "is a folder"),
+        ("a.json,./a.json:0.5", "names a.json twice; name it once"),
+        (
+            "a.json:0.001",
+            "a.json:0.001: that is less than one of its 30 records an epoch; give a weight of 0.033 or more",
+        ),
+        (",".join(["gone.json"] * 900), "gone.json: no such file"),
+    ],
+)
+def test_what_is_wrong_with_data_path_is_told_with_the_remedy(files, data_path, message):
+    with pytest.raises(UsageError) as error:
+        open_mixture(data_path)
+    assert message in str(error.value)
