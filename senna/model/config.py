@@ -39,6 +39,7 @@ class SennaConfig(LlamaConfig):
     image_aspect_ratio: str | None = "pad"
     tokenizer_padding_side: str = "right"
     tokenizer_model_max_length: int | None = 2048
+    base_quantization: str | None = None  # of a LoRA folder: what its base was in while it was trained ("nf4", "int8")
 
     def __post_init__(self, **kwargs):
         vision = CLIP_VIT_L_14_336 if self.vision_config is None else self.vision_config

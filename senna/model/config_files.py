@@ -7,6 +7,7 @@ from transformers import CLIPVisionConfig, PretrainedConfig
 
 from senna.errors import UsageError
 from senna.model.config import CLIP_VIT_L_14_336, SennaConfig
+from senna.model.lora import base_of, is_lora, lineage
 
 DEFAULT_TOWER = "openai/clip-vit-large-patch14-336"
 
@@ -15,10 +16,7 @@ def _config_dict(path: str, what: str) -> dict:
     """config.json of a folder or hub name. Raises UsageError where there is none."""
     folder = Path(path)
     if folder.exists() and not (folder / "config.json").is_file():
-        hint = " (a LoRA folder: merge it into its base first)" if (folder / "adapter_config.json").is_file() else ""
-        raise UsageError(
-            f"{what} {path}: no config.json there{hint}; give a folder that holds one model, or a hub name"
-        )
+        raise UsageError(f"{what} {path}: no config.json there; give a folder that holds one model, or a hub name")
     if not folder.exists() and (folder.is_absolute() or path.count("/") > 1 or path.startswith(".")):
         raise UsageError(f"{what} {path}: no such folder")
     try:
@@ -31,20 +29,27 @@ def _config_dict(path: str, what: str) -> dict:
         ) from error
 
 
-def resolve_tower(name: str | None, checkpoint: str | None = None) -> str:
-    """Where the tower called ``name`` is: a folder (also beside or inside the checkpoint's folder), else the hub name."""
+def resolve_tower(name: str | None, checkpoint: str | None = None, base: str | None = None) -> str:
+    """Where the tower called ``name`` is: a folder (also beside or inside the checkpoint's folder, or, of a LoRA folder, its
+    base's), else the hub name."""
     name = name or DEFAULT_TOWER
     places = [Path(name)]
     if checkpoint is not None and not Path(name).is_absolute():
-        places += [Path(checkpoint) / name, Path(checkpoint).resolve().parent / name]
+        for one in lineage(checkpoint, base):
+            places += [Path(one) / name, Path(one).resolve().parent / name]
     return next((str(place) for place in places if (place / "config.json").is_file()), name)
 
 
-def read_config(path: str, vision_tower: str | None = None) -> SennaConfig:
+def read_config(path: str, vision_tower: str | None = None, base: str | None = None) -> SennaConfig:
     """The complete configuration of a checkpoint, or of the model that a bare Llama and ``vision_tower`` make.
 
-    Raises UsageError where ``path`` is missing or is no Llama.
+    A LoRA folder without one has that of its base. Raises UsageError where ``path`` is missing or is no Llama, and where the
+    base of a LoRA folder is missing.
     """
+    if is_lora(path):
+        of_base = read_config(base_of(path, base), vision_tower)  # also so that a missing base is told here
+        if Path(path).exists() and not (Path(path) / "config.json").is_file():
+            return of_base
     raw = _config_dict(path, "model")
     kind, published = raw.pop("model_type", None), "mm_vision_tower" in raw
     if kind not in ("llava_llama", "llama") and not (kind == "llava" and published):
@@ -55,7 +60,7 @@ def read_config(path: str, vision_tower: str | None = None) -> SennaConfig:
         raw["mm_vision_tower"] = vision_tower or DEFAULT_TOWER
     if "vision_config" not in raw or vision_tower is not None:
         name = vision_tower or raw.get("mm_vision_tower")
-        tower = resolve_tower(name, path)
+        tower = resolve_tower(name, path, base)
         if tower == DEFAULT_TOWER:  # known by heart, so that a published checkpoint opens without the hub
             raw["vision_config"] = dict(CLIP_VIT_L_14_336)
         else:

@@ -4,6 +4,7 @@ B samples, V views a sample, N images in the batch, T prompt tokens, L spliced l
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,14 @@ def flatten_images(images: Images, batch: int) -> tuple[torch.Tensor | None, lis
         raise ValueError(f"images of {len(images)} samples for a batch of {batch}")
     counts = [len(views) for views in images]
     return (torch.cat([views for views in images if len(views)]) if sum(counts) else None), counts
+
+
+@dataclass
+class SennaOutput(CausalLMOutputWithPast):
+    """A forward's result; beside the usual, for logs, each sample's share of the loss (no gradient)."""
+
+    sample_losses: torch.Tensor | None = None  # (B,) fp32, cross-entropy summed over the sample's targets
+    sample_targets: torch.Tensor | None = None  # (B,) how many those are
 
 
 class SennaLlavaLlamaModel(LlamaModel):
@@ -98,12 +107,13 @@ class SennaLlavaLlamaForCausalLM(LlamaForCausalLM):
         if images is not None:
             return splice_embeddings(plan, text, self.model.encode_images(images))
         spliced = splice_embeddings(plan, text, text.new_zeros(0, self.config.mm_adapter_tokens, text.shape[-1]))
-        if not self.training:
-            return spliced
-        # Without an image the projector and the adapter would be missing from the graph: where only they are trained
-        # there would be nothing to differentiate, and with several processes the others would wait for their gradient.
         adapters = [*self.model.mm_projector.parameters(), *self.model.img_adapter.parameters()]
-        return spliced + 0.0 * sum(p.sum() for p in adapters if p.requires_grad)
+        if not self.training or not any(p.requires_grad or hasattr(p, "ds_id") for p in adapters):
+            return spliced
+        # An empty picture that counts for nothing: without it a batch of text would have no gradient for projector and
+        # adapter, and other processes, which gather (ZeRO-3) or reduce these weights at this moment, would wait for ever.
+        side = self.config.vision_config.image_size
+        return spliced + 0.0 * self.model.encode_images(text.new_zeros(1, 3, side, side)).sum()
 
     def forward(
         self,
@@ -118,7 +128,7 @@ class SennaLlavaLlamaForCausalLM(LlamaForCausalLM):
         images: Images = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs,
-    ) -> CausalLMOutputWithPast:
+    ) -> SennaOutput:
         """Spliced forward. Prompts (``input_ids`` with no cache before them) are spliced; embeddings are taken as they are.
 
         Args: ``input_ids`` (B, T), -200 for an image; ``labels`` (B, T), -100 for no target; ``images`` see `Images`;
@@ -143,26 +153,32 @@ class SennaLlavaLlamaForCausalLM(LlamaForCausalLM):
             **kwargs,
         )
         hidden = outputs.last_hidden_state  # (B, L, D)
-        loss = None if labels is None else self.target_loss(hidden, labels, num_items_in_batch)
+        of_loss = {} if labels is None else self.target_loss(hidden, labels, num_items_in_batch)
         logits = None
         if labels is None or not self.training:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self.lm_head(hidden[:, kept])
-        return CausalLMOutputWithPast(
-            loss=loss,
+        return SennaOutput(
+            **of_loss,
             logits=logits,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
 
-    def target_loss(self, hidden: torch.Tensor, labels: torch.Tensor, num_items: torch.Tensor | int | None):
-        """Cross-entropy of (B, L, D) hidden states at the targets of (B, L) labels, summed, over ``num_items``."""
+    def target_loss(self, hidden: torch.Tensor, labels: torch.Tensor, num_items: torch.Tensor | int | None) -> dict:
+        """Cross-entropy of (B, L, D) hidden states at the targets of (B, L) labels: the fields of `SennaOutput`.
+
+        ``loss`` is the sum over ``num_items`` (default: the number of targets).
+        """
         is_target = labels[:, 1:] != IGNORE_INDEX
         logits = self.lm_head(hidden[:, :-1][is_target]).float()  # (targets, vocabulary)
-        total = F.cross_entropy(logits, labels[:, 1:][is_target], reduction="sum")
+        losses = F.cross_entropy(logits, labels[:, 1:][is_target], reduction="none")
         count = len(logits) if num_items is None else num_items
-        return total / torch.as_tensor(count, device=total.device).clamp(min=1)
+        loss = losses.sum() / torch.as_tensor(count, device=losses.device).clamp(min=1)
+        row_of_target = is_target.nonzero()[:, 0]
+        by_row = losses.new_zeros(len(labels)).index_add(0, row_of_target, losses.detach())
+        return {"loss": loss, "sample_losses": by_row, "sample_targets": is_target.sum(1)}
 
     @torch.no_grad()
     def generate(self, inputs=None, images: Images = None, attention_mask=None, **kwargs):

@@ -71,9 +71,16 @@ def test_pickled_weights_that_hold_code_are_refused_and_the_code_does_not_run(pu
     mark = str(tmp_path / "it ran")
     torch.save({"model.norm.weight": Malice(mark)}, published / "pytorch_model.bin")
     (published / "model.safetensors").unlink()
-    with pytest.raises(Exception, match=r"[Ww]eights.only|Unsupported"):
+    with pytest.raises(UsageError, match="its pickled weights hold more than weights"):
         load_model(published)
     assert not os.path.exists(mark)
+
+
+def test_weights_that_are_cut_off_are_told(published):
+    whole = (published / "model.safetensors").read_bytes()
+    (published / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UsageError, match="damaged or cut off"):
+        load_model(published)
 
 
 def test_a_llava_checkpoint_gives_its_projector_its_tower_is_fetched_and_the_adapter_is_new(published, caplog):

@@ -1,0 +1,197 @@
+"""LoRA on the LLM, and its folders: ours, LLaVA's, and plain PEFT's.
+
+Ours holds PEFT's ``adapter_config.json`` and ``adapter_model.safetensors``, the projector and the driving vision adapter in
+``non_lora_trainables.safetensors``, the whole configuration, the tokenizer and the image processor; of its base only the name.
+LLaVA's has the same under ``.bin``, which are read with ``weights_only=True``.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers.utils import cached_file
+
+from senna.errors import UsageError
+
+ADAPTER_CONFIG = "adapter_config.json"
+LORA_WEIGHTS, OTHER_WEIGHTS = "adapter_model", "non_lora_trainables"
+PREFIX = "base_model.model."  # what PEFT puts before every name of the model it wraps
+TARGETS = r"model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
+"""Every Linear of the LLM but lm_head; of the tower, whose Linears have like names, none."""
+
+
+@dataclass(frozen=True)
+class LoraFolder:
+    """What a LoRA folder holds. ``config`` is PEFT's; weights have the names of the model, LoRA's with PEFT's endings."""
+
+    path: str
+    base: str
+    base_quantization: str | None  # what the base was in while this was trained: "nf4", "int8", None
+    config: LoraConfig
+    lora: dict[str, torch.Tensor]
+    others: dict[str, torch.Tensor]
+
+
+def _find(path: str, name: str) -> Path | None:
+    """A file of a folder or of a hub repository, None where there is none."""
+    if Path(path).exists():
+        return Path(path) / name if (Path(path) / name).is_file() else None
+    try:
+        found = cached_file(path, name, _raise_exceptions_for_missing_entries=False)
+    except (OSError, ValueError):
+        return None
+    return None if found is None else Path(found)
+
+
+def is_lora(path: str) -> bool:
+    """Whether ``path`` (a folder or a hub name) is a LoRA folder."""
+    return _find(path, ADAPTER_CONFIG) is not None
+
+
+def holds_tokenizer(path: str) -> bool:
+    """Whether ``path`` has a tokenizer of its own."""
+    return any(_find(path, name) is not None for name in ("tokenizer.json", "tokenizer.model"))
+
+
+def base_of(path: str, base: str | None = None) -> str:
+    """The model that a LoRA folder was trained on: ``base`` where given, else as the folder says, beside it if it has moved.
+
+    Raises UsageError where it is not there.
+    """
+    named = base or json.loads(_find(path, ADAPTER_CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not named:
+        raise UsageError(f"LoRA folder {path}: does not say what its base is; name it with --model_base (base=...)")
+    neighbour = Path(path).resolve().parent / Path(named).name
+    if Path(named).exists():
+        return named
+    if base is None and (neighbour / "config.json").is_file():
+        return str(neighbour)
+    if Path(named).is_absolute() or named.startswith("."):
+        raise UsageError(
+            f"LoRA folder {path}: its base {named} is not there; say where it is with --model_base (base=...)"
+        )
+    return named
+
+
+def lineage(path: str, base: str | None = None) -> list[str]:
+    """A checkpoint, and of a LoRA folder its base, that one's base, and so on to a whole model."""
+    found = [path]
+    while is_lora(found[-1]):
+        found.append(base_of(found[-1], base))
+        base = None
+        if found[-1] in found[:-1]:
+            raise UsageError(f"LoRA folder {found[-1]}: is its own base, by way of {found[-2]}")
+    return found
+
+
+def _read_weights(path: str, stem: str) -> dict[str, torch.Tensor]:
+    """A weight file of a LoRA folder, ``{}`` where there is none. Pickles are read without running code."""
+    if (safe := _find(path, f"{stem}.safetensors")) is not None:
+        try:
+            return load_file(safe)
+        except SafetensorError as error:
+            raise UsageError(f"LoRA folder {path}: {safe.name} is damaged ({error}); copy or train it again") from error
+    if (pickled := _find(path, f"{stem}.bin")) is None:
+        return {}
+    try:
+        return torch.load(pickled, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises several kinds for a file that is damaged or holds more than tensors
+        raise UsageError(
+            f"LoRA folder {path}: {pickled.name} holds more than weights, or is damaged, and was not opened "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+
+
+def _own_name(name: str) -> str:
+    """A weight's name in the model: without what PEFT or LLaVA put before it."""
+    name = name.removeprefix(PREFIX)
+    return name.removeprefix("model.") if name.startswith("model.model.") else name
+
+
+def read_lora(path: str, base: str | None = None) -> LoraFolder:
+    """Everything in a LoRA folder. Raises UsageError for what is missing, damaged, or no LoRA."""
+    try:
+        config = LoraConfig.from_pretrained(str(_find(path, ADAPTER_CONFIG).parent))
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"LoRA folder {path}: {ADAPTER_CONFIG}: {str(error).splitlines()[0]}") from error
+    lora = {_own_name(name): tensor for name, tensor in _read_weights(path, LORA_WEIGHTS).items()}
+    others = {_own_name(name): tensor for name, tensor in _read_weights(path, OTHER_WEIGHTS).items()}
+    # Some of LLaVA's descendants keep the projector in the LoRA file.
+    others |= {name: lora.pop(name) for name in list(lora) if "lora_" not in name}
+    if not lora:
+        raise UsageError(f"LoRA folder {path}: no LoRA weights ({LORA_WEIGHTS}.safetensors or .bin) in it")
+    # The layers that have weights: names such as q_proj alone would mean the tower's layers too.
+    config.target_modules = {name.split(".lora_")[0] for name in lora}
+    whole = _find(path, "config.json")
+    quantization = json.loads(whole.read_text(encoding="utf-8")).get("base_quantization") if whole else None
+    return LoraFolder(path, base_of(path, base), quantization, config, lora, others)
+
+
+def add_lora(model: nn.Module, rank: int, alpha: int, dropout: float) -> None:
+    """Put new, trainable LoRA on every Linear of the LLM but lm_head, in place; the model computes the same as before."""
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, bias="none", task_type="CAUSAL_LM", target_modules=TARGETS
+    )
+    _inject(model, config)
+
+
+def _inject(model: nn.Module, config: LoraConfig) -> None:
+    inject_adapter_in_model(config, model)
+    model._hf_peft_config_loaded = True  # transformers refuses to train a quantised model without
+
+
+def attach_lora(model: nn.Module, folder: LoraFolder) -> None:
+    """Put a folder's LoRA and other weights on a model, in place. Raises UsageError for weights that do not fit."""
+    config = folder.config
+    missing = [name for name in config.target_modules if name not in dict(model.named_modules())]
+    if missing:
+        raise UsageError(f"LoRA folder {folder.path}: its base {folder.base} has no layer {missing[0]}: another model")
+    state = dict(model.named_parameters())
+    for name, tensor in folder.others.items():
+        if name not in state or state[name].shape != tensor.shape:
+            shape = tuple(state[name].shape) if name in state else "none"
+            raise UsageError(
+                f"LoRA folder {folder.path}: {name} is {tuple(tensor.shape)}, in its base {folder.base} {shape}: another model"
+            )
+        state[name].data.copy_(tensor)
+    _inject(model, config)
+    try:
+        result = set_peft_model_state_dict(model, folder.lora)
+    except RuntimeError as error:
+        raise UsageError(f"LoRA folder {folder.path}: its weights do not fit {folder.base}: {error}") from error
+    if result.unexpected_keys:
+        raise UsageError(f"LoRA folder {folder.path}: unknown weight {result.unexpected_keys[0]}")
+
+
+@torch.no_grad()
+def merge_lora(model: nn.Module) -> None:
+    """Add every LoRA to the weights it stands beside and take it off, in place. The base must not be quantised."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            module.merge(safe_merge=True)  # refuses weights that are not finite
+            model.set_submodule(name, module.get_base_layer())
+    del model.peft_config
+    model._hf_peft_config_loaded = False
+
+
+def is_other(name: str) -> bool:
+    """Whether a weight belongs to what a LoRA run trains in full: the projector and the driving vision adapter."""
+    return name.startswith(("model.mm_projector.", "model.img_adapter."))
+
+
+def save_lora(model: nn.Module, weights: dict[str, torch.Tensor], folder: Path, base: str) -> None:
+    """Write the LoRA part of a folder from ``weights`` (by their names in the model, LoRA, projector and adapter)."""
+    lora = get_peft_model_state_dict(model, {name: tensor for name, tensor in weights.items() if "lora_" in name})
+    others = {name: tensor for name, tensor in weights.items() if is_other(name)}
+    for stem, tensors in ((LORA_WEIGHTS, lora), (OTHER_WEIGHTS, others)):
+        named = {PREFIX + name: tensor.contiguous() for name, tensor in tensors.items()}
+        save_file(named, folder / f"{stem}.safetensors", metadata={"format": "pt"})
+    config = model.peft_config["default"]
+    config.base_model_name_or_path = base
+    config.save_pretrained(str(folder))
