@@ -4,7 +4,8 @@
 #   HOSTFILE      many machines through DeepSpeed's launcher; or
 #   NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT   many machines through torchrun, this script started on each
 #   PRESET=tiny   a CPU run: the small models and pictures the project makes stand for whatever is not set
-#   DEEPSPEED_CONFIG   what more than one process runs under (default: configs/deepspeed/zero2.json)
+#   DEEPSPEED_CONFIG   a file of configs/deepspeed or your own; default: for more than one process the stage's own. With one
+#                      process DeepSpeed is used only where this is set (zero3_offload.json: a large model on one card)
 #   PYTHON        the interpreter (default: .venv of this repository, else python3)
 
 say_and_stop() {
@@ -33,25 +34,65 @@ count_gpus() {
     fi
 }
 
-# The small models and pictures, for whatever of MODEL_PATH, VISION_TOWER and DATA is not set.
-use_embedded_default() {
-    embedded=${SENNA_EMBEDDED:-$ROOT/outputs/embedded}
-    if [ -z "${MODEL_PATH:-}" ] || [ -z "${VISION_TOWER:-}" ] || [ -z "${DATA:-}" ]; then
-        "$PYTHON" -m senna synthesize --stage1 --out "$embedded" || exit $?
-    fi
-    if [ -z "${DATA:-}" ]; then
-        DATA=$embedded/pictures/captions.json
-        IMAGE_DATA=$embedded/pictures/images
-    fi
-    MODEL_PATH=${MODEL_PATH:-$embedded/llm}
-    VISION_TOWER=${VISION_TOWER:-$embedded/clip}
+# The stage that the flags ask for (--stage 3, --stage=3), else 2.
+stage_of() {
+    stage=2
+    while [ $# -gt 0 ]; do
+        case "$1" in
+        --stage=*) stage=${1#--stage=} ;;
+        --stage) stage=${2:-} ;;
+        esac
+        shift
+    done
+    echo "$stage"
 }
 
-# launch CONFIG OUT_NAME [flags of senna train ...]
+# launch_driving OUT_SUFFIX DEEPSPEED OVERLAY [flags ...]: stages 2 and 3
+launch_driving() {
+    out_suffix=$1
+    deepspeed=$2
+    overlay=$3
+    shift 3
+    case "$(stage_of "$@")" in
+    2) launch stage2_driving.yaml "stage2$out_suffix" "$deepspeed" "$overlay" "$@" ;;
+    3) launch stage3_planning.yaml "stage3$out_suffix" "$deepspeed" "$overlay" "$@" ;;
+    *) say_and_stop "--stage $(stage_of "$@"): this script trains stage 2 or 3; stage 1 is train_tools/pretrain_senna_llava.sh" ;;
+    esac
+}
+
+# The small models and data, for whatever of MODEL_PATH, VISION_TOWER and DATA is not set.
+use_embedded_default() {
+    embedded=${SENNA_EMBEDDED:-$ROOT/outputs/embedded}
+    case "$1" in
+    stage1*) stage=1 data=pictures/captions.json images=pictures/images ;;
+    *)
+        stage=2 data=frames/records.jsonl images=frames/images
+        for before in "$ROOT/outputs/stage1" "$ROOT/outputs/quickstart/stage1"; do
+            [ -n "${MODEL_PATH:-}" ] || [ ! -f "$before/config.json" ] || MODEL_PATH=$before
+        done
+        ;;
+    esac
+    if [ -z "${MODEL_PATH:-}" ] || [ -z "${DATA:-}" ] || [ "$stage${VISION_TOWER:-}" = 1 ]; then
+        "$PYTHON" -m senna synthesize "--stage$stage" --out "$embedded" || exit $?
+    fi
+    if [ -z "${DATA:-}" ]; then
+        DATA=$embedded/$data
+        IMAGE_DATA=$embedded/$images
+    fi
+    if [ -z "${MODEL_PATH:-}" ] || [ "$stage" = 1 ]; then
+        MODEL_PATH=${MODEL_PATH:-$embedded/llm}
+        VISION_TOWER=${VISION_TOWER:-$embedded/clip}
+    fi
+}
+
+# launch CONFIG OUT_NAME DEEPSPEED OVERLAY [flags of senna train ...]: DEEPSPEED is what several processes run under,
+# OVERLAY a further file of configs/ or ""
 launch() {
     config=$1
     out_name=$2
-    shift 2
+    deepspeed=$3
+    overlay=$4
+    shift 4
     find_interpreter
     case "${PRESET:-}" in
     "")
@@ -64,14 +105,15 @@ launch() {
     tiny)
         # Threads that spin while they wait for each other are several times slower where anything else runs.
         export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
-        use_embedded_default
+        use_embedded_default "$config"
         NUM_GPUS=${NUM_GPUS:-1}
         set -- --config "$ROOT/configs/presets/tiny_$config" "$@"
         ;;
     *) say_and_stop "PRESET=$PRESET is not known; there is PRESET=tiny" ;;
     esac
-    if [ -n "${HOSTFILE:-}" ] || [ "${NNODES:-1}" -gt 1 ] || [ "$NUM_GPUS" -gt 1 ]; then
-        set -- --deepspeed "${DEEPSPEED_CONFIG:-$ROOT/configs/deepspeed/zero2.json}" "$@"
+    [ -z "$overlay" ] || set -- --config "$ROOT/configs/$overlay" "$@"
+    if [ -n "${DEEPSPEED_CONFIG:-}${HOSTFILE:-}" ] || [ "${NNODES:-1}" -gt 1 ] || [ "$NUM_GPUS" -gt 1 ]; then
+        set -- --deepspeed "${DEEPSPEED_CONFIG:-$ROOT/configs/deepspeed/$deepspeed}" "$@"
     fi
     [ -n "${MODEL_PATH:-}" ] || say_and_stop "MODEL_PATH is not set: the model to start from, a folder or a hub name"
     [ -n "${DATA:-}" ] || say_and_stop "DATA is not set: the records to train on, a JSON or JSON Lines file"

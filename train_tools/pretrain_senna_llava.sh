@@ -12,4 +12,4 @@
 set -eu
 ROOT=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 . "$ROOT/train_tools/launch.sh"
-launch stage1_pretrain.yaml stage1 "$@"
+launch stage1_pretrain.yaml stage1 zero2.json "" "$@"

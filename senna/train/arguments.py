@@ -10,9 +10,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
+import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from senna.data.mixture import parse_data_path
 from senna.errors import UsageError
 
 PUBLISHED_NAMES = {"evaluation_strategy": "eval_strategy", "warmup_ratio": "warmup_steps"}
@@ -59,10 +61,21 @@ class TrainArguments(TrainingArguments):
     """Flags of the published training script under their published names, beside all of transformers' TrainingArguments."""
 
     # What is trained, and on what
-    model_name_or_path: str | None = option(None, "the LLM (a Llama: folder or hub name), or a Senna checkpoint")
+    model_name_or_path: str | None = option(
+        None,
+        "the LLM (a Llama: folder or hub name), or a checkpoint: of any stage, published Senna, LLaVA-1.5, a LoRA folder",
+    )
+    model_base: str | None = option(None, "the base of a LoRA folder that is given as the model, where it has moved")
     vision_tower: str | None = option(None, "the CLIP vision tower: folder or hub name; default: the checkpoint's own")
-    data_path: str | None = option(None, "records: a JSON list or JSON Lines")
-    image_folder: str | None = option(None, "where the records' image paths start; default: the data file's folder")
+    data_path: str | None = option(
+        None, "records: a JSON list or JSON Lines; several with how often an epoch takes each: a.json:1.0,b.jsonl:0.5"
+    )
+    stage: int | None = option(
+        None, "records to train on: 2 every driving question but the plan, 3 the plan alone; default: all"
+    )
+    image_folder: str | None = option(
+        None, "where the records' image paths start; default, and for images not there: the data file's folder"
+    )
     version: Literal["plain", "v1"] = option("v1", "prompt format: plain (captions) or v1 (questions and answers)")
     image_aspect_ratio: Literal["pad", "square"] = option(
         "pad", "pad to a square, or the processor's plain resize and crop"
@@ -95,6 +108,14 @@ class TrainArguments(TrainingArguments):
     freeze_backbone: bool = option(False, "keep the LLM as it is")
     init_weight_img_adapter: bool = option(False, "start the driving vision adapter anew: normal(0, 0.01), zero bias")
     mm_projector_lr: float | None = option(None, "learning rate of projector and adapter; default: learning_rate")
+    lora_enable: bool = option(False, "train LoRA on every Linear of the LLM but lm_head, beside projector and adapter")
+    lora_r: int = option(128, "rank of LoRA")
+    lora_alpha: int = option(256, "LoRA is scaled by lora_alpha / lora_r")
+    lora_dropout: float = option(0.05, "dropout before LoRA")
+    lora_bias: str = option("none", "kept for the published scripts: LoRA trains no bias (a Llama has none)")
+    bits: int = option(16, "the LLM's frozen weights under LoRA: 16 (as --bf16 says), 8 (int8) or 4 (nf4: QLoRA)")
+    quant_type: str = option("nf4", "kept for the published scripts: 4 bits are nf4")
+    double_quant: bool = option(True, "kept for the published scripts: the scales of nf4 are quantised too")
 
     # transformers' own fields with the defaults of this repository
     output_dir: str = option("outputs/run", "folder of checkpoints, logs and the final model")
@@ -113,15 +134,49 @@ class TrainArguments(TrainingArguments):
     def __post_init__(self):
         for name, only in {"mm_use_im_start_end": False, "mm_use_im_patch_token": False, "lazy_preprocess": True,
                            "is_multimodal": True, "remove_unused_columns": False, "logging_nan_inf_filter": False,
-                           "mm_projector_type": "mlp2x_gelu"}.items():  # fmt: skip
+                           "mm_projector_type": "mlp2x_gelu", "lora_bias": "none", "quant_type": "nf4",
+                           "double_quant": True}.items():  # fmt: skip
             if getattr(self, name) != only:
                 raise ValueError(f"--{name} {getattr(self, name)}: only {only} is supported")
+        for name, known in {"stage": (None, 1, 2, 3), "bits": (16, 8, 4)}.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"--{name} {getattr(self, name)}: one of {', '.join(str(k) for k in known if k)}")
+        if self.lora_enable and (self.tune_mm_mlp_adapter or self.lora_r < 1):
+            raise ValueError(
+                "--lora_enable: a rank of 1 or more, and not with --tune_mm_mlp_adapter, which is stage 1's"
+            )
+        if self.bits < 16 and not self.lora_enable:
+            raise ValueError(f"--bits {self.bits}: quantised weights cannot be trained; add --lora_enable True (QLoRA)")
         if self.gradient_checkpointing is not None and hasattr(self, "activation_checkpointing"):  # the newer name
             self.activation_checkpointing, self.gradient_checkpointing = self.gradient_checkpointing, None
         if self.use_cpu:
             self.tf32 = None  # the published flags ask for it; it is a matter of GPUs
         self.deepspeed = prepare_deepspeed(self.deepspeed, self.use_cpu)
+        if self.bits < 16 and self.zero_stage == 3:
+            raise ValueError(
+                f"--bits {self.bits}: ZeRO-3 cannot split quantised weights; use configs/deepspeed/zero2.json"
+            )
         super().__post_init__()
+
+    @property
+    def quantization(self) -> str | None:
+        """``bits`` as `senna.model.loading.open_model` calls it."""
+        return {16: None, 8: "int8", 4: "nf4"}[self.bits]
+
+    @property
+    def zero_stage(self) -> int:
+        """DeepSpeed's ZeRO stage, 0 without DeepSpeed."""
+        return (self.deepspeed or {}).get("zero_optimization", {}).get("stage", 0)
+
+    @property
+    def data_bytes(self) -> int:
+        """Size of the data files: other data would not continue the same run."""
+        return sum(path.stat().st_size for path, _ in parse_data_path(self.data_path))
+
+    @property
+    def precision(self) -> torch.dtype:
+        """What is frozen, and the finished model, are kept in."""
+        return torch.bfloat16 if self.bf16 else torch.float16 if self.fp16 else torch.float32
 
     @property
     def global_batch_size(self) -> int:

@@ -16,15 +16,24 @@ SHOWN = {
     "grad_norm": ".3f",
     "samples_per_second": ".1f",
     "tokens_per_second": ".0f",
+    "memory_gb": ".1f",
 }
-SHORT = {"learning_rate": "lr", "samples_per_second": "samples/s", "tokens_per_second": "tokens/s", "grad_norm": "grad"}
+SHORT = {
+    "learning_rate": "lr",
+    "grad_norm": "grad",
+    "samples_per_second": "samples/s",
+    "tokens_per_second": "tokens/s",
+    "memory_gb": "GiB",
+}
 
 
 def describe(logs: dict) -> str:
-    """One line of the numbers that a log entry has: "loss 1.2345, lr 1.00e-03, ..."."""
-    return ", ".join(
-        f"{SHORT.get(k, k)} {logs[k]:{form}}" for k, form in SHOWN.items() if isinstance(logs.get(k), int | float)
-    )
+    """One line of the numbers that a log entry has: "loss 1.2345 (plan 0.2210), lr 1.00e-03, ..."."""
+    parts = [f"{SHORT.get(k, k)} {logs[k]:{form}}" for k, form in SHOWN.items() if isinstance(logs.get(k), int | float)]
+    kinds = [f"{key.removeprefix('loss_')} {value:.4f}" for key, value in logs.items() if key.startswith("loss_")]
+    if kinds and parts:
+        parts[0] += f" ({', '.join(kinds)})"
+    return ", ".join(parts)
 
 
 class Progress(TrainerCallback):

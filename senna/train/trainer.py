@@ -2,8 +2,11 @@
 
 import functools
 import itertools
+import resource
 import shutil
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,11 +18,20 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from senna.data import LengthGroupedSampler
 from senna.errors import DataError, SennaError
-from senna.train.checkpoint import SAVING, TRAINED_WEIGHTS, checkpoints, prune, publish, saving
+from senna.files import SAVING, publish
+from senna.train.checkpoint import TRAINED_WEIGHTS, checkpoints, prune, saving
 
 
 class NotFiniteError(SennaError):
     """A loss or a gradient that is not a finite number."""
+
+
+def peak_memory() -> float:
+    """This process's peak so far in GiB: of its GPU as torch counts it, without one of main memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    unit = 2**30 if sys.platform == "darwin" else 2**20  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 class _EpochOrder(TrainerCallback):
@@ -42,6 +54,8 @@ class SennaTrainer(Trainer):
         self.bad_samples = 0
         self.started = time.perf_counter()
         self.counted = torch.zeros(2, dtype=torch.float64)  # samples and tokens since the last log entry
+        kinds = len(self.train_dataset.records.kind_names)
+        self.by_kind = torch.zeros(kinds + 1, 2, device=self.args.device)  # summed losses, targets; last: no kind
 
     # ---- order of the data
 
@@ -55,6 +69,7 @@ class SennaTrainer(Trainer):
             accumulation=args.gradient_accumulation_steps,
             seed=args.seed if args.data_seed is None else args.data_seed,
             group=args.group_by_modality_length,
+            draw=data.records,
         )
         self.add_callback(_EpochOrder(sampler))
         return sampler
@@ -82,11 +97,13 @@ class SennaTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The loss, refused before its backward pass where it is not finite: DeepSpeed steps within that pass."""
-        result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        loss = result[0] if return_outputs else result
+        kinds = inputs.pop("kinds")
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if not torch.isfinite(loss.detach()):
             self._stop_not_finite("loss", float(loss.detach()))
-        return result
+        sums = torch.stack([outputs.sample_losses, outputs.sample_targets.float()], dim=1)  # (B, 2)
+        self.by_kind.index_add_(0, kinds.where(kinds >= 0, len(self.by_kind) - 1), sums)
+        return (loss, outputs) if return_outputs else loss
 
     def _get_grad_norm(self, model, grad_norm=None):
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
@@ -133,13 +150,19 @@ class SennaTrainer(Trainer):
     # ---- log
 
     def log(self, logs, start_time=None):
-        """Adds samples/s and tokens/s over all processes since the last entry."""
+        """Adds, over all processes since the last entry: samples/s, tokens/s, the loss of each kind, and peak memory."""
         if "loss" in logs:
             now = time.perf_counter()
             counted = self.accelerator.reduce(self.counted.float().to(self.args.device), "sum").tolist()
             samples, tokens = (count / max(now - self.started, 1e-9) for count in counted)
-            logs |= {"samples_per_second": samples, "tokens_per_second": tokens}
+            logs |= {"samples_per_second": samples, "tokens_per_second": tokens, "memory_gb": peak_memory()}
+            by_kind = self.accelerator.reduce(self.by_kind, "sum").tolist()
+            names = self.train_dataset.records.kind_names
+            if len(names) > 1:
+                rows = zip(names, by_kind, strict=False)
+                logs |= {f"loss_{name}": total / count for name, (total, count) in rows if count}
             self.counted.zero_()
+            self.by_kind.zero_()
             self.started = now
         super().log(logs, start_time)
 
@@ -149,9 +172,25 @@ class SennaTrainer(Trainer):
         """The weights that this run trains, by name."""
         return {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
 
+    def whole_weights(self, wanted: Callable[[str, nn.Parameter], bool]) -> dict[str, torch.Tensor]:
+        """Weights by name, put together where ZeRO-3 has split them; for all processes to call, empty but on the main one."""
+        weights = {}
+        for name, parameter in self.model.named_parameters():
+            if not wanted(name, parameter):
+                continue
+            if hasattr(parameter, "ds_id"):
+                import deepspeed
+
+                with deepspeed.zero.GatheredParameters([parameter]):
+                    if self.is_world_process_zero():
+                        weights[name] = parameter.detach().cpu().clone()
+            elif self.is_world_process_zero():
+                weights[name] = parameter.detach()
+        return weights
+
     def save_model(self, output_dir=None, _internal_call=False):
-        """A checkpoint holds what is trained; what is frozen is where the run started from."""
-        if self.args.should_save:
+        """A checkpoint holds what is trained; what is frozen is where the run started from. DeepSpeed writes it itself."""
+        if self.args.should_save and not self.is_deepspeed_enabled:
             folder = Path(output_dir)
             folder.mkdir(parents=True, exist_ok=True)
             weights = {name: p.cpu().contiguous() for name, p in self.trained_state().items()}

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
+from senna.views import VIEWS, image_block
 from tests.conftest import REPOSITORY
 from tests.data.small_tokenizers import llama_folder
 
@@ -25,16 +26,19 @@ class Toy:
     def __init__(self, folder: Path):
         self.folder, self.llm, self.clip = folder, folder / "llm", folder / "clip"
         self.data, self.images = folder / "captions.json", folder / "images"
+        self.driving = folder / "driving.jsonl"
 
-    def flags(self, output_dir: Path, **changes) -> list[str]:
+    def flags(self, output_dir: Path, configs=("stage1_pretrain.yaml",), **changes) -> list[str]:
         values = {
             "model_name_or_path": self.llm, "vision_tower": self.clip, "data_path": self.data, "image_folder": self.images,
             "output_dir": output_dir, "mm_adapter_tokens": 3, "per_device_train_batch_size": 4, "num_train_epochs": 2,
             "save_steps": 4, "bf16": False, "gradient_checkpointing": False, "use_cpu": True, "learning_rate": 1e-2,
             "dataloader_num_workers": 0, "dataloader_pin_memory": False, "model_max_length": 64, **changes,
         }  # fmt: skip
-        config = ["--config", str(REPOSITORY / "configs" / "stage1_pretrain.yaml")]
-        return config + [word for name, value in values.items() for word in (f"--{name}", str(value))]
+        files = [word for name in configs for word in ("--config", str(REPOSITORY / "configs" / name))]
+        return files + [
+            word for name, value in values.items() if value is not None for word in (f"--{name}", str(value))
+        ]
 
     def start(self, output_dir: Path, processes: int = 1, before=(), **changes) -> subprocess.Popen:
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
@@ -45,10 +49,44 @@ class Toy:
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
+    def drive(self, output_dir: Path, model: Path, stage: int = 2, how: str | None = None, **options):
+        """Stage 2 or 3 from ``model`` on the driving records; ``how`` is "lora" or "qlora"."""
+        stage_file = {2: "stage2_driving.yaml", 3: "stage3_planning.yaml"}[stage]
+        settings = {
+            "configs": [stage_file, *([f"{how}.yaml"] if how else [])], "model_name_or_path": model, "vision_tower": None,
+            "data_path": self.driving, "mm_adapter_tokens": None, "gradient_accumulation_steps": 1, "model_max_length": 256,
+            **({"lora_r": 4, "lora_alpha": 8, "mm_projector_lr": 1e-2} if how else {}),
+        }  # fmt: skip
+        return self.train(output_dir, **{**settings, **options})
+
     def train(self, output_dir: Path, **options) -> subprocess.CompletedProcess:
         process = self.start(output_dir, **options)
         out, err = process.communicate(timeout=300)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def driving_records(count: int = 24) -> list[dict]:
+    """Six-view questions whose answers are colours: of one view (some front only, a few without picture), and a plan."""
+    records = []
+    for number in range(count):
+        colours = [list(COLOURS)[(number + place) % 4] for place in range(6)]
+        names = [f"CAM_{view.upper().replace(' ', '_')}" for view in VIEWS]
+        images = [f"views/{name}/{colour}.png" for name, colour in zip(names, colours, strict=True)]
+        common = {"token": f"frame-{number}", "image": images[0], "images": images[::-1], "scene_token": "toy"}
+        view = number % 6
+        about = [
+            (image_block() + f"the {VIEWS[view]} car?", f"the {colours[view]} car", "description"),
+            (image_block() + "your plan?", f"{'STOP' if colours[0] == 'red' else 'KEEP'}, STRAIGHT\n", "plan"),
+        ]
+        if number % 3 == 0:
+            about.append((image_block(("front",)) + "the front car?", f"the {colours[0]} car", "front_only"))
+        if number % 6 == 0:
+            about.append(("Say it.", "the car is parked", "text"))
+        for question, answer, kind in about:
+            turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+            seen = {} if kind == "text" else common
+            records.append({**seen, "id": f"toy-{number}-{kind}", "kind": kind, "conversations": turns})
+    return records
 
 
 def kill(process: subprocess.Popen) -> None:
@@ -96,4 +134,10 @@ def toy(tmp_path_factory) -> Toy:
         turns = [{"from": "human", "value": "<image>\nSay it."}, {"from": "gpt", "value": f"the {name} car is parked"}]
         records.append({"id": f"toy-{number}", "image": f"{number}.png", "conversations": turns})
     toy.data.write_text(json.dumps(records))
+    for view in VIEWS:
+        place = toy.images / "views" / f"CAM_{view.upper().replace(' ', '_')}"
+        place.mkdir(parents=True)
+        for name, colour in COLOURS.items():
+            Image.new("RGB", (16, 9), colour).save(place / f"{name}.png")
+    toy.driving.write_text("".join(json.dumps(record) + "\n" for record in driving_records()))
     return toy

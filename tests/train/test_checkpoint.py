@@ -4,8 +4,9 @@ import json
 import pytest
 
 from senna.errors import SennaError, UsageError
+from senna.files import SAVING
 from senna.train import checkpoint
-from senna.train.checkpoint import RUN_FILE, SAVING
+from senna.train.checkpoint import RUN_FILE
 
 
 def make(folder, *names):
@@ -24,29 +25,6 @@ def test_a_run_continues_from_the_newest_complete_checkpoint(tmp_path):
     run_folder(tmp_path, {"seed": 1})
     make(tmp_path, "checkpoint-9", "checkpoint-100", "checkpoint-20", f"{SAVING}/checkpoint-200")
     assert checkpoint.check_output_folder(tmp_path, {"seed": 1}).name == "checkpoint-100"
-
-
-def test_a_checkpoint_has_its_name_only_when_it_is_whole(tmp_path):
-    make(tmp_path, f"{SAVING}/checkpoint-5", "checkpoint-5")
-    (tmp_path / SAVING / "checkpoint-5" / "weights").write_text("new")
-    checkpoint.publish(tmp_path / SAVING / "checkpoint-5", tmp_path / "checkpoint-5")
-    assert (tmp_path / "checkpoint-5" / "weights").read_text() == "new"
-    assert list((tmp_path / SAVING).iterdir()) == []
-
-
-def test_a_final_folder_shows_its_config_last(tmp_path, monkeypatch):
-    make(tmp_path, SAVING)
-    for name in ("config.json", "model.safetensors", "tokenizer.json"):
-        (tmp_path / SAVING / name).write_text(name)
-    moved = []
-    replace = type(tmp_path).replace
-    monkeypatch.setattr(
-        type(tmp_path), "replace", lambda path, target: (moved.append(path.name), replace(path, target))[1]
-    )
-    checkpoint.publish_files(tmp_path / SAVING, tmp_path)
-    assert moved[-1] == "config.json"
-    assert not (tmp_path / SAVING).exists()
-    assert (tmp_path / "model.safetensors").read_text() == "model.safetensors"
 
 
 @pytest.mark.parametrize(
@@ -81,12 +59,6 @@ def test_an_empty_or_missing_folder_is_a_new_run(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is a file"):
         checkpoint.check_output_folder(tmp_path / "file", {})
-
-
-def test_too_little_room_is_told_before_work_begins(tmp_path):
-    checkpoint.check_free_space(tmp_path / "not" / "there", 1000)
-    with pytest.raises(UsageError, match=r"GB free, 1000000000\.0 GB needed"):
-        checkpoint.check_free_space(tmp_path / "not" / "there", 10**18)
 
 
 @pytest.mark.parametrize(
