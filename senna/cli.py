@@ -12,7 +12,7 @@ A driving vision-language model: six surround cameras in, scene understanding an
 commands:
   train        train a stage            senna train --config configs/stage1_pretrain.yaml --data_path ... --output_dir ...
   merge        LoRA into its base       senna merge --adapter DIR --out DIR
-  synthesize   draw the embedded data   senna synthesize --stage1 --out DIR
+  synthesize   draw the embedded data   senna synthesize --stage1 --stage2 --out DIR
 
 `senna COMMAND --help` explains a command. Exit codes: 0 done, 1 a failure while working, 2 wrong use or a failed check.
 """

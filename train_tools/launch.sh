@@ -60,6 +60,11 @@ launch_driving() {
     esac
 }
 
+# Whether MODEL_PATH is a language model alone, for which a tower must be named.
+is_bare_llm() {
+    [ -f "$MODEL_PATH/config.json" ] && ! grep -q '"mm_vision_tower"' "$MODEL_PATH/config.json"
+}
+
 # The small models and data, for whatever of MODEL_PATH, VISION_TOWER and DATA is not set.
 use_embedded_default() {
     embedded=${SENNA_EMBEDDED:-$ROOT/outputs/embedded}
@@ -72,16 +77,17 @@ use_embedded_default() {
         done
         ;;
     esac
-    if [ -z "${MODEL_PATH:-}" ] || [ -z "${DATA:-}" ] || [ "$stage${VISION_TOWER:-}" = 1 ]; then
+    if [ -z "${MODEL_PATH:-}" ] || [ -z "${DATA:-}" ] || { [ -z "${VISION_TOWER:-}" ] && is_bare_llm; }; then
         "$PYTHON" -m senna synthesize "--stage$stage" --out "$embedded" || exit $?
     fi
     if [ -z "${DATA:-}" ]; then
         DATA=$embedded/$data
         IMAGE_DATA=$embedded/$images
     fi
-    if [ -z "${MODEL_PATH:-}" ] || [ "$stage" = 1 ]; then
-        MODEL_PATH=${MODEL_PATH:-$embedded/llm}
-        VISION_TOWER=${VISION_TOWER:-$embedded/clip}
+    MODEL_PATH=${MODEL_PATH:-$embedded/llm}
+    if [ -z "${VISION_TOWER:-}" ] && is_bare_llm; then
+        VISION_TOWER=$embedded/clip
+        adapter_tokens=16 # its pictures have 100 patches
     fi
 }
 
@@ -106,6 +112,7 @@ launch() {
         # Threads that spin while they wait for each other are several times slower where anything else runs.
         export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
         use_embedded_default "$config"
+        [ -z "${adapter_tokens:-}" ] || set -- --mm_adapter_tokens "$adapter_tokens" "$@"
         NUM_GPUS=${NUM_GPUS:-1}
         set -- --config "$ROOT/configs/presets/tiny_$config" "$@"
         ;;

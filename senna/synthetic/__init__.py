@@ -1,8 +1,9 @@
 """The embedded default: a small world that the project draws itself, and small models that learn from it.
 
-`prepare_tiny_stage1` and `make_tiny_models` need torch and live in `senna.synthetic.tiny`; what is named here does not.
+What prepares stages and makes models needs torch and lives in `senna.synthetic.tiny`; what else is named here does not.
 """
 
+from senna.synthetic.frames import write_frames
 from senna.synthetic.geometry import Camera
 from senna.synthetic.painter import paint
 from senna.synthetic.pictures import write_road_pictures
@@ -19,6 +20,8 @@ __all__ = [
     "Vehicle",
     "paint",
     "prepare_tiny_stage1",
+    "prepare_tiny_stage2",
+    "write_frames",
     "write_road_pictures",
 ]
 
@@ -28,3 +31,10 @@ def prepare_tiny_stage1(folder: str, seed: int = 0, count: int = 1536) -> dict:
     from senna.synthetic import tiny
 
     return tiny.prepare_tiny_stage1(folder, seed, count)
+
+
+def prepare_tiny_stage2(folder: str, seed: int = 0, count: int = 240) -> dict:
+    """See `senna.synthetic.tiny.prepare_tiny_stage2`; torch is imported only when this is called."""
+    from senna.synthetic import tiny
+
+    return tiny.prepare_tiny_stage2(folder, seed, count)

@@ -16,7 +16,7 @@ TEXTS = [
 ] * 20
 
 
-def llama_folder(folder: Path, legacy: bool = False) -> Path:
+def llama_folder(folder: Path, legacy: bool = False, vocabulary: int = 420) -> Path:
     """A model folder with tokenizer.model and its configuration, in which runs of spaces score lowest, as in Llama's."""
     folder.mkdir()
     (folder / "corpus.txt").write_text("\n".join(TEXTS))
@@ -24,7 +24,7 @@ def llama_folder(folder: Path, legacy: bool = False) -> Path:
         input=str(folder / "corpus.txt"),
         model_prefix=str(folder / "tokenizer"),
         model_type="bpe",
-        vocab_size=420,
+        vocab_size=vocabulary,
         byte_fallback=True,
         remove_extra_whitespaces=False,
         normalization_rule_name="identity",

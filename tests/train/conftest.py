@@ -49,15 +49,21 @@ class Toy:
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
-    def drive(self, output_dir: Path, model: Path, stage: int = 2, how: str | None = None, **options):
-        """Stage 2 or 3 from ``model`` on the driving records; ``how`` is "lora" or "qlora"."""
+    def driving_options(self, model: Path, stage: int = 2, how: str | None = None, **options) -> dict:
+        """Of stage 2 or 3 from ``model`` on the driving records; ``how`` is "lora" or "qlora"."""
         stage_file = {2: "stage2_driving.yaml", 3: "stage3_planning.yaml"}[stage]
-        settings = {
+        return {
             "configs": [stage_file, *([f"{how}.yaml"] if how else [])], "model_name_or_path": model, "vision_tower": None,
             "data_path": self.driving, "mm_adapter_tokens": None, "gradient_accumulation_steps": 1, "model_max_length": 256,
-            **({"lora_r": 4, "lora_alpha": 8, "mm_projector_lr": 1e-2} if how else {}),
+            **({"lora_r": 4, "lora_alpha": 8, "mm_projector_lr": 1e-2} if how else {}), **options,
         }  # fmt: skip
-        return self.train(output_dir, **{**settings, **options})
+
+    def driving_flags(self, output_dir: Path, model: Path, **options) -> list[str]:
+        return self.flags(output_dir, **self.driving_options(model, **options))
+
+    def drive(self, output_dir: Path, model: Path, **options) -> subprocess.CompletedProcess:
+        """A run of stage 2 or 3; see `driving_options`."""
+        return self.train(output_dir, **self.driving_options(model, **options))
 
     def train(self, output_dir: Path, **options) -> subprocess.CompletedProcess:
         process = self.start(output_dir, **options)
@@ -141,3 +147,18 @@ def toy(tmp_path_factory) -> Toy:
             Image.new("RGB", (16, 9), colour).save(place / f"{name}.png")
     toy.driving.write_text("".join(json.dumps(record) + "\n" for record in driving_records()))
     return toy
+
+
+@pytest.fixture(scope="session")
+def finished(toy, tmp_path_factory) -> tuple[Path, str]:
+    """A whole run of stage 1: its folder and what it printed."""
+    folder = tmp_path_factory.mktemp("finished") / "out"
+    result = toy.train(folder, save_total_limit=2)
+    assert result.returncode == 0, result.stderr
+    return folder, result.stdout
+
+
+@pytest.fixture(scope="session")
+def stage1(finished) -> Path:
+    """The folder of a stage-1 run."""
+    return finished[0]

@@ -24,15 +24,6 @@ def error_of(result: subprocess.CompletedProcess, code: int) -> str:
     return result.stderr
 
 
-@pytest.fixture(scope="module")
-def finished(toy, tmp_path_factory):
-    """A whole run: its folder and what it printed."""
-    folder = tmp_path_factory.mktemp("finished") / "out"
-    result = toy.train(folder, save_total_limit=2)
-    assert result.returncode == 0, result.stderr
-    return folder, result.stdout
-
-
 def test_the_final_folder_opens_and_holds_the_base_the_tower_and_what_was_trained(toy, finished):
     folder, _ = finished
     model, tokenizer, image_processor = load_model(folder)

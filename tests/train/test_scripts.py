@@ -6,18 +6,24 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from senna.model import load_model
 from tests.conftest import REPOSITORY
+from tests.data.small_tokenizers import llama_folder
+from tests.model.conftest import GOLDEN
 from tests.train.conftest import losses
 
-PRETRAIN = REPOSITORY / "train_tools" / "pretrain_senna_llava.sh"
+TOOLS = REPOSITORY / "train_tools"
+PRETRAIN, FULL = TOOLS / "pretrain_senna_llava.sh", TOOLS / "train_senna_llava.sh"
+DRIVING = [FULL, TOOLS / "train_senna_llava_lora.sh", TOOLS / "train_senna_llava_qlora.sh"]
 SCRIPTS = sorted([*REPOSITORY.glob("train_tools/*.sh"), *REPOSITORY.glob("scripts/*.sh")])
 
 
 def sh(script, *flags, cwd, **environment):
     """Run a script with none of its variables set but those given."""
-    ours = {"MODEL_PATH", "DATA", "IMAGE_DATA", "VISION_TOWER", "OUT_DIR", "PRESET", "NUM_GPUS", "HOSTFILE", "NNODES"}
+    ours = {"MODEL_PATH", "DATA", "IMAGE_DATA", "VISION_TOWER", "OUT_DIR", "PRESET", "NUM_GPUS", "HOSTFILE", "NNODES",
+            "DEEPSPEED_CONFIG"}  # fmt: skip
     clean = {name: value for name, value in os.environ.items() if name not in ours}
     clean |= {"PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     clean |= {name: str(value) for name, value in environment.items()}
@@ -30,8 +36,9 @@ def test_scripts_are_posix_sh(script):
     assert subprocess.run([shell, "-n", script], capture_output=True, text=True).stderr == ""
 
 
-def test_without_gpu_and_preset_both_ways_on_are_told_and_nothing_is_written(tmp_path):
-    result = sh(PRETRAIN, cwd=tmp_path, OUT_DIR=tmp_path / "out", MODEL_PATH="a", DATA="b")
+@pytest.mark.parametrize("script", [PRETRAIN, *DRIVING], ids=lambda path: path.name)
+def test_without_gpu_and_preset_both_ways_on_are_told_and_nothing_is_written(tmp_path, script):
+    result = sh(script, cwd=tmp_path, OUT_DIR=tmp_path / "out", MODEL_PATH="a", DATA="b")
     assert result.returncode == 2
     assert "NUM_GPUS=N" in result.stderr
     assert "PRESET=tiny" in result.stderr
@@ -74,3 +81,74 @@ def test_the_script_trains_from_any_folder_on_one_process_and_on_two_with_flags_
     expected = [loss for _, loss in losses(tmp_path / "one")]
     assert [loss for _, loss in losses(tmp_path / "two")] == pytest.approx(expected, abs=1e-3)
     load_model(tmp_path / "two")
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A folder in the form of the published checkpoint, its tower beside it, with a tokenizer as small as its vocabulary."""
+    folder = tmp_path_factory.mktemp("published")
+    shutil.copytree(GOLDEN / "clip_tiny", folder / "clip_tiny")
+    llama_folder(folder / "senna", vocabulary=320)
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(GOLDEN / "model_v320" / name, folder / "senna")
+    return folder / "senna"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", [PRETRAIN, *DRIVING], ids=lambda path: path.name)
+def test_a_published_checkpoint_is_a_model_path_for_every_script(toy, published, tmp_path, script):
+    data = toy.data if script == PRETRAIN else toy.driving
+    paths = {"MODEL_PATH": published, "DATA": data, "IMAGE_DATA": toy.images, "OUT_DIR": tmp_path / "out"}
+    result = sh(script, "--max_steps", "1", cwd=tmp_path, PRESET="tiny", **paths)
+    assert result.returncode == 0, result.stderr
+    model, *_ = load_model(tmp_path / "out")
+    assert model.config.mm_adapter_tokens == 128
+
+
+class Malice:
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (self.mark,)
+
+
+@pytest.mark.parametrize("script", [PRETRAIN, *DRIVING], ids=lambda path: path.name)
+def test_pickled_weights_that_hold_code_are_refused_by_every_script(toy, published, tmp_path, script):
+    shutil.copytree(published.parent, tmp_path / "models")
+    folder = tmp_path / "models" / "senna"
+    torch.save({"model.norm.weight": Malice(str(tmp_path / "it ran"))}, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    data = toy.data if script == PRETRAIN else toy.driving
+    paths = {"MODEL_PATH": folder, "DATA": data, "IMAGE_DATA": toy.images, "OUT_DIR": tmp_path / "out"}
+    result = sh(script, cwd=tmp_path, PRESET="tiny", **paths)
+    assert result.returncode == 2
+    assert "its pickled weights hold more than weights" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "it ran").exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_stage_flag_chooses_the_recipe_and_others_are_refused(toy, stage1, tmp_path):
+    paths = {"MODEL_PATH": stage1, "DATA": toy.driving, "IMAGE_DATA": toy.images, "OUT_DIR": tmp_path / "out"}
+    result = sh(FULL, "--max_steps", "1", "--stage=3", cwd=tmp_path, PRESET="tiny", **paths)
+    assert "24 plan" in result.stdout
+    assert "stage 3" in result.stdout
+    refused = sh(FULL, "--stage", "1", cwd=tmp_path, PRESET="tiny", **paths)
+    assert refused.returncode == 2
+    assert "stage 1 is train_tools/pretrain_senna_llava.sh" in refused.stderr
+
+
+@pytest.mark.slow
+def test_more_processes_start_under_the_zero_stage_of_their_script(toy, stage1, tmp_path):
+    paths = {"MODEL_PATH": stage1, "DATA": toy.driving, "IMAGE_DATA": toy.images}
+    flags = ["--max_steps", "1", "--per_device_train_batch_size", "2"]
+    for script, zero in zip(DRIVING, ("ZeRO-3", "ZeRO-3", "ZeRO-2"), strict=True):
+        out = tmp_path / script.stem
+        result = sh(script, *flags, cwd=tmp_path, PRESET="tiny", NUM_GPUS=2, OUT_DIR=out, **paths)
+        assert result.returncode == 0, result.stderr
+        assert f"2 processes, {zero}" in result.stdout
+    one = {"NUM_GPUS": 1, "DEEPSPEED_CONFIG": REPOSITORY / "configs" / "deepspeed" / "zero3_offload.json"}
+    result = sh(FULL, *flags, cwd=tmp_path, PRESET="tiny", OUT_DIR=tmp_path / "one", **one, **paths)
+    assert result.returncode == 0, result.stderr
+    assert "1 processes, ZeRO-3" in result.stdout
