@@ -28,7 +28,7 @@ def parse_flags(kind: type[Arguments], argv: list[str], prog: str, description: 
     hints = get_type_hints(kind)
     for one in fields(kind):
         required = one.default is MISSING
-        shown = "" if required or one.default in (None, False) else f" (default: {one.default})"
+        shown = "" if required or one.default is None or one.default is False else f" (default: {one.default})"
         name, text = f"--{one.name.replace('_', '-')}", one.metadata["help"] + shown
         if hints[one.name] is bool:
             parser.add_argument(name, action="store_true", help=text)

@@ -5,13 +5,14 @@ Ours holds PEFT's ``adapter_config.json`` and ``adapter_model.safetensors``, the
 LLaVA's has the same under ``.bin``, which are read with ``weights_only=True``.
 """
 
+from __future__ import annotations
+
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -19,8 +20,12 @@ from transformers.utils import cached_file
 
 from senna.errors import UsageError
 
+if TYPE_CHECKING:  # PEFT takes seconds to import, and a plain checkpoint opens without it
+    from peft import LoraConfig
+
 ADAPTER_CONFIG = "adapter_config.json"
 LORA_WEIGHTS, OTHER_WEIGHTS = "adapter_model", "non_lora_trainables"
+HOW_TO_NAME = "--model_base in training, --base of senna merge, base=... of load_model"
 PREFIX = "base_model.model."  # what PEFT puts before every name of the model it wraps
 TARGETS = r"model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
 """Every Linear of the LLM but lm_head; of the tower, whose Linears have like names, none."""
@@ -66,16 +71,14 @@ def base_of(path: str, base: str | None = None) -> str:
     """
     named = base or json.loads(_find(path, ADAPTER_CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
     if not named:
-        raise UsageError(f"LoRA folder {path}: does not say what its base is; name it with --model_base (base=...)")
+        raise UsageError(f"LoRA folder {path}: does not say what its base is; name it ({HOW_TO_NAME})")
     neighbour = Path(path).resolve().parent / Path(named).name
     if Path(named).exists():
         return named
     if base is None and (neighbour / "config.json").is_file():
         return str(neighbour)
     if Path(named).is_absolute() or named.startswith("."):
-        raise UsageError(
-            f"LoRA folder {path}: its base {named} is not there; say where it is with --model_base (base=...)"
-        )
+        raise UsageError(f"LoRA folder {path}: its base {named} is not there; say where it is ({HOW_TO_NAME})")
     return named
 
 
@@ -116,6 +119,8 @@ def _own_name(name: str) -> str:
 
 def read_lora(path: str, base: str | None = None) -> LoraFolder:
     """Everything in a LoRA folder. Raises UsageError for what is missing, damaged, or no LoRA."""
+    from peft import LoraConfig
+
     try:
         config = LoraConfig.from_pretrained(str(_find(path, ADAPTER_CONFIG).parent))
     except (TypeError, ValueError) as error:
@@ -135,6 +140,8 @@ def read_lora(path: str, base: str | None = None) -> LoraFolder:
 
 def add_lora(model: nn.Module, rank: int, alpha: int, dropout: float) -> None:
     """Put new, trainable LoRA on every Linear of the LLM but lm_head, in place; the model computes the same as before."""
+    from peft import LoraConfig
+
     config = LoraConfig(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, bias="none", task_type="CAUSAL_LM", target_modules=TARGETS
     )
@@ -142,12 +149,16 @@ def add_lora(model: nn.Module, rank: int, alpha: int, dropout: float) -> None:
 
 
 def _inject(model: nn.Module, config: LoraConfig) -> None:
+    from peft import inject_adapter_in_model
+
     inject_adapter_in_model(config, model)
     model._hf_peft_config_loaded = True  # transformers refuses to train a quantised model without
 
 
 def attach_lora(model: nn.Module, folder: LoraFolder) -> None:
     """Put a folder's LoRA and other weights on a model, in place. Raises UsageError for weights that do not fit."""
+    from peft import set_peft_model_state_dict
+
     config = folder.config
     missing = [name for name in config.target_modules if name not in dict(model.named_modules())]
     if missing:
@@ -172,6 +183,8 @@ def attach_lora(model: nn.Module, folder: LoraFolder) -> None:
 @torch.no_grad()
 def merge_lora(model: nn.Module) -> None:
     """Add every LoRA to the weights it stands beside and take it off, in place. The base must not be quantised."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     for name, module in list(model.named_modules()):
         if isinstance(module, BaseTunerLayer):
             module.merge(safe_merge=True)  # refuses weights that are not finite
@@ -187,6 +200,8 @@ def is_other(name: str) -> bool:
 
 def save_lora(model: nn.Module, weights: dict[str, torch.Tensor], folder: Path, base: str) -> None:
     """Write the LoRA part of a folder from ``weights`` (by their names in the model, LoRA, projector and adapter)."""
+    from peft import get_peft_model_state_dict
+
     lora = get_peft_model_state_dict(model, {name: tensor for name, tensor in weights.items() if "lora_" in name})
     others = {name: tensor for name, tensor in weights.items() if is_other(name)}
     for stem, tensors in ((LORA_WEIGHTS, lora), (OTHER_WEIGHTS, others)):

@@ -118,7 +118,7 @@ def test_load_model_takes_a_lora_folder_and_says_when_its_base_is_gone(base, tmp
     config = json.loads((tmp_path / "lora" / "adapter_config.json").read_text())
     config["base_model_name_or_path"] = "/gone/base"
     (tmp_path / "lora" / "adapter_config.json").write_text(json.dumps(config))
-    with pytest.raises(UsageError, match=r"its base /gone/base is not there.*--model_base"):
+    with pytest.raises(UsageError, match=r"its base /gone/base is not there.*--base of senna merge"):
         load_model(tmp_path / "lora")
     assert difference(trained, probe(load_model(tmp_path / "lora", base=str(base), dtype=torch.float32)[0])) < 1e-4
     shutil.copytree(base, tmp_path / "base")  # moved together: found beside the folder

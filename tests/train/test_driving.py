@@ -183,10 +183,10 @@ def test_stages_chain_through_qlora_in_bf16_and_a_merge(toy, stage1, tmp_path):
     assert first_loss(tmp_path / "again") == pytest.approx(losses(stage3)[-1][1], abs=0.5)
 
 
-def test_a_bare_llama_starts_with_new_adapters_and_a_warning(toy, tmp_path):
+def test_a_bare_llama_starts_with_new_adapters_and_a_warning(toy, tmp_path, caplog):
     result = toy.drive(tmp_path / "out", toy.llm, vision_tower=toy.clip, mm_adapter_tokens=3, max_steps=1)
     assert result.returncode == 0, result.stderr
-    assert "holds no mm_projector and no img_adapter: it starts untrained" in result.stderr
+    assert "holds no mm_projector and no img_adapter: it starts untrained" in caplog.text
 
 
 def test_another_tower_under_lora_is_refused_since_no_folder_would_carry_it(toy, stage1, tmp_path):
@@ -278,24 +278,24 @@ def start_and_kill(toy, folder, options, step=None, while_saving=False) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["full", "lora", "zero2"])
+@pytest.mark.parametrize("how", ["full", "lora", "zero2", "zero3"])
 def test_a_run_killed_three_times_once_while_saving_goes_on_as_if_it_had_not_been(toy, stage1, tmp_path, how):
     options = {"max_steps": 40, "save_steps": 3, "dataloader_num_workers": 1, "num_train_epochs": 9}
-    if how == "zero2":
-        options |= {"deepspeed": ZERO2, **TWO}
-    settings = toy.driving_options(stage1, how=None if how == "full" else "lora", **options)
+    if how.startswith("zero"):
+        options |= {"deepspeed": ZERO2 if how == "zero2" else ZERO3, **TWO}
+    settings = toy.driving_options(stage1, how="lora" if how in ("lora", "zero2") else None, **options)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert toy.train(whole, **settings).returncode == 0
     first, second = sorted(random.Random(how).sample(range(4, 36), 2))
     start_and_kill(toy, killed, settings, step=first)
     start_and_kill(toy, killed, settings, step=second)
-    landed = [start_and_kill(toy, killed, {**settings, "save_steps": 1}, while_saving=True) for _ in range(1)]
+    landed = start_and_kill(toy, killed, {**settings, "save_steps": 1}, while_saving=True)
     good = max(int(path.name.split("-")[1]) for path in killed.glob("checkpoint-*"))
     for path in killed.glob("checkpoint-*"):
         assert (path / "trainer_state.json").is_file()
     last = toy.train(killed, **settings)
     assert last.returncode == 0, last.stderr
-    assert landed == [True]
+    assert landed
     assert f"continue {killed / f'checkpoint-{good}'}" in last.stdout
     assert losses(killed) == losses(whole)
     assert not (killed / ".saving").exists()

@@ -77,7 +77,7 @@ def test_the_script_trains_from_any_folder_on_one_process_and_on_two_with_flags_
     flags += ["--per_device_train_batch_size", "4"]
     two = sh(PRETRAIN, *flags, cwd=tmp_path, OUT_DIR="two", NUM_GPUS=2, **paths)
     assert two.returncode == 0, two.stderr
-    assert "6 steps of 8 samples (4 x 1 x 2 processes)" in two.stdout
+    assert "6 steps of 8 samples (4 x 1 x 2 processes, ZeRO-2)" in two.stdout
     expected = [loss for _, loss in losses(tmp_path / "one")]
     assert [loss for _, loss in losses(tmp_path / "two")] == pytest.approx(expected, abs=1e-3)
     load_model(tmp_path / "two")
