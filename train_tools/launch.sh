@@ -65,6 +65,13 @@ is_bare_llm() {
     [ -f "$MODEL_PATH/config.json" ] && ! grep -q '"mm_vision_tower"' "$MODEL_PATH/config.json"
 }
 
+# MODEL_PATH from the folders of earlier runs, where it is not set.
+use_first_finished() {
+    for before in "$@"; do
+        [ -n "${MODEL_PATH:-}" ] || [ ! -f "$before/config.json" ] || MODEL_PATH=$before
+    done
+}
+
 # The small models and data, for whatever of MODEL_PATH, VISION_TOWER and DATA is not set.
 use_embedded_default() {
     embedded=${SENNA_EMBEDDED:-$ROOT/outputs/embedded}
@@ -72,9 +79,10 @@ use_embedded_default() {
     stage1*) stage=1 data=pictures/captions.json images=pictures/images ;;
     *)
         stage=2 data=frames/records.jsonl images=frames/images
-        for before in "$ROOT/outputs/stage1" "$ROOT/outputs/quickstart/stage1"; do
-            [ -n "${MODEL_PATH:-}" ] || [ ! -f "$before/config.json" ] || MODEL_PATH=$before
-        done
+        case "$1" in
+        stage3*) use_first_finished "$ROOT/outputs/stage2" "$ROOT/outputs/stage2_lora" "$ROOT/outputs/stage2_qlora" ;;
+        esac
+        use_first_finished "$ROOT/outputs/stage1" "$ROOT/outputs/quickstart/stage1"
         ;;
     esac
     if [ -z "${MODEL_PATH:-}" ] || [ -z "${DATA:-}" ] || { [ -z "${VISION_TOWER:-}" ] && is_bare_llm; }; then
