@@ -40,10 +40,11 @@ def smollm2(request):
 def test_lora_on_a_pretrained_llama_learns_answers_about_nine_real_frames(toy, smollm2, data, tmp_path):
     convert(data / "drivelm" / "train_sample.json", tmp_path / "records.jsonl", questions_a_frame=16)
     settings = {
-        "how": "lora", "data_path": tmp_path / "records.jsonl", "image_folder": data / "drivelm", "vision_tower": GOLDEN / "clip_tiny",
+        "how": "lora", "vision_tower": GOLDEN / "clip_tiny",
+        "data_path": tmp_path / "records.jsonl", "image_folder": data / "drivelm",
         "max_steps": 40, "num_train_epochs": 9, "per_device_train_batch_size": 2, "mm_adapter_tokens": 4, "lora_r": 16,
-        "lora_alpha": 32, "learning_rate": 1e-3, "mm_projector_lr": 1e-3, "save_steps": 100, "bf16": True, "model_max_length": 512,
-        "image_decode": "fast",
+        "lora_alpha": 32, "learning_rate": 1e-3, "mm_projector_lr": 1e-3, "save_steps": 100, "bf16": True,
+        "model_max_length": 512, "image_decode": "fast",
     }  # fmt: skip
     result = toy.drive(tmp_path / "out", smollm2, **settings)
     assert result.returncode == 0, result.stderr
