@@ -1,9 +1,14 @@
 #!/bin/sh
-# From a bare machine (python3 with venv, no GPU, no data) to a trained stage-1 model on data that the project draws itself.
-# usage: sh scripts/quickstart.sh [any flag of senna train]      OUT_DIR: where to (default: outputs/quickstart)
+# From a bare machine (python3 with venv, no GPU, no data) to a model that plans, through everything that a real run goes
+# through: a small world in nuScenes' format is drawn and converted, then stages 1, 2 and 3 train small models on it.
+# usage: sh scripts/quickstart.sh [any flag of senna train, for all stages]      OUT_DIR: where to (default: outputs/quickstart)
 set -eu
 ROOT=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 . "$ROOT/scripts/environment.sh"
-prepare_environment ""
+prepare_environment nuscenes
 export PYTHON
-OUT_DIR=${OUT_DIR:-$ROOT/outputs/quickstart/stage1} PRESET=tiny sh "$ROOT/train_tools/pretrain_senna_llava.sh" "$@"
+out=${OUT_DIR:-$ROOT/outputs/quickstart}
+export PRESET=tiny
+OUT_DIR=$out/stage1 sh "$ROOT/train_tools/pretrain_senna_llava.sh" "$@"
+MODEL_PATH=$out/stage1 OUT_DIR=$out/stage2 sh "$ROOT/train_tools/train_senna_llava.sh" --stage 2 "$@"
+MODEL_PATH=$out/stage2 OUT_DIR=$out/stage3 sh "$ROOT/train_tools/train_senna_llava.sh" --stage 3 "$@"

@@ -12,6 +12,7 @@ A driving vision-language model: six surround cameras in, scene understanding an
 commands:
   train        train a stage            senna train --config configs/stage1_pretrain.yaml --data_path ... --output_dir ...
   merge        LoRA into its base       senna merge --adapter DIR --out DIR
+  convert      nuScenes into QA         senna convert --nuscenes DIR --version v1.0-mini --out DIR
   synthesize   draw the embedded data   senna synthesize --stage1 --stage2 --out DIR
 
 `senna COMMAND --help` explains a command. Exit codes: 0 done, 1 a failure while working, 2 wrong use or a failed check.
@@ -42,13 +43,19 @@ def _merge(argv: list[str]) -> int:
     return main(argv)
 
 
+def _convert(argv: list[str]) -> int:
+    from senna.convert.command import main
+
+    return main(argv)
+
+
 def _synthesize(argv: list[str]) -> int:
     from senna.synthetic.command import main
 
     return main(argv)
 
 
-COMMANDS = {"train": _train, "merge": _merge, "synthesize": _synthesize}
+COMMANDS = {"train": _train, "merge": _merge, "convert": _convert, "synthesize": _synthesize}
 
 
 def main(argv: list[str] | None = None) -> int:

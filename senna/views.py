@@ -1,5 +1,6 @@
-"""The six cameras, their order, the image block of a prompt, and which image of a record stands where in it."""
+"""The six cameras, where they look, the image block of a prompt, and which image of a record stands where in it."""
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -37,6 +38,28 @@ def prompt_views(text: str) -> tuple[str | None, ...]:
     tags = (found[1] for found in _PLACEHOLDER.finditer(text))
     named = (" ".join(re.split(r"[ _-]+", tag.lower())) if tag else None for tag in tags)
     return tuple(view if view in VIEWS else None for view in named)
+
+
+def view_of(x: float, y: float) -> str:
+    """The view that a point is seen in, by its bearing; where the fields of two cameras overlap, the published choice.
+
+    Args:
+        x: metres to the right of the lidar.
+        y: metres ahead of it. The origin has a bearing too, that of ``math.atan2``.
+
+    Raises:
+        ValueError: x or y is NaN.
+    """
+    angle = math.degrees(math.atan2(y, x))  # 0 to the right, 90 ahead, in [-180, 180]
+    if angle >= 0:
+        return "front right" if angle < 55 else "front" if angle < 125 else "front left" if angle < 180 else "back left"
+    if angle + 360 < 235:
+        return "back left"
+    if angle < -55:
+        return "back"
+    if angle < 0:
+        return "back right"
+    raise ValueError(f"a point that is not a number is in no view: ({x}, {y})")
 
 
 def paths_by_camera(paths: Sequence[str]) -> dict[str, str]:

@@ -1,6 +1,18 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
 import pytest
 
-from senna.meta_actions import ALL_META_ACTIONS, MetaAction, parse_meta_action
+from senna.meta_actions import (
+    ALL_META_ACTIONS,
+    PEDESTRIAN_STOP_SPEED,
+    MetaAction,
+    label_trajectories,
+    label_trajectory,
+    parse_meta_action,
+)
 
 
 def test_there_are_twenty_and_each_reads_back_from_what_it_writes():
@@ -21,3 +33,82 @@ def test_case_blanks_and_a_full_stop_do_not_matter(text):
 )  # fmt: skip
 def test_whatever_else_an_answer_says_is_no_meta_action(text):
     assert parse_meta_action(text) is None
+
+
+PUBLISHED = {
+    "const": "KEEP", "accelerate": "ACCELERATE", "decelerate": "DECELERATE", "stop": "STOP", "straight": "STRAIGHT",
+    "right turn": "RIGHT_TURN", "left turn": "LEFT_TURN", "right lane change": "RIGHT_CHANGE",
+    "left lane change": "LEFT_CHANGE",
+}  # fmt: skip
+
+
+def test_labels_are_the_published_ones_exactly(golden):
+    cases = json.loads((golden / "labels.json").read_text())["trajectories"]
+    assert len(cases) >= 218
+    for case in cases:
+        xy = np.array(case["trajectory"], dtype=case["dtype"])
+        assert label_trajectory(xy) == (PUBLISHED[case["speed"]], PUBLISHED[case["path"]]), case
+
+
+def drive(speeds, aside=0.0):
+    """Ends `aside` metres to the right; forward at these step speeds, after a first point at the first of them."""
+    forward = np.cumsum([speeds[0], *speeds]) * 0.5
+    return np.stack([np.linspace(aside / 6, aside, len(forward)), forward], axis=1)
+
+
+@pytest.mark.parametrize(
+    ("xy", "label"),
+    [
+        (drive([8] * 5), "KEEP, STRAIGHT"),
+        (drive([1.9] * 5), "STOP, STRAIGHT"),
+        (drive([2.0] * 5), "KEEP, STRAIGHT"),
+        (drive([4, 5, 6, 6.5, 7]), "ACCELERATE, STRAIGHT"),
+        (drive([7, 7, 7, 7, 4]), "DECELERATE, STRAIGHT"),
+        (drive([7, 7, 7, 7, 4.1]), "KEEP, STRAIGHT"),
+        (drive([8] * 5, aside=4.1), "KEEP, RIGHT_TURN"),
+        (drive([8] * 5, aside=-4.1), "KEEP, LEFT_TURN"),
+        (drive([20] * 5, aside=4.1), "KEEP, RIGHT_CHANGE"),
+        (drive([20] * 5, aside=-4.1), "KEEP, LEFT_CHANGE"),
+        (drive([20] * 5, aside=3.9), "KEEP, STRAIGHT"),
+    ],
+)
+def test_the_rule_of_the_design(xy, label):
+    assert str(label_trajectory(xy)) == label
+
+
+def test_mirrored_ways_ahead_get_mirrored_labels():
+    rng = np.random.default_rng(0)
+    ways = np.cumsum(rng.uniform((-6, 0), (6, 9), (2000, 6, 2)), axis=1)
+    swap = {"RIGHT": "LEFT", "LEFT": "RIGHT", "STRAIGHT": "STRAIGHT"}
+    for action, mirrored in zip(label_trajectories(ways), label_trajectories(ways * (-1, 1)), strict=True):
+        side, _, what = action.path.partition("_")
+        assert mirrored == (action.speed, f"{swap[side]}_{what}".rstrip("_"))
+
+
+def test_a_walk_is_no_stop_by_the_pedestrians_threshold():
+    walk = drive([1.3] * 5)
+    assert label_trajectory(walk).speed == "STOP"
+    assert label_trajectory(walk, PEDESTRIAN_STOP_SPEED).speed == "KEEP"
+    assert [str(label) for label in label_trajectories(np.stack([walk, walk]), np.array([0.5, 2.0]))] == [
+        "KEEP, STRAIGHT",
+        "STOP, STRAIGHT",
+    ]
+
+
+@pytest.mark.parametrize("xy", [[], [[0.0, 1.0]], [0.0, 1.0, 2.0], [[0.0], [1.0]], [[0.0, 0.0], [0.0, np.nan]]])
+def test_what_is_no_trajectory_is_an_error(xy):
+    with pytest.raises(ValueError, match="trajectory"):
+        label_trajectory(xy)
+
+
+@pytest.mark.filterwarnings("error")
+def test_of_many_those_that_are_not_finite_have_no_label():
+    ways = np.stack([drive([8] * 5)] * 3)
+    ways[1, 5], ways[2, :2] = np.nan, np.inf
+    assert label_trajectories(ways) == [("KEEP", "STRAIGHT"), None, None]
+    assert label_trajectories(np.empty((0, 6, 2))) == []
+
+
+def test_labels_need_no_torch():
+    code = "import sys, senna.meta_actions, senna.convert.questions; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

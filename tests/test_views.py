@@ -1,12 +1,14 @@
 import itertools
 import json
+import math
+import random
 import subprocess
 import sys
 
 import pytest
 
 from senna.errors import DataError
-from senna.views import VIEWS, camera_of, image_block, order_paths, prompt_views
+from senna.views import VIEWS, camera_of, image_block, order_paths, prompt_views, view_of
 
 
 def test_the_image_block_is_the_six_view_prompt():
@@ -111,3 +113,39 @@ def test_more_or_fewer_paths_than_placeholders_without_tags_stay_to_be_reported(
 def test_a_view_that_no_image_is_of_is_named():
     with pytest.raises(DataError, match=r"asks for the back left view.*they are of: front, back\)"):
         order_paths([SIX["back"], SIX["front"]], ("front", "back left"))
+
+
+def test_the_view_of_a_point_is_the_published_one_exactly(golden):
+    cases = json.loads((golden / "labels.json").read_text())["locations"]
+    assert len(cases) >= 120
+    for case in cases:
+        x, y = (float(value) for value in case["loc"])
+        if case["position"] in VIEWS:
+            assert view_of(x, y) == case["position"], case
+        else:
+            with pytest.raises(ValueError, match="nan"):
+                view_of(x, y)
+
+
+def test_every_point_has_a_view_the_origin_and_the_edges_of_the_world_too():
+    for x, y in itertools.product((0.0, -0.0, 5e-324, -5e-324, 1.0, -1.0, math.inf, -math.inf), repeat=2):
+        assert view_of(x, y) in VIEWS
+    for degrees in range(-180, 181):
+        for nudge in (-1e-13, -1e-15, 0, 1e-15, 1e-13):
+            angle = math.radians(degrees) + nudge
+            assert view_of(math.cos(angle), math.sin(angle)) in VIEWS
+
+
+def test_mirrored_points_are_in_mirrored_views():
+    rng = random.Random(0)
+    swap = {"left": "right", "right": "left"}
+    for _ in range(2000):
+        x, y = rng.uniform(-50, 50), rng.uniform(-50, 50)
+        mirrored = " ".join(swap.get(word, word) for word in view_of(x, y).split())
+        assert view_of(-x, y) == mirrored
+
+
+@pytest.mark.parametrize("point", [(math.nan, 1.0), (1.0, math.nan), (math.nan, math.nan)])
+def test_a_point_that_is_not_a_number_is_in_no_view(point):
+    with pytest.raises(ValueError, match="nan"):
+        view_of(*point)

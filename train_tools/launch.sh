@@ -72,25 +72,28 @@ use_first_finished() {
     done
 }
 
-# The small models and data, for whatever of MODEL_PATH, VISION_TOWER and DATA is not set.
+# The small models and data, for whatever of MODEL_PATH, VISION_TOWER and DATA is not set: pictures with captions for stage 1,
+# for stages 2 and 3 the driving world, converted as nuScenes is.
 use_embedded_default() {
     embedded=${SENNA_EMBEDDED:-$ROOT/outputs/embedded}
     case "$1" in
-    stage1*) stage=1 data=pictures/captions.json images=pictures/images ;;
-    *)
-        stage=2 data=frames/records.jsonl images=frames/images
-        case "$1" in
-        stage3*) use_first_finished "$ROOT/outputs/stage2" "$ROOT/outputs/stage2_lora" "$ROOT/outputs/stage2_qlora" ;;
-        esac
-        use_first_finished "$ROOT/outputs/stage1" "$ROOT/outputs/quickstart/stage1"
-        ;;
+    stage3*) use_first_finished "$ROOT/outputs/stage2" "$ROOT/outputs/stage2_lora" "$ROOT/outputs/stage2_qlora" ;;
     esac
-    if [ -z "${MODEL_PATH:-}" ] || [ -z "${DATA:-}" ] || { [ -z "${VISION_TOWER:-}" ] && is_bare_llm; }; then
-        "$PYTHON" -m senna synthesize "--stage$stage" --out "$embedded" || exit $?
+    case "$1" in
+    stage1*) ;;
+    *) use_first_finished "$ROOT/outputs/stage1" "$ROOT/outputs/quickstart/stage1" ;;
+    esac
+    if [ -z "${MODEL_PATH:-}" ] || { [ -z "${VISION_TOWER:-}" ] && is_bare_llm; } || [ "${DATA:-}$1" = stage1_pretrain.yaml ]; then
+        "$PYTHON" -m senna synthesize --stage1 --out "$embedded" || exit $?
     fi
-    if [ -z "${DATA:-}" ]; then
-        DATA=$embedded/$data
-        IMAGE_DATA=$embedded/$images
+    if [ -z "${DATA:-}" ] && [ "$1" = stage1_pretrain.yaml ]; then
+        DATA=$embedded/pictures/captions.json
+        IMAGE_DATA=$embedded/pictures/images
+    elif [ -z "${DATA:-}" ]; then
+        "$PYTHON" -m senna synthesize --mini --out "$embedded" || exit $?
+        "$PYTHON" -m senna convert --nuscenes "$embedded/nuscenes" --version v1.0-mini --out "$embedded/qa" || exit $?
+        DATA=$embedded/qa/senna_nusc_train.jsonl
+        IMAGE_DATA=$embedded/nuscenes
     fi
     MODEL_PATH=${MODEL_PATH:-$embedded/llm}
     if [ -z "${VISION_TOWER:-}" ] && is_bare_llm; then

@@ -3,11 +3,11 @@
 What prepares stages and makes models needs torch and lives in `senna.synthetic.tiny`; what else is named here does not.
 """
 
-from senna.synthetic.frames import write_frames
 from senna.synthetic.geometry import Camera
 from senna.synthetic.painter import paint
 from senna.synthetic.pictures import write_road_pictures
 from senna.synthetic.scene import House, Road, Scene, StreetLamp, TrafficLight, Tree, Vehicle
+from senna.synthetic.world import scene_names, write_world
 
 __all__ = [
     "Camera",
@@ -20,9 +20,9 @@ __all__ = [
     "Vehicle",
     "paint",
     "prepare_tiny_stage1",
-    "prepare_tiny_stage2",
-    "write_frames",
+    "scene_names",
     "write_road_pictures",
+    "write_world",
 ]
 
 
@@ -31,10 +31,3 @@ def prepare_tiny_stage1(folder: str, seed: int = 0, count: int = 1536) -> dict:
     from senna.synthetic import tiny
 
     return tiny.prepare_tiny_stage1(folder, seed, count)
-
-
-def prepare_tiny_stage2(folder: str, seed: int = 0, count: int = 240) -> dict:
-    """See `senna.synthetic.tiny.prepare_tiny_stage2`; torch is imported only when this is called."""
-    from senna.synthetic import tiny
-
-    return tiny.prepare_tiny_stage2(folder, seed, count)

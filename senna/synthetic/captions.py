@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from senna.synthetic.sampling import distance_word, lane_word, place_word
+from senna.synthetic.sampling import distance_word, lane_word
 from senna.synthetic.scene import BODY_COLOURS, LIGHT_STATES, SKIES, VEHICLE_KINDS, Scene
 
 PLACES = {"left": "in the left lane", "middle": "straight ahead", "right": "in the right lane"}
@@ -60,11 +60,10 @@ class Facts:
 
 
 def facts_of(scene: Scene) -> Facts:
-    """The facts of what is ahead in a scene (with at most one traffic light)."""
+    """The facts of a scene of stage 1 (at most one traffic light)."""
     seen = tuple(
         SeenVehicle(lane_word(v), distance_word(v), v.colour, v.kind)
         for v in sorted(scene.vehicles, key=lambda v: -v.y)
-        if place_word(v) == "ahead"
     )
     return Facts(scene.sky, scene.lights[0].state if scene.lights else "none", seen)
 
@@ -96,10 +95,6 @@ def instruction(rng: np.random.Generator) -> str:
     return INSTRUCTIONS[rng.integers(len(INSTRUCTIONS))]
 
 
-def named(colour: str, kind: str) -> str:
-    """A vehicle with its article: "an orange van"."""
-    return f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {kind}"
-
-
 def _clause(vehicle: SeenVehicle) -> str:
-    return f"{named(vehicle.colour, vehicle.kind)} is {DISTANCES[vehicle.distance]} {PLACES[vehicle.lane]}"
+    article = "an" if vehicle.colour[0] in "aeiou" else "a"
+    return f"{article} {vehicle.colour} {vehicle.kind} is {DISTANCES[vehicle.distance]} {PLACES[vehicle.lane]}"

@@ -75,6 +75,14 @@ class Camera:
         visible = np.where((depth > 0)[..., None], in_camera, np.nan)
         return self.to_pixels(visible), depth
 
+    def may_show(self, centres: np.ndarray, radius: float) -> np.ndarray:
+        """Whether things of at most `radius` metres around `centres` (N, 3) can lie between its left and right edge: (N,)."""
+        in_camera = self.to_camera(np.asarray(centres, dtype=float))
+        edges = (np.array([0.0, self.size[0]]) - self.intrinsic[0, 2]) / self.intrinsic[0, 0]
+        slack = radius * np.sqrt(1 + edges**2)
+        right, depth = in_camera[:, 0], in_camera[:, 2]
+        return (right > edges[0] * depth - slack[0]) & (right < edges[1] * depth + slack[1])
+
 
 def cut_near(points: np.ndarray, near: float = NEAR) -> np.ndarray:
     """The part of a polygon (N, 3), in camera axes, that lies at a depth of `near` or more: (M, 3), M may be 0."""

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from senna.synthetic.atmosphere import Lighting, paint_backdrop
 from senna.synthetic.geometry import NEAR, Camera, cut_near, planar
 from senna.synthetic.meshes import Mesh
+from senna.synthetic.people import cyclist_mesh, walker_mesh
 from senna.synthetic.road import SIGHT, ground_quads
 from senna.synthetic.roadside import house_mesh, street_lamp_mesh, traffic_light_mesh, tree_mesh
 from senna.synthetic.scene import Scene
@@ -34,9 +35,13 @@ def _things(scene: Scene, camera: Camera) -> list[Placed]:
     things: list[Placed] = [(vehicle_mesh(v.kind, v.colour, v.braking), v.x, v.y, v.yaw, 1.0) for v in scene.vehicles]
     things += [(traffic_light_mesh(t.state, t.reach, t.heads, t.spacing), t.x, t.y, t.yaw, 1.0) for t in scene.lights]
     things += [(tree_mesh(t.shape, t.tone), t.x, t.y, 0.0, t.height) for t in scene.trees]
+    things += [(walker_mesh(w.tone, w.stride), w.x, w.y, w.yaw, 1.0) for w in scene.walkers]
+    things += [(cyclist_mesh(c.tone), c.x, c.y, c.yaw, 1.0) for c in scene.cyclists]
     things += [(house_mesh(h.tone, h.storeys), h.x, h.y, h.yaw, 1.0) for h in scene.houses]
     things += [(street_lamp_mesh(), p.x, p.y, p.yaw, 1.0) for p in scene.lamps]
-    return [thing for thing in things if _distance(thing, camera) < SIGHT and _ahead(thing, camera) > -12]
+    kept = [thing for thing in things if _distance(thing, camera) < SIGHT and _ahead(thing, camera) > -12]
+    places = np.array([(x, y, 0.0) for _, x, y, _, _ in kept]).reshape(-1, 3)
+    return [thing for thing, shown in zip(kept, camera.may_show(places, 16.0), strict=True) if shown]
 
 
 def _distance(thing: Placed, camera: Camera) -> float:
@@ -64,8 +69,8 @@ class _Brush:
             return
         centres = quads.mean(axis=1)
         shaded = self.lighting.shade(colours, np.broadcast_to([0.0, 0.0, 1.0], centres.shape), centres)
-        for points, colour in zip(self.camera.to_camera(quads), _fills(shaded), strict=True):
-            self.polygon(points, colour)
+        points = self.camera.to_camera(quads)
+        self.polygons(points.reshape(-1, 3), np.arange(0, 4 * len(quads) + 1, 4), _fills(shaded))
 
     def paint_mesh(self, mesh: Mesh, x: float, y: float, yaw: float, scale: float) -> None:
         faces = mesh.arrays
@@ -76,25 +81,29 @@ class _Brush:
         shaded = self.lighting.shade(faces.colours, normals, centres)
         fills = _fills(np.where(shining[:, None], faces.glows, shaded))
         points = self.camera.to_camera(planar(faces.points, x, y, yaw, scale))
+        bounds = np.array([0, *(end for _, end in faces.spans)])
         first = np.cumsum([0, *(len(part.faces) for part in mesh.parts)])
         part_centres = planar(np.stack([part.centre for part in mesh.parts]), x, y, yaw, scale)
         distances = np.linalg.norm(part_centres - self.camera.position, axis=1)
         for index in sorted(range(len(mesh.parts)), key=lambda i: (mesh.parts[i].layer, -distances[i])):
-            for face in range(first[index], first[index + 1]):
-                if facing[face]:
-                    start, end = faces.spans[face]
-                    self.polygon(points[start:end], fills[face])
+            shown = [face for face in range(first[index], first[index + 1]) if facing[face]]
+            self.polygons(points, bounds, fills, shown)
             if mesh.parts[index].balls:
                 self.paint_balls(mesh, index, x, y, yaw, scale)
         self.paint_halos(mesh, x, y, yaw, scale)
 
-    def polygon(self, points: np.ndarray, colour: tuple[int, int, int]) -> None:
-        """Fill a polygon (N, 3) given in camera axes."""
-        if points[:, 2].min() < NEAR:
-            points = cut_near(points)
-            if len(points) < 3:
-                return
-        self.draw.polygon(self.camera.to_pixels(points).ravel().tolist(), fill=colour)
+    def polygons(
+        self, points: np.ndarray, bounds: np.ndarray, fills: list[tuple[int, int, int]], shown: list[int] | None = None
+    ) -> None:
+        """Fill polygons given in camera axes: polygon i is points[bounds[i] : bounds[i + 1]]. `shown` picks some, in order."""
+        whole = np.minimum.reduceat(points[:, 2], bounds[:-1]) >= NEAR
+        ahead = np.where(points[:, 2:] >= NEAR, points, [0.0, 0.0, NEAR])
+        pixels, ends = self.camera.to_pixels(ahead).ravel().tolist(), (2 * bounds).tolist()
+        for i in range(len(fills)) if shown is None else shown:
+            if whole[i]:
+                self.draw.polygon(pixels[ends[i] : ends[i + 1]], fill=fills[i])
+            elif len(cut := cut_near(points[bounds[i] : bounds[i + 1]])) > 2:
+                self.draw.polygon(self.camera.to_pixels(cut).ravel().tolist(), fill=fills[i])
 
     def paint_balls(self, mesh: Mesh, index: int, x: float, y: float, yaw: float, scale: float) -> None:
         balls = mesh.parts[index].balls

@@ -14,6 +14,8 @@ from senna.synthetic.vehicles import footprint
 ASPHALT = (92, 94, 98)
 GRAVEL = (150, 142, 122)
 PAINT = (236, 236, 228)
+YELLOW = (232, 190, 60)
+SHADOW = (48, 49, 52)
 TUFTS = ((92, 122, 60), (132, 156, 84), (104, 134, 66), (146, 158, 92))
 SIGHT = 160.0  # metres beyond which no road is drawn
 MARK = 0.16  # metres: the breadth of a painted line
@@ -55,15 +57,20 @@ def ground_quads(scene: Scene, camera: Camera, at_night: bool) -> tuple[np.ndarr
     layers += _tufts(scene, camera)
     for road, strip in zip(scene.roads, strips, strict=True):
         half = road.lanes * road.lane_width / 2
-        layers.append((_lengths(strip, half + 1.1, -half - 1.1, camera), GRAVEL))
+        layers.append((_lengths(strip, half + road.verge, -half - road.verge, camera), GRAVEL))
     for road, strip in zip(scene.roads, strips, strict=True):
         half = road.lanes * road.lane_width / 2
         columns = road.lanes * 4 if at_night else 1  # headlamps light a road unevenly across
         edges = np.linspace(half, -half, columns + 1)
         layers += [(_lengths(strip, a, b, camera), ASPHALT) for a, b in itertools.pairwise(edges)]
+    layers.append((_patches(scene, "asphalt", camera), ASPHALT))
     for road, strip in zip(scene.roads, strips, strict=True):
         layers += [(quads, PAINT) for quads in _marks(road, strip, camera)]
-    layers += [(_shadow(v.kind, v.x, v.y, v.yaw), (48, 49, 52)) for v in scene.vehicles]
+        layers += [(quads, YELLOW) for quads in _centre_line(road, strip, camera)]
+    layers.append((_patches(scene, "paint", camera), PAINT))
+    layers += [(_shadow(*footprint(v.kind), v.x, v.y, v.yaw), SHADOW) for v in scene.vehicles]
+    layers += [(_shadow(0.8, 0.25, c.x, c.y, c.yaw), SHADOW) for c in scene.cyclists]
+    layers += [(_shadow(0.25, 0.28, w.x, w.y, w.yaw), SHADOW) for w in scene.walkers]
     quads = [layer for layer, _ in layers if len(layer)]
     colours = [np.tile(colour, (len(layer), 1)) for layer, colour in layers if len(layer)]
     return np.concatenate(quads or [np.zeros((0, 4, 3))]), np.concatenate(colours or [np.zeros((0, 3))])
@@ -78,7 +85,7 @@ def _in_sight(quads: np.ndarray, camera: Camera) -> np.ndarray:
     offsets = quads.mean(axis=1) - camera.position
     ahead = offsets @ camera.forward
     near = np.linalg.norm(offsets[:, :2], axis=1) < SIGHT
-    return quads[near & (ahead > -8)]
+    return quads[near & (ahead > -8) & camera.may_show(quads.mean(axis=1), 14.0)]
 
 
 def _marks(road: Road, strip: Strip, camera: Camera) -> list[np.ndarray]:
@@ -88,6 +95,8 @@ def _marks(road: Road, strip: Strip, camera: Camera) -> list[np.ndarray]:
             marks.append(_lengths(strip, edge + MARK / 2, edge - MARK / 2, camera))
         starts = np.arange(0, max(strip.along[-1] - DASH, 0), DASH + GAP)
         for lane in range(1, road.lanes):
+            if road.two_way and 2 * lane == road.lanes:
+                continue
             middle = half - lane * road.lane_width
             marks.append(_in_sight(strip.quads(starts, starts + DASH, middle + MARK / 2, middle - MARK / 2), camera))
     if road.stop_line is not None:
@@ -96,8 +105,18 @@ def _marks(road: Road, strip: Strip, camera: Camera) -> list[np.ndarray]:
     return marks
 
 
-def _shadow(kind: str, x: float, y: float, yaw: float) -> np.ndarray:
-    length, width = footprint(kind)
+def _centre_line(road: Road, strip: Strip, camera: Camera) -> list[np.ndarray]:
+    sides = (0.24, -0.08) if road.marked and road.two_way else ()
+    return [_lengths(strip, side, side - MARK, camera) for side in sides]
+
+
+def _patches(scene: Scene, surface: str, camera: Camera) -> np.ndarray:
+    flat = np.array([patch.corners for patch in scene.patches if patch.surface == surface]).reshape(-1, 4, 2)
+    return _in_sight(np.concatenate([flat, np.zeros((*flat.shape[:2], 1))], axis=2), camera)
+
+
+def _shadow(length: float, width: float, x: float, y: float, yaw: float) -> np.ndarray:
+    """Half a `length` and half a `width` around (x, y)."""
     corners = np.array([[-length, width, 0], [length, width, 0], [length, -width, 0], [-length, -width, 0]])
     return planar(corners, x, y, yaw)[None]
 
@@ -105,13 +124,17 @@ def _shadow(kind: str, x: float, y: float, yaw: float) -> np.ndarray:
 def _tufts(scene: Scene, camera: Camera) -> list[tuple[np.ndarray, tuple[int, int, int]]]:
     """Blotches in the field, so that it does not look like a billiard table; fixed to the world."""
     rng = np.random.default_rng(scene.seed + 1)
-    count = 60
-    centre = np.stack([rng.uniform(-30, 110, count), rng.uniform(-60, 60, count)], axis=1)
-    if scene.headlamps is not None:
-        x, y, yaw = scene.headlamps
-        turn = np.array([[math.cos(yaw), math.sin(yaw)], [-math.sin(yaw), math.cos(yaw)]])
-        centre = centre @ turn + [x, y]
-    size = rng.uniform(0.6, 2.6, (count, 4))
+    if scene.tufts is not None:
+        given = np.array(scene.tufts).reshape(-1, 3)
+        count, centre, size = len(given), given[:, :2], np.repeat(given[:, 2:], 4, axis=1) * [1.0, 0.7, 0.9, 1.2]
+    else:
+        count = 60
+        centre = np.stack([rng.uniform(-30, 110, count), rng.uniform(-60, 60, count)], axis=1)
+        if scene.headlamps is not None:
+            x, y, yaw = scene.headlamps
+            turn = np.array([[math.cos(yaw), math.sin(yaw)], [-math.sin(yaw), math.cos(yaw)]])
+            centre = centre @ turn + [x, y]
+        size = rng.uniform(0.6, 2.6, (count, 4))
     corners = np.stack(
         [
             centre + size[:, :1] * [1, 0.2],

@@ -1,8 +1,6 @@
-"""Random roads: one or two vehicles ahead, a sky, perhaps a traffic light; for six cameras also what is beside and behind."""
+"""Random roads for stage 1: one or two vehicles ahead, a sky, perhaps a traffic light."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import numpy as np
 
@@ -19,19 +17,13 @@ from senna.synthetic.scene import (
     TrafficLight,
     Tree,
     Vehicle,
-    VehicleKind,
 )
 
 LANE_WIDTH = 3.5
 LANES: dict[str, float] = {"left": LANE_WIDTH, "middle": 0.0, "right": -LANE_WIDTH}  # y in metres
 NEAR_GAP, FAR_GAP = (9.0, 11.5), (17.0, 22.0)  # metres from the camera to a vehicle's back
-BESIDE = (-1.0, 1.0)  # metres from the camera forward to the middle of a vehicle beside it
-BESIDE_KINDS: tuple[VehicleKind, ...] = ("car", "van", "motorcycle")  # short enough to stay out of the front view
-IS_BESIDE, IS_BEHIND = 0.35, 0.6  # shares of scenes: on each side, and behind
 EYE_HEIGHT = 1.7
-LAMP_SPACING = 28.0
 PATH_START, PATH_END = (-20.0, -12.0), 240.0  # metres; where the road begins shifts its dashes
-ROAD_BEHIND = 160.0  # metres more of it for cameras that look back
 
 
 def front_camera(size: int = 224) -> Camera:
@@ -40,21 +32,14 @@ def front_camera(size: int = 224) -> Camera:
 
 
 def distance_word(vehicle: Vehicle) -> str:
-    """ "near" or "far", by the gap along the road between the camera and the vehicle's nearer end."""
-    gap = abs(vehicle.x) - vehicle.size[0] / 2
+    """ "near" or "far", by the gap between the camera and the vehicle's back."""
+    gap = vehicle.x - vehicle.size[0] / 2
     return "near" if gap < (NEAR_GAP[1] + FAR_GAP[0]) / 2 else "far"
 
 
 def lane_word(vehicle: Vehicle) -> str:
     """ "left", "middle" or "right": the lane whose middle is nearest."""
     return min(LANES, key=lambda lane: abs(LANES[lane] - vehicle.y))
-
-
-def place_word(vehicle: Vehicle) -> str:
-    """ "ahead" or "behind" of the camera as a whole, else "left" or "right" of it."""
-    if abs(vehicle.x) > vehicle.size[0] / 2:
-        return "ahead" if vehicle.x > 0 else "behind"
-    return "left" if vehicle.y > 0 else "right"
 
 
 def sample_scene(rng: np.random.Generator) -> Scene:
@@ -80,34 +65,6 @@ def sample_scene(rng: np.random.Generator) -> Scene:
         seed=int(rng.integers(2**31)),
         headlamps=(0.0, 0.0, 0.0),
     )
-
-
-def sample_surroundings(rng: np.random.Generator) -> Scene:
-    """A scene of `sample_scene` that goes on beside and behind the camera."""
-    ahead = sample_scene(rng)
-    sides = [side for side in ("left", "right") if rng.random() < IS_BESIDE]
-    around = [_vehicle_beside(rng, side) for side in sides]
-    if rng.random() < IS_BEHIND:
-        lane = rng.choice([lane for lane in LANES if lane not in sides])
-        vehicle = _vehicle(rng, str(lane))
-        around.append(replace(vehicle, x=-vehicle.x))
-    (road,) = ahead.roads
-    (start, _), end = road.path
-    stop_line = None if road.stop_line is None else road.stop_line + ROAD_BEHIND
-    row = LAMP_SPACING * len(ahead.lamps)
-    return replace(
-        ahead,
-        roads=(replace(road, path=((start - ROAD_BEHIND, 0.0), end), stop_line=stop_line),),
-        vehicles=(*ahead.vehicles, *around),
-        trees=(*ahead.trees, *(replace(tree, x=-tree.x) for tree in _trees(rng))),
-        houses=(*ahead.houses, *(replace(house, x=-house.x) for house in _houses(rng))),
-        lamps=(*ahead.lamps, *(replace(lamp, x=lamp.x - row) for lamp in ahead.lamps)),
-    )
-
-
-def _vehicle_beside(rng: np.random.Generator, lane: str) -> Vehicle:
-    kind, colour = BESIDE_KINDS[rng.integers(len(BESIDE_KINDS))], str(rng.choice(list(BODY_COLOURS)))
-    return Vehicle(kind, colour, float(rng.uniform(*BESIDE)), LANES[lane] + float(rng.uniform(-0.25, 0.25)))
 
 
 def _vehicle(rng: np.random.Generator, lane: str) -> Vehicle:
@@ -145,4 +102,4 @@ def _lamps(rng: np.random.Generator) -> tuple[StreetLamp, ...]:
     if rng.random() < 0.5:
         return ()
     first = rng.uniform(14, 30)
-    return tuple(StreetLamp(float(first + LAMP_SPACING * i), 1.5 * LANE_WIDTH + 1.8, -np.pi / 2) for i in range(4))
+    return tuple(StreetLamp(float(first + 28 * i), 1.5 * LANE_WIDTH + 1.8, -np.pi / 2) for i in range(4))

@@ -68,6 +68,27 @@ class TrafficLight:
 
 
 @dataclass(frozen=True)
+class Walker:
+    """Somebody on foot at (x, y), facing along `yaw`; `tone` picks the clothes, `stride` 0 stands, 1 and 2 are steps."""
+
+    x: float
+    y: float
+    yaw: float = 0.0
+    tone: int = 0
+    stride: int = 0
+
+
+@dataclass(frozen=True)
+class Cyclist:
+    """A bicycle with its rider at (x, y), riding along `yaw`; `tone` picks the clothes."""
+
+    x: float
+    y: float
+    yaw: float = 0.0
+    tone: int = 0
+
+
+@dataclass(frozen=True)
 class Tree:
     """A tree at (x, y): `shape` "round" or "fir", `height` in metres, `tone` 0, 1 or 2 picks the green."""
 
@@ -102,8 +123,9 @@ class StreetLamp:
 class Road:
     """An asphalt strip along the polyline `path` of (x, y), `lanes` lanes wide.
 
-    With `marked`, solid lines run along the edges and dashes between the lanes. A `stop_line` is drawn across
-    the strip so many metres along the path.
+    With `marked`, solid lines run along the edges and dashes between the lanes; on a `two_way` road a double yellow line
+    parts the directions. A `stop_line` is drawn across the strip so many metres along the path. `verge` metres of
+    gravel lie on both sides.
     """
 
     path: tuple[tuple[float, float], ...]
@@ -111,6 +133,16 @@ class Road:
     lane_width: float = 3.5
     marked: bool = True
     stop_line: float | None = None
+    two_way: bool = False
+    verge: float = 1.1
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A flat four-cornered piece of ground: asphalt, or paint on it."""
+
+    corners: tuple[tuple[float, float], ...]
+    surface: Literal["asphalt", "paint"] = "paint"
 
 
 @dataclass(frozen=True)
@@ -124,6 +156,11 @@ class Scene:
     trees: tuple[Tree, ...] = ()
     houses: tuple[House, ...] = ()
     lamps: tuple[StreetLamp, ...] = ()
+    walkers: tuple[Walker, ...] = ()
+    cyclists: tuple[Cyclist, ...] = ()
+    patches: tuple[Patch, ...] = ()
+    tufts: tuple[tuple[float, float, float], ...] | None = None
+    """x, y and size of blotches in the field; None scatters some by `seed` around the headlamps."""
     seed: int = 0
     headlamps: tuple[float, float, float] | None = None
     """x, y and yaw of the ego vehicle, whose headlamps light the road at night."""

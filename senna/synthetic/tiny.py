@@ -12,7 +12,6 @@ from pathlib import Path
 from senna.errors import SennaError
 from senna.synthetic.crew import child_environment
 from senna.synthetic.folders import make_whole, needs_making
-from senna.synthetic.frames import write_frames
 from senna.synthetic.pictures import IMAGES, write_road_pictures
 from senna.synthetic.read import ReadingRecipe, make_llm
 from senna.synthetic.see import SeeingRecipe, make_clip
@@ -57,12 +56,6 @@ def make_tiny_models(
 def prepare_tiny_stage1(folder: str | os.PathLike[str], seed: int = 0, count: int = 1536) -> dict[str, Path]:
     """All that stage 1 needs, under `folder`: paths "model", "vision_tower", "data" (captions.json) and "images"."""
     data = write_road_pictures(Path(folder) / "pictures", count, seed)
-    return {**make_tiny_models(folder, seed), "data": data, "images": data.parent / IMAGES}
-
-
-def prepare_tiny_stage2(folder: str | os.PathLike[str], seed: int = 0, count: int = 240) -> dict[str, Path]:
-    """All that stages 2 and 3 need, under `folder`: paths "model", "vision_tower", "data" (records.jsonl) and "images"."""
-    data = write_frames(Path(folder) / "frames", count, seed)
     return {**make_tiny_models(folder, seed), "data": data, "images": data.parent / IMAGES}
 
 

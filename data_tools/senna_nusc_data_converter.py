@@ -1,0 +1,38 @@
+#!/usr/bin/env python3
+"""`senna convert` under the published script's name and arguments:
+
+    senna_nusc_data_converter.py nuscenes --root-path DIR [--canbus DIR] [--out-dir DIR] [--version v1.0] [--extra-tag TAG]
+
+Every further argument is one of `senna convert`. Names of OUT's files begin with TAG where it is not senna_nusc.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from senna.cli import main as senna
+
+VERSIONS = {"v1.0": "v1.0-trainval"}  # as the published commands write it
+
+
+def translate(argv: Sequence[str]) -> list[str]:
+    """The arguments of `senna convert` for the published ones."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", choices=["nuscenes"])
+    parser.add_argument("--root-path", required=True, help="nuScenes' folder")
+    parser.add_argument("--canbus", help="the folder that holds can_bus/")
+    parser.add_argument("--version", default="v1.0", help="v1.0 (trainval), v1.0-mini, v1.0-trainval or v1.0-test")
+    parser.add_argument("--out-dir", default="./data/nuscenes", help="where to (default: %(default)s)")
+    parser.add_argument("--extra-tag", help="how names of files begin (default: senna_nusc)")
+    known, further = parser.parse_known_args(argv)
+    flags = ["convert", "--nuscenes", known.root_path, "--version", VERSIONS.get(known.version, known.version)]
+    flags += ["--out", known.out_dir]
+    flags += ["--canbus", known.canbus] if known.canbus else []
+    return [*flags, *(["--name", known.extra_tag] if known.extra_tag else []), *further]
+
+
+if __name__ == "__main__":
+    sys.exit(senna(translate(sys.argv[1:])))

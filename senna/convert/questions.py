@@ -1,0 +1,170 @@
+"""Facts -> QA: what is asked about a frame, what the tables answer, and the records that it becomes."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from senna.convert.categories import is_vulnerable
+from senna.convert.facts import Agent, Frame
+from senna.convert.templates import Templates, load_templates
+from senna.records import Record
+from senna.views import VIEWS, image_block
+
+__all__ = ["KINDS", "Answer", "Question", "Templates", "load_templates", "questions_of", "records_of"]
+
+KINDS = ("vru", "motion", "traffic_light", "description", "explanation", "plan")
+TABLES = "tables"  # who answered, where no captioner did
+
+_VRU_REACH = 20.0  # metres
+_REACH = {view: 40.0 if view == "front" else 20.0 for view in VIEWS}  # metres
+_MOST_OBJECTS = 20  # the nearest: more, and six views, question and answer no longer fit into 2048 tokens
+_PUBLISHED_ORDER = [
+    VIEWS.index(view) for view in ("front", "front right", "front left", "back", "back left", "back right")
+]
+_ALL_IMAGES = image_block()
+
+
+class Question(NamedTuple):
+    """A question about a frame."""
+
+    kind: str  # of KINDS
+    views: tuple[str, ...]  # that the record shows
+    text: str  # without the image block: what a captioner is asked, about the picture of `view`
+    answer: str | None  # None where the captioner must give it
+    view: str  # that it is about
+
+
+class Answer(NamedTuple):
+    """What a captioner said."""
+
+    text: str  # "" where it could not tell
+    captioner: str  # its name
+
+
+def questions_of(frame: Frame, templates: Templates) -> list[Question]:
+    """What is asked about a frame, in the order of KINDS and VIEWS.
+
+    No plan and no explanation where the 3 s to come are not whole, and nothing about road users where nobody annotated
+    them. At most one question a kind and view.
+    """
+    questions: list[Question] = []
+    if frame.annotated:
+        questions.append(_vru(frame, templates))
+        questions.extend(_motion(frame, templates))
+    light = None if frame.light is None else frame.light.capitalize()
+    questions.append(Question("traffic_light", VIEWS, templates["traffic_light"]["question"], light, "front"))
+    describe = templates["description"]["question"]
+    questions.extend(Question("description", VIEWS, _piece(describe, "view", view), None, view) for view in VIEWS)
+    if frame.plan is not None:
+        slots = {"command": frame.command, "speed": _speed(frame.speed, templates["words"])}
+        why = templates["explanation"]["question"].format(plan=frame.plan, **slots)
+        what = templates["plan"]["question"].format(**slots)
+        questions.append(Question("explanation", VIEWS, why, None, "front"))
+        questions.append(Question("plan", VIEWS, what, f"{frame.plan}\n", "front"))
+    return questions
+
+
+def records_of(frame: Frame, captions: Mapping[tuple[str, str], Answer], templates: Templates) -> list[Record]:
+    """The records of a frame, one a question (design: "The QA record").
+
+    Args:
+        captions: (kind, view) -> the answer to each question that the tables do not answer. A question without one, or
+            with an empty one, is left out.
+    """
+    images = [frame.images[place] for place in _PUBLISHED_ORDER] if frame.compat else list(frame.images)
+    known = frame.future[np.isfinite(frame.future).all(axis=1)].round(3).tolist()
+    about = {
+        "token": frame.token,
+        "image": frame.images[0],
+        "images": images,
+        "prev": frame.prev,
+        "next": frame.next,
+        "scene_token": frame.scene_token,
+        "fut_valid_flag": len(known) == len(frame.future),
+        "ego_fut_trajs": known,  # (T, 2): the steps that are known, all six where the flag is set
+    }
+    records = []
+    for question in questions_of(frame, templates):
+        answer = Answer(question.answer, TABLES) if question.answer else captions.get((question.kind, question.view))
+        if answer is not None and answer.text:
+            records.append(_record(about, question, answer))
+    return records
+
+
+def _record(about: Record, question: Question, answer: Answer) -> Record:
+    name = f"{question.kind}-{question.view.replace(' ', '-')}" if question.kind in _BY_VIEW else question.kind
+    block = _ALL_IMAGES if question.views is VIEWS else image_block(question.views)
+    return {
+        "id": f"{about['token']}-{name}",
+        "kind": question.kind,
+        "captioner": answer.captioner,
+        **about,
+        "conversations": [
+            {"from": "human", "value": block + question.text},
+            {"from": "gpt", "value": answer.text},
+        ],
+    }
+
+
+_BY_VIEW = ("motion", "description")
+
+
+def _vru(frame: Frame, templates: Templates) -> Question:
+    texts, reach = templates["vru"], f"{_VRU_REACH:.0f}"
+    users = _nearest(
+        agent
+        for agent in frame.agents
+        if agent.view == "front"
+        and is_vulnerable(agent.category, agent.group)
+        and math.hypot(agent.x, agent.y) < _VRU_REACH
+    )
+    objects = [texts["object"].format(name=user.name, **_place(user, templates["words"])) for user in users]
+    answer = (
+        texts["some"].format(objects=", ".join(objects), reach=reach, are="is" if len(users) == 1 else "are")
+        if users
+        else texts["none"].format(reach=reach)
+    )
+    return Question("vru", VIEWS, texts["question"].format(reach=reach), answer, "front")
+
+
+def _motion(frame: Frame, templates: Templates) -> Iterator[Question]:
+    texts, words = templates["motion"], templates["words"]
+    in_view: dict[str, list[Agent]] = {view: [] for view in VIEWS}
+    for agent in frame.agents:
+        if agent.group != "static" and agent.plan is not None and math.hypot(agent.x, agent.y) < _REACH[agent.view]:
+            in_view[agent.view].append(agent)
+    for view, agents in in_view.items():
+        if agents:
+            nearest = _nearest(agents)
+            lines = [_motion_line(number, agent, texts["object"], words) for number, agent in enumerate(nearest, 1)]
+            question = texts["question"].format(objects="\n".join(lines), view=view)
+            answer = "".join(f"Object {number}: {agent.plan}\n" for number, agent in enumerate(nearest, 1))
+            yield Question("motion", VIEWS, question, answer, view)
+
+
+def _motion_line(number: int, agent: Agent, text: str, words: Mapping[str, str]) -> str:
+    return text.format(number=number, name=agent.name, speed=_speed(agent.speed, words), **_place(agent, words))
+
+
+def _nearest(agents: Iterable[Agent]) -> Sequence[Agent]:
+    return sorted(agents, key=lambda agent: math.hypot(agent.x, agent.y))[:_MOST_OBJECTS]
+
+
+def _place(agent: Agent, words: Mapping[str, str]) -> dict[str, str]:
+    ahead, aside = words["ahead" if agent.y >= 0 else "behind"], words["right" if agent.x >= 0 else "left"]
+    return {
+        "ahead": _piece(ahead, "metres", round(abs(agent.y))),
+        "aside": _piece(aside, "metres", round(abs(agent.x))),
+    }
+
+
+def _speed(speed: float, words: Mapping[str, str]) -> str:
+    return words["speed_unknown"] if math.isnan(speed) else _piece(words["speed"], "speed", f"{speed:.1f}")
+
+
+@lru_cache(maxsize=4096)  # a few hundred pieces make up all of a data set's lines
+def _piece(text: str, slot: str, value: int | str) -> str:
+    return text.format(**{slot: value})

@@ -1,0 +1,336 @@
+"""Against real HTTP servers on the loopback: one of ours that misbehaves, and `transformers serve`."""
+
+import base64
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+from PIL import Image
+from transformers.utils.import_utils import is_serve_available
+
+from senna.convert.captioners import Request, make_captioner
+from senna.convert.captioners.cache import CachedCaptioner
+from senna.convert.captioners.llava import LlavaCaptioner
+from senna.convert.captioners.openai import OpenAICaptioner, Patience
+from senna.errors import DataError, SennaError, UsageError
+from tests.convert.tiny_llava import tiny_llava
+
+HASTE = Patience(timeout=1.5, attempts=8, first_pause=0.01, longest_pause=0.05)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads, request_queue_size = True, 128
+
+    def __init__(self, behave):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.behave, self.lock = behave, threading.Lock()
+        self.tries, self.answered, self.times, self.bodies, self.keys = Counter(), Counter(), {}, [], set()
+        self.busy = self.busiest = 0
+        self.models = ["tiny"]
+
+    @property
+    def address(self):
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, request, client_address):
+        """A client that gave up is no news."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def log_message(self, *_):
+        """Nothing."""
+
+    def do_GET(self):
+        self.reply({"data": [{"id": name} for name in self.server.models]})
+
+    def do_POST(self):
+        server, body = self.server, json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        image, text = body["messages"][0]["content"]
+        question, picture = text["text"], base64.b64decode(image["image_url"]["url"].partition(",")[2])
+        with server.lock:
+            server.tries[question] += 1
+            server.times.setdefault(question, []).append(time.monotonic())
+            server.bodies.append(body)
+            server.keys.add(self.headers.get("Authorization"))
+        fault = server.behave(question, server.tries[question])
+        if fault is not None:
+            getattr(self, f"fault_{fault[0]}")(*fault[1:])
+        else:
+            with server.lock:
+                server.answered[question] += 1
+            content = f"{question} {len(picture)}"
+            self.reply({"choices": [{"message": {"content": content}, "finish_reason": "stop"}]})
+
+    def reply(self, value, status=200, headers=(), raw=None, length=None):
+        content = raw if raw is not None else json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(length or len(content)))
+        for name, text in headers:
+            self.send_header(name, text)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def fault_status(self, status, said="no", headers=()):
+        self.reply({"error": {"message": said}}, status, headers)
+
+    def fault_garbage(self):
+        self.reply(None, raw=b"<html>this is no JSON")
+
+    def fault_without_answer(self):
+        self.reply({"choices": []})
+
+    def fault_cut_off(self):
+        self.reply(None, raw=b'{"choices": [{"message": {"content": "hal', length=400)
+
+    def fault_stall(self):
+        time.sleep(2 * HASTE.timeout)
+
+    def fault_reset(self):
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+
+    def fault_hang_up(self):
+        self.close_connection = True
+
+    def fault_dribble(self):
+        self.send_response(200)
+        self.end_headers()
+        for _ in range(40):
+            self.wfile.write(b" ")
+            time.sleep(HASTE.timeout / 10)
+
+    def fault_slow(self, seconds):
+        with self.server.lock:
+            self.server.busy += 1
+            self.server.busiest = max(self.server.busiest, self.server.busy)
+        time.sleep(seconds)
+        with self.server.lock:
+            self.server.busy -= 1
+        self.fault_content("slow but sure")
+
+    def fault_content(self, content):
+        self.reply({"choices": [{"message": {"content": content}}]})
+
+
+@contextmanager
+def serving(behave=lambda question, attempt: None):
+    server = _Server(behave)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def ask_for(tmp_path):
+    def make(count):
+        made = []
+        for number in range(count):
+            path = tmp_path / f"{number}.png"
+            Image.fromarray(np.full((4, 4 + number, 3), number, np.uint8)).save(path)
+            made.append(Request(None, "front", path, "description", f"question {number}"))
+        return made
+
+    return make
+
+
+def answers_to(requests):
+    return [f"{request.question} {request.image.stat().st_size}" for request in requests]
+
+
+FAULTS = [
+    ("status", 500), ("status", 503), ("status", 429), ("garbage",), ("without_answer",), ("cut_off",), ("stall",), ("reset",),
+    ("hang_up",), ("dribble",), ("status", 502),
+]  # fmt: skip
+
+
+def test_no_answer_is_lost_and_none_doubled_by_a_server_that_fails_in_every_way(ask_for):
+    def behave(question, attempt):
+        number = int(question.split()[1])
+        return FAULTS[(number + attempt) % len(FAULTS)] if attempt <= number % 4 else None
+
+    requests = ask_for(44)
+    with serving(behave) as server:
+        got = list(OpenAICaptioner(server.address, "tiny", 8, patience=HASTE).stream(requests))
+        assert sorted(got) == list(enumerate(answers_to(requests)))
+        assert {server.answered[request.question] for request in requests} == {1}
+        assert [server.tries[request.question] for request in requests] == [1 + number % 4 for number in range(44)]
+
+
+def test_as_many_requests_as_allowed_are_under_way_at_once(ask_for):
+    with serving(lambda question, attempt: ("slow", 0.1)) as server:
+        OpenAICaptioner(server.address, "tiny", 4).answer(ask_for(16))
+        assert server.busiest == 4
+
+
+def test_a_server_that_says_when_to_come_back_is_obeyed(ask_for):
+    def behave(question, attempt):
+        return ("status", 429, "busy", [("Retry-After", "0.2")]) if attempt == 1 else None
+
+    with serving(behave) as server:
+        OpenAICaptioner(server.address, "tiny", 2, patience=HASTE).answer(ask_for(2))
+        assert all(0.19 < second - first < 1 for first, second in server.times.values())
+
+
+def test_a_refusal_is_final_and_names_picture_and_reason_and_keeps_what_was_under_way(ask_for):
+    requests = ask_for(3)
+
+    def behave(question, attempt):
+        return ("status", 400, "the picture is too large") if question.endswith("1") else ("slow", 0.2)
+
+    got = []
+    with serving(behave) as server:
+        with pytest.raises(SennaError, match=r"1\.png.*the picture is too large"):
+            got.extend(OpenAICaptioner(server.address, "tiny", 3, patience=HASTE).stream(requests))
+        assert server.tries["question 1"] == 1
+    assert sorted(place for place, _ in got) == [0, 2]
+
+
+def test_after_a_failure_only_what_is_missing_is_asked(ask_for, tmp_path):
+    requests = ask_for(6)
+    broken = threading.Event()
+    broken.set()
+
+    def behave(question, attempt):
+        return ("status", 400) if question.endswith("4") and broken.is_set() else None
+
+    with serving(behave) as server:
+        cached = CachedCaptioner(
+            OpenAICaptioner(server.address, "tiny", 1, patience=HASTE), tmp_path / "captions.sqlite"
+        )
+        with pytest.raises(SennaError):
+            cached.answer(requests)
+        broken.clear()
+        assert cached.answer(requests) == answers_to(requests)
+        assert [server.answered[f"question {number}"] for number in range(6)] == [1] * 6
+
+
+def test_a_server_that_is_not_there_is_given_up_in_the_end(ask_for):
+    with serving() as server:
+        address = server.address
+    with pytest.raises(SennaError, match=r"after 3 attempts .*refused.*run the same command again"):
+        OpenAICaptioner(address, "tiny", 2, patience=Patience(1, 3, 0.01, 0.01)).answer(ask_for(3))
+
+
+def test_a_missing_key_is_named(ask_for, monkeypatch):
+    with serving(lambda question, attempt: ("status", 401, "who are you?")) as server:
+        with pytest.raises(SennaError, match="OPENAI_API_KEY"):
+            OpenAICaptioner(server.address, "tiny", patience=HASTE).answer(ask_for(1))
+        monkeypatch.setenv("OPENAI_API_KEY", "sesame")
+        with pytest.raises(SennaError):
+            OpenAICaptioner(server.address, "tiny", patience=HASTE).answer(ask_for(1))
+        assert server.keys == {None, "Bearer sesame"}
+
+
+def test_the_model_is_asked_for_where_the_server_has_one_only(ask_for):
+    with serving() as server:
+        captioner = make_captioner("openai", server=server.address, max_tokens=77)
+        captioner.answer(ask_for(1))
+        assert captioner.name == "openai:tiny"
+        assert (server.bodies[0]["model"], server.bodies[0]["max_tokens"], server.bodies[0]["temperature"]) == (
+            "tiny",
+            77,
+            0,
+        )
+        server.models = ["one", "two"]
+        with pytest.raises(UsageError, match=r"--captioner-model \(one, two\)"):
+            make_captioner("openai", server=server.address).answer(ask_for(1))
+
+
+def test_a_redirect_is_not_followed(ask_for):
+    away = ("status", 307, "", [("Location", "http://127.0.0.1:1/v1")])
+    with serving(lambda question, attempt: away) as server, pytest.raises(SennaError, match="307"):
+        OpenAICaptioner(server.address, "tiny", patience=HASTE).answer(ask_for(1))
+
+
+@pytest.mark.parametrize(
+    ("content", "text"), [(None, ""), (" ", ""), ([{"type": "text", "text": "in parts"}], "in parts")]
+)
+def test_an_answer_may_be_empty_or_in_parts(ask_for, content, text):
+    with serving(lambda question, attempt: ("content", content)) as server:
+        assert OpenAICaptioner(server.address, "tiny", patience=HASTE).answer(ask_for(1)) == [text]
+
+
+@pytest.mark.parametrize(
+    "written", ["127.0.0.1:{port}", "http://127.0.0.1:{port}/", "http://127.0.0.1:{port}/v1/chat/completions"]
+)
+def test_an_address_may_be_written_in_several_ways(written, ask_for):
+    with serving() as server:
+        captioner = OpenAICaptioner(written.format(port=server.server_address[1]), "tiny")
+        assert captioner.answer(ask_for(1)) == answers_to(ask_for(1))
+
+
+@pytest.mark.parametrize(
+    ("server", "said"),
+    [(None, "needs --server"), ("http://", "no address"), ("ftp://a/v1", "no address"), ("a:b", "no address")],
+)
+def test_what_is_no_address_is_refused(server, said):
+    with pytest.raises(UsageError, match=said):
+        make_captioner("openai", server=server)
+
+
+def test_a_file_that_is_no_picture_is_named(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("no picture")
+    with serving() as server, pytest.raises(DataError, match=r"notes\.txt"):
+        OpenAICaptioner(server.address, "tiny").answer([Request(None, "front", path, "description", "what?")])
+    with serving() as server, pytest.raises(DataError, match="gone"):
+        OpenAICaptioner(server.address, "tiny").answer(
+            [Request(None, "front", tmp_path / "gone", "description", "what?")]
+        )
+
+
+@contextmanager
+def transformers_serve(model):
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    program = "from transformers.cli.transformers import main; main()"
+    flags = ["serve", str(model), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", program, *flags]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            for _ in range(600):
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
+                    break
+                except (OSError, urllib.error.URLError):
+                    assert process.poll() is None, "transformers serve ended at once"
+                    time.sleep(0.1)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not is_serve_available(), reason="transformers serve needs fastapi, uvicorn and openai")
+def test_transformers_serve_answers_as_the_same_model_does_here(tmp_path):
+    model, rng = tiny_llava(tmp_path / "model"), np.random.default_rng(0)
+    requests = []
+    for number, (height, width) in enumerate([(90, 160), (90, 160), (64, 64)]):
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(path)
+        requests += [
+            Request(None, "front", path, "description", text) for text in ("the white car?", "what is your plan?")
+        ]
+    with transformers_serve(model) as address:
+        served = make_captioner("openai", server=address, model=str(model), concurrency=2, max_tokens=24).answer(
+            requests
+        )
+    assert served == LlavaCaptioner(str(model), "fp32", 4, 24).answer(requests)
+    assert len(set(served)) == len(served)

@@ -1,0 +1,94 @@
+"""The converter's entry points, run as users run them."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from senna.records import open_records
+from tests.conftest import REPOSITORY
+
+SHELL = REPOSITORY / "data_tools" / "senna_nusc_converter.sh"
+PUBLISHED = REPOSITORY / "data_tools" / "senna_nusc_data_converter.py"
+
+
+def sh(*flags, cwd, **environment):
+    """Run the script with none of its variables set but those given."""
+    ours = {"NUSCENES", "CANBUS", "OUT_DIR", "VERSION"}
+    clean = {name: value for name, value in os.environ.items() if name not in ours}
+    clean |= {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"} | {
+        name: str(value) for name, value in environment.items()
+    }
+    return subprocess.run(["sh", SHELL, *flags], capture_output=True, text=True, cwd=cwd, env=clean)
+
+
+def test_the_script_is_posix_sh():
+    shell = shutil.which("dash") or "sh"
+    assert subprocess.run([shell, "-n", SHELL], capture_output=True, text=True).stderr == ""
+
+
+def test_without_nuscenes_the_script_says_so_and_writes_nothing(tmp_path):
+    result = sh(cwd=tmp_path, OUT_DIR=tmp_path / "out")
+    assert result.returncode == 2
+    assert "NUSCENES is not set" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_script_converts_from_any_folder_with_flags_passed_through(golden, tmp_path):
+    root = golden / "synthetic_nuscenes"
+    result = sh("--limit", "3", cwd=tmp_path, NUSCENES=root, CANBUS=root, VERSION="v1.0-mini", OUT_DIR="out")
+    assert result.returncode == 0, result.stderr
+    tokens = {record["token"] for record in open_records(tmp_path / "out" / "senna_nusc_train.jsonl")}
+    assert len(tokens) == 3
+
+
+@pytest.fixture
+def published():
+    spec = importlib.util.spec_from_file_location("published", PUBLISHED)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_published_arguments_are_translated(published):
+    argv = "nuscenes --root-path R --out-dir O --extra-tag tag --version v1.0 --canbus C --limit 7".split()
+    expected = "convert --nuscenes R --version v1.0-trainval --out O --canbus C --name tag --limit 7"
+    assert published.translate(argv) == expected.split()
+    assert "v1.0-mini" in published.translate("nuscenes --root-path R --version v1.0-mini".split())
+
+
+def test_the_published_command_writes_files_of_its_tag(golden, tmp_path):
+    flags = ["nuscenes", "--root-path", golden / "synthetic_nuscenes", "--out-dir", "out", "--extra-tag", "mine"]
+    command = [sys.executable, PUBLISHED, *flags, "--version", "v1.0-mini", "--limit", "2"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert len({record["token"] for record in open_records(tmp_path / "out" / "mine_train.jsonl")}) == 2
+
+
+def test_the_benchmark_finds_the_facts_that_the_devkit_gives_box_by_box(golden):
+    command = [sys.executable, REPOSITORY / "scripts" / "benchmark.py", "convert", "--repeats", "1", "--json"]
+    command += ["--nuscenes", golden / "synthetic_nuscenes"]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    figures = json.loads(result.stdout.splitlines()[-1])
+    assert figures["frames"] == 49
+    assert figures["objects"] > 400
+    assert figures["differ"] == 0
+    assert figures["ways"]["senna convert"]["ratio"] > 1
+
+
+def test_help_comes_at_once_and_loads_nothing_heavy():
+    code = (
+        "import sys\nfrom senna.cli import main\n"
+        "try: main(['convert', '--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'nuscenes', 'transformers', 'yaml', 'PIL'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
+    assert result.returncode == 0, result.stderr
+    assert "--allow-missing-images" in result.stdout
