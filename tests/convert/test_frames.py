@@ -276,3 +276,21 @@ def test_unknown_scenes_and_a_cut_table_are_told(tmp_path):
     (other / MINI / "sample_data.json").write_text('[{"token"')
     with pytest.raises(DataError, match="is the data set whole"):
         read_frames(other, MINI)
+
+
+def test_a_light_that_a_table_tells_is_answered_without_a_captioner(tmp_path):
+    world = write_world(tmp_path, lambda step: (5.0 * step, 0.0), frames=3)
+    table = world / "v1.0-mini" / "traffic_light.json"
+    templates = load_templates()
+
+    def lights():
+        frames = read_frames(world, "v1.0-mini")
+        return [q.answer for frame in frames for q in questions_of(frame, templates) if q.kind == "traffic_light"]
+
+    assert lights() == [None, None, None]  # nuScenes has no such table: whoever looks must say
+    states = ["red", "none", "green"]
+    table.write_text(json.dumps([{"sample_token": f"sample-{i}", "state": state} for i, state in enumerate(states)]))
+    assert lights() == ["Red", "None", "Green"]
+    table.write_text(json.dumps([{"sample_token": "sample-0", "state": "blue"}]))
+    with pytest.raises(DataError, match=r"traffic_light\.json: state 'blue' is none of red, yellow, green, none"):
+        lights()
