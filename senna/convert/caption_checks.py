@@ -1,8 +1,10 @@
 """Whether an answer of a captioner can be used, what it comes down to, and asking again where it cannot."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from senna.convert.captioners import Captioner, Request
 
@@ -98,7 +100,9 @@ def repeats(text: str) -> bool:
     that occurs three times; or, for writing without blanks, a short string ten times over.
     """
     words = [word for word in re.findall(r"\w+", text.lower()) if not word.isdigit()]  # numbers count up in a loop
-    for period in range(1, min(_LONGEST_PERIOD, len(words) // _REPEATED_TIMES) + 1):
+    pairs = Counter(pairwise(words))
+    loops = max(pairs.values(), default=0) >= _REPEATED_TIMES  # in a loop some two words follow each other that often
+    for period in range(1, min(_LONGEST_PERIOD, len(words) // _REPEATED_TIMES) + 1) if loops else ():
         run, needed = 0, max(_REPEATED_TIMES * period, _REPEATED_WORDS) - period
         for one, other in zip(words, words[period:], strict=False):
             run = run + 1 if one == other else 0

@@ -9,6 +9,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 
 from senna.convert.captioners import Request
 from senna.convert.facts import Agent, Frame
@@ -122,6 +123,7 @@ def explain(frame: Frame, plan: MetaAction) -> str:
     return f"The car{'' if math.isnan(frame.speed) else now} {doing}. " + " ".join(_sentence(text) for text in reasons)
 
 
+@lru_cache(maxsize=64)  # a scene has one description for all its views and frames
 def sky_of(description: str) -> str:
     """A sentence about weather and time of day, as far as the scene's description names them, else ""."""
     words = [
