@@ -119,7 +119,7 @@ def test_nothing_is_claimed_about_traffic_lights_or_where_nobody_annotated():
 
 
 def test_real_frames_get_captions_that_pass_the_checks(data):
-    pytest.importorskip("nuscenes")
+    pytest.importorskip("nuscenes", reason="nuscenes-devkit is not installed")
     from senna.convert.frames import read_frames
 
     captioner, count = make_captioner("annotations"), 0
