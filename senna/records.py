@@ -8,7 +8,7 @@ A file is a JSON list (the published format) or JSON Lines. A record is a dict w
   ``next``, ``scene_token``, ``fut_valid_flag``, ``ego_fut_trajs``, and of ours ``id`` and ``kind``.
 
 Reading maps the file into memory and parses a record when it is asked for: memory does not grow with the records'
-texts. Only their places, lengths and kinds are held, about 20 bytes a record.
+texts. Only their places, lengths, kinds and frames are held, under 30 bytes a record.
 """
 
 import json
@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from senna.errors import DataError, SennaError, UsageError
+from senna.frame_keys import frame_key, numbered
 from senna.meta_actions import parse_meta_action
 from senna.views import IMAGE_TOKEN, order_paths, paths_by_camera, prompt_views
 
@@ -50,6 +51,7 @@ class RecordFile:
         images: int16 (N,), ``<image>`` placeholders in each record's conversation.
         kinds: int16 (N,), the place in ``kind_names`` of each record's kind (``record_kind``).
         kind_names: the kinds in the order of their first record.
+        frames: int32 (N,), equal for records that show the same images, numbered by first appearance (``frame_key``).
     """
 
     def __init__(self, path: Path, index: "_Index", size: int) -> None:
@@ -58,6 +60,7 @@ class RecordFile:
         self.images = np.array(index.images, dtype=np.int16)
         self.kinds = np.array(index.kinds, dtype=np.int16)
         self.kind_names = tuple(index.kind_codes)
+        self.frames = numbered(np.array(index.frame_keys, dtype=np.int64))
         self._starts = np.array(index.starts, dtype=np.int64)
         self._sizes = np.array(index.sizes, dtype=np.int32)
         self._lines = np.array(index.lines, dtype=np.int32)  # empty for a JSON list
@@ -107,6 +110,7 @@ class _Index:
         self.path = path
         self.starts, self.sizes, self.lines = array("q"), array("l"), array("l")
         self.words, self.images, self.kinds = array("l"), array("h"), array("h")
+        self.frame_keys = array("q")
         self.kind_codes: dict[str, int] = {}
 
     def add(self, record: object, start: int, stop: int, line: int | None) -> None:
@@ -124,6 +128,7 @@ class _Index:
         self.words.append(words)
         self.images.append(images)
         self.kinds.append(code)
+        self.frame_keys.append(frame_key(record, images, len(self.frame_keys)))
         if line is not None:
             self.lines.append(line)
 

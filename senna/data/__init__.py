@@ -1,8 +1,9 @@
 """From records and pictures to batches."""
 
-from senna.data.collate import Collator
+from senna.data.collate import Collator, PackCollator
 from senna.data.conversation import prompt_for
 from senna.data.dataset import ConversationDataset
+from senna.data.frames import FrameDataset
 from senna.data.images import load_image
 from senna.data.mixture import Mixture, open_mixture
 from senna.data.sampler import PADDING, LengthGroupedSampler
@@ -16,8 +17,10 @@ __all__ = [
     "PADDING",
     "Collator",
     "ConversationDataset",
+    "FrameDataset",
     "LengthGroupedSampler",
     "Mixture",
+    "PackCollator",
     "encode_conversation",
     "encode_prompt",
     "load_image",

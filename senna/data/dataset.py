@@ -31,7 +31,8 @@ class ConversationDataset(Dataset):
     decides. The index ``PADDING`` gives an empty sample of kind -1.
 
     Attributes:
-        records: where they are from: kinds are places in its ``kind_names``, epochs its draws.
+        records: where they are from: kinds are places in its ``kind_names``.
+        draw: what an epoch takes: the records'.
         lengths: int64 (N,), each sample's length in tokens, estimated: words, and ``tokens_per_image`` an image.
         multimodal: bool (N,), whether it has images.
     """
@@ -56,10 +57,12 @@ class ConversationDataset(Dataset):
             if value not in known:
                 raise UsageError(f"{name}={value!r} is not known; use one of {', '.join(known)}")
         self.records = records if isinstance(records, Mixture) else Mixture([(records, 1.0)])
+        self.draw = self.records
         self.tokenizer = tokenizer
         self.image_processor = image_processor
         self.image_folder = Path(image_folder) if image_folder else None
         self.version, self.aspect_ratio, self.decode = version, aspect_ratio, decode
+        self.tokens_per_image = tokens_per_image
         self.lengths = self.records.words.astype(np.int64) + tokens_per_image * self.records.images.astype(np.int64)
         self.multimodal = self.records.images > 0
         rules = PixelRules.of(image_processor)
@@ -71,33 +74,49 @@ class ConversationDataset(Dataset):
     def __getitem__(self, index: int) -> Sample:
         if index == PADDING:
             nothing = torch.empty(0, dtype=torch.long)
-            return {"input_ids": nothing, "labels": nothing, "images": self._no_images(), "kind": -1, "sample": ""}
-        record, name = self.records[index], self.records.name(index)
+            return {"input_ids": nothing, "labels": nothing, "images": self.no_images(), "kind": -1, "sample": ""}
+        sample = self.text(index)
+        if "error" in sample:
+            return sample
         try:
-            sample = self._tokens(record)
-            paths = _image_paths(record, sample["input_ids"])
-            images = self._load(paths, self.records.folder(index))
+            return {**sample, "images": self.load(sample.pop("paths"), index)}
         except DataError as error:
-            return {"sample": name, "error": f"{name}: {error}"}
-        return {**sample, "images": images, "kind": int(self.records.kinds[index]), "sample": name}
+            return unusable(sample["sample"], error)
 
     def encode(self, index: int) -> dict[str, torch.Tensor]:
         """``{"input_ids", "labels"}`` of a record, without its images. Raises ``DataError`` that does not name it."""
         return self._tokens(self.records[index])
 
-    def _tokens(self, record: Record) -> Sample:
-        return encode_conversation(record["conversations"], self.tokenizer, self.version)
+    def text(self, index: int) -> Sample:
+        """A record's sample before its images are read: instead of them ``paths``, in the prompt's order."""
+        record, name = self.records[index], self.records.name(index)
+        try:
+            encoded = self._tokens(record)
+            paths = _image_paths(record, encoded["input_ids"])
+        except DataError as error:
+            return unusable(name, error)
+        return {**encoded, "paths": paths, "kind": int(self.records.kinds[index]), "sample": name}
 
-    def _load(self, paths: list[str], beside: Path) -> torch.Tensor:
-        """float32 (V, 3, H, W) of a record's images; ``beside`` is the folder of its file."""
+    def load(self, paths: list[str], index: int) -> torch.Tensor:
+        """float32 (V, 3, H, W): the images at ``paths``, which a record names. Raises ``DataError`` that names the image."""
         if not paths:
-            return self._no_images()
+            return self.no_images()
+        beside = self.records.folder(index)
         folders = [self.image_folder, beside] if self.image_folder else [beside]
         files = [_find(path, folders) for path in paths]
         return torch.stack([load_image(file, self.image_processor, self.aspect_ratio, self.decode) for file in files])
 
-    def _no_images(self) -> torch.Tensor:
+    def no_images(self) -> torch.Tensor:
+        """float32 (0, 3, H, W)."""
         return torch.empty(0, 3, *self._image_size)
+
+    def _tokens(self, record: Record) -> Sample:
+        return encode_conversation(record["conversations"], self.tokenizer, self.version)
+
+
+def unusable(name: str, error: DataError) -> Sample:
+    """What stands for a record that cannot be used."""
+    return {"sample": name, "error": f"{name}: {error}"}
 
 
 def _image_paths(record: Record, input_ids: torch.Tensor) -> list[str]:

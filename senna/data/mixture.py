@@ -24,6 +24,7 @@ class Mixture:
         words, images: as of ``RecordFile``, of the records that are taken (N,), file after file.
         kinds: int16 (N,), places in ``kind_names``.
         kind_names: the kinds there are, in the order of their first record.
+        starts: int64 (files + 1,), where among the records each file's begin.
         epoch_size: how many samples an epoch has.
     """
 
@@ -42,12 +43,12 @@ class Mixture:
         if not sum(sizes):
             raise DataError(_nothing_left(self.files, stage))
         self._taken = _joined(taken).astype(np.int32)
-        self._starts = np.cumsum([0, *sizes])
+        self.starts = np.cumsum([0, *sizes])
         self.words = _joined([file.words[indices] for file, indices in zip(self.files, taken, strict=True)])
         self.images = _joined([file.images[indices] for file, indices in zip(self.files, taken, strict=True)])
         self.kinds, self.kind_names = _join_kinds(self.files, taken)
-        self._draws = [_draw_size(*of) for of in zip(self.files, self.weights, sizes, strict=True)]
-        self.epoch_size = sum(self._draws)
+        self._draws = _Draws(self.files, self.weights, sizes, "records")
+        self.epoch_size = self._draws.size
 
     def __len__(self) -> int:
         return len(self._taken)
@@ -71,31 +72,89 @@ class Mixture:
 
     def epoch(self, seed: int, epoch: int) -> np.ndarray:
         """int64 (epoch_size,): the records of an epoch, file after file; which they are depends on the arguments alone."""
-        return np.concatenate([self._draw(number, seed, epoch) for number in range(len(self.files))])
+        return self._draws.epoch(seed, epoch)
+
+    def frame_codes(self) -> np.ndarray:
+        """int64 (N,): equal for records of one frame of one file, ascending by file and first appearance."""
+        offsets = np.cumsum([0, *(len(file) for file in self.files[:-1])])  # a file has no more frames than records
+        frames = [
+            file.frames[self._taken[start:stop]] + offset
+            for file, offset, start, stop in zip(self.files, offsets, self.starts, self.starts[1:], strict=False)
+        ]
+        return _joined(frames)
 
     def counts_by_kind(self, seed: int = 0, epoch: int = 0) -> dict[str, int]:
         """Samples of each kind in one epoch. Where weights are not whole, chance moves a few from epoch to epoch."""
         counts = np.bincount(self.kinds[self.epoch(seed, epoch)], minlength=len(self.kind_names)).tolist()
         return {name: count for name, count in zip(self.kind_names, counts, strict=True) if count}
 
+    def _number(self, index: int) -> int:
+        if not 0 <= index < len(self):
+            raise IndexError(f"the data have {len(self)} records, there is no record {index}")
+        return int(np.searchsorted(self.starts, index, side="right")) - 1
+
+    def _place(self, index: int) -> tuple[RecordFile, int]:
+        return self.files[self._number(index)], int(self._taken[index])
+
+
+class Frames:
+    """The records of a ``Mixture`` by frame, and what an epoch takes of these. Picklable as ``Mixture`` is.
+
+    Which records are of one frame is what ``RecordFile.frames`` says. A file's weight says how often an epoch takes each
+    of its frames, in the way that ``Mixture`` takes records.
+
+    Attributes:
+        order: int32 (N,), the records frame after frame, ascending within each.
+        starts: int32 (F,), where in ``order`` each frame begins. Frames stand file after file, by first appearance.
+        epoch_size: how many frames an epoch has.
+    """
+
+    def __init__(self, records: Mixture, together: bool = True) -> None:
+        """``together=False``: each record is a frame of its own. Raises ``UsageError`` as ``Mixture`` does."""
+        codes = records.frame_codes() if together else np.arange(len(records))
+        self.order = np.argsort(codes, kind="stable").astype(np.int32)
+        begins = np.diff(codes[self.order], prepend=-1) > 0
+        self.starts = np.flatnonzero(begins).astype(np.int32)
+        sizes = np.diff(np.searchsorted(self.starts, records.starts)).tolist()
+        self._draws = _Draws(records.files, records.weights, sizes, "frames")
+        self.epoch_size = self._draws.size
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def members(self, frame: int) -> np.ndarray:
+        """int64 (records,): a frame's records, ascending places in the mixture."""
+        if not 0 <= frame < len(self):
+            raise IndexError(f"the data have {len(self)} frames, there is no frame {frame}")
+        stop = self.starts[frame + 1] if frame + 1 < len(self) else len(self.order)
+        return self.order[self.starts[frame] : stop].astype(np.int64)
+
+    def epoch(self, seed: int, epoch: int) -> np.ndarray:
+        """int64 (epoch_size,): the frames of an epoch, file after file; which they are depends on the arguments alone."""
+        return self._draws.epoch(seed, epoch)
+
+
+class _Draws:
+    """What an epoch takes of things that stand file after file, each file with a weight."""
+
+    def __init__(self, files: Sequence[RecordFile], weights: Sequence[float], sizes: Sequence[int], what: str) -> None:
+        self.starts = np.cumsum([0, *sizes])
+        self.draws = [_draw_size(*of, what) for of in zip(files, weights, sizes, strict=True)]
+        self.size = sum(self.draws)
+
+    def epoch(self, seed: int, epoch: int) -> np.ndarray:
+        return np.concatenate([self._draw(number, seed, epoch) for number in range(len(self.draws))])
+
     def _draw(self, number: int, seed: int, epoch: int) -> np.ndarray:
-        start, stop = self._starts[number : number + 2].tolist()
+        start, stop = self.starts[number : number + 2].tolist()
         everything = np.arange(start, stop)
         if start == stop:
             return everything
-        whole, rest = divmod(self._draws[number], stop - start)
+        whole, rest = divmod(self.draws[number], stop - start)
         # Never 0 at the end: numpy takes (seed, epoch) and (seed, epoch, 0) for the same, and the sampler uses the former.
         random = np.random.default_rng((seed, epoch, number + 1))
         part = random.choice(everything, rest, replace=False) if rest else everything[:0]
         return np.concatenate([np.tile(everything, whole), np.sort(part)])
-
-    def _number(self, index: int) -> int:
-        if not 0 <= index < len(self):
-            raise IndexError(f"the data have {len(self)} records, there is no record {index}")
-        return int(np.searchsorted(self._starts, index, side="right")) - 1
-
-    def _place(self, index: int) -> tuple[RecordFile, int]:
-        return self.files[self._number(index)], int(self._taken[index])
 
 
 def open_mixture(data_path: str, stage: int | None = None) -> Mixture:
@@ -165,11 +224,11 @@ def _taken(file: RecordFile, stage: int | None) -> np.ndarray:
     return np.flatnonzero(is_plan if stage == 3 else ~is_plan)
 
 
-def _draw_size(file: RecordFile, weight: float, size: int) -> int:
+def _draw_size(file: RecordFile, weight: float, size: int, what: str) -> int:
     draw = round(weight * size)
     if size and not draw:
         raise UsageError(
-            f"--data_path {file.path}:{weight:g}: that is less than one of its {size} records an epoch; give a weight of "
+            f"--data_path {file.path}:{weight:g}: that is less than one of its {size} {what} an epoch; give a weight of "
             f"{1 / size:.2g} or more, or leave the file out"
         )
     return draw

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 
 from senna.data.dataset import ConversationDataset
+from senna.data.frame_packing import cut_record, plan_trees
+from senna.data.frames import FrameDataset
 from senna.errors import DataError
 from senna.model.config import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 
@@ -59,6 +61,46 @@ def token_statistics(
     )
 
 
+@dataclass(frozen=True)
+class PackingStatistics:
+    """What packing saves: ``unpacked_tokens / packed_tokens``. Means of a frame, as often as an epoch takes it.
+
+    Attributes:
+        records: that can be tokenised.
+        packed_tokens: after the splice, what they share counted once (once a tree where a frame takes several).
+        unpacked_tokens: of the same records one by one.
+        looked_at, total: frames.
+    """
+
+    records: float
+    packed_tokens: float
+    unpacked_tokens: float
+    looked_at: int
+    total: int
+
+
+def packing_statistics(
+    frames: FrameDataset, max_length: int, tokens_per_image: int, pack_max_tokens: int, look_at: int = 200
+) -> PackingStatistics:
+    """Tokenise at most ``look_at`` frames, evenly spread by length, and plan their trees; no image is read."""
+    by_length = np.argsort(frames.lengths, kind="stable")
+    chosen = _evenly(by_length, min(look_at, len(frames)))
+    rows, weights = [], []
+    for frame in chosen.tolist():
+        texts = [text for text in frames.texts(frame) if "error" not in text]
+        cut = [cut_record(text["input_ids"], text["labels"], max_length, tokens_per_image) for text in texts]
+        packed = sum(tree.size for tree in plan_trees(cut, pack_max_tokens))
+        rows.append((len(cut), packed, sum(int(record.sizes.sum()) for record in cut)))
+        weights.append(frames.records.weight(int(frames.draw.members(frame)[0])))
+    records, packed, unpacked = np.average(rows, axis=0, weights=weights).tolist()
+    return PackingStatistics(records, packed, unpacked, len(chosen), len(frames))
+
+
+def _evenly(values: np.ndarray, count: int) -> np.ndarray:
+    """``count`` of the values, at even distances."""
+    return values[(2 * np.arange(count) + 1) * len(values) // (2 * count)]
+
+
 def _chosen(lengths: np.ndarray, look_at: int) -> tuple[np.ndarray, np.ndarray]:
     """The longest records, and others evenly spaced by length; together all where ``look_at`` suffices.
 
@@ -69,8 +111,7 @@ def _chosen(lengths: np.ndarray, look_at: int) -> tuple[np.ndarray, np.ndarray]:
         return by_length, by_length[:0]
     longest = look_at // 2
     rest = by_length[: len(by_length) - longest]
-    count = look_at - longest
-    return by_length[len(rest) :], rest[(2 * np.arange(count) + 1) * len(rest) // (2 * count)]
+    return by_length[len(rest) :], _evenly(rest, look_at - longest)
 
 
 def _measure(

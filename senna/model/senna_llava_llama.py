@@ -1,6 +1,7 @@
 """The driving vision-language model: CLIP tower, projector, driving vision adapter, splice, Llama.
 
-B samples, V views a sample, N images in the batch, T prompt tokens, L spliced length, K tokens a view, D width.
+B samples or packed rows, V views a sample, N images in the batch, T prompt tokens, L spliced length, K tokens a view, D width,
+R records, n targets.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from senna.model.adapter import AdapterLinear, DrivingVisionAdapter, Projector, ProjectorLinear
 from senna.model.config import IGNORE_INDEX, IMAGE_TOKEN_INDEX, SennaConfig
 from senna.model.config_files import read_config
+from senna.model.packed_attention import Layout, PackedAttention, packed_kind
 from senna.model.splice import SplicePlan, plan_splice, splice_embeddings
 from senna.model.vision_tower import VisionTower
 
@@ -40,8 +42,29 @@ def flatten_images(images: Images, batch: int) -> tuple[torch.Tensor | None, lis
 class SennaOutput(CausalLMOutputWithPast):
     """A forward's result; beside the usual, for logs, each sample's share of the loss (no gradient)."""
 
-    sample_losses: torch.Tensor | None = None  # (B,) fp32, cross-entropy summed over the sample's targets
-    sample_targets: torch.Tensor | None = None  # (B,) how many those are
+    sample_losses: torch.Tensor | None = None  # (R,) fp32, cross-entropy summed over a record's targets
+    sample_targets: torch.Tensor | None = None  # (R,) how many those are
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What is to be predicted in a batch, and from where."""
+
+    places: torch.Tensor  # (n,) of the hidden states that predict them, counted over B * L
+    answers: torch.Tensor  # (n,) token ids
+    records: torch.Tensor  # (n,) which of the R records each is of
+    count: int  # R
+
+    @classmethod
+    def of_rows(cls, labels: torch.Tensor) -> "Targets":
+        """Of (B, L) labels where each row is a record."""
+        row, column = (labels[:, 1:] != IGNORE_INDEX).nonzero(as_tuple=True)
+        return cls(row * labels.shape[1] + column, labels[row, column + 1], row, len(labels))
+
+    @classmethod
+    def of_packed(cls, labels: torch.Tensor, places: torch.Tensor, records: torch.Tensor, count: int) -> "Targets":
+        """Of packed (B, L) labels, whose places are known: nothing here waits for the device."""
+        return cls(places, labels.flatten()[places + 1], records, count)
 
 
 class SennaLlavaLlamaModel(LlamaModel):
@@ -127,15 +150,23 @@ class SennaLlavaLlamaForCausalLM(LlamaForCausalLM):
         logits_to_keep: int | torch.Tensor = 0,
         images: Images = None,
         num_items_in_batch: torch.Tensor | int | None = None,
+        loss_weight: str = "token",
+        layout: Layout | None = None,
         **kwargs,
     ) -> SennaOutput:
         """Spliced forward. Prompts (``input_ids`` with no cache before them) are spliced; embeddings are taken as they are.
 
         Args: ``input_ids`` (B, T), -200 for an image; ``labels`` (B, T), -100 for no target; ``images`` see `Images`;
-        ``num_items_in_batch`` what the summed loss is divided by (default: this batch's targets).
-        Returns the loss (mean over targets in fp32; 0 where the batch has none) and logits (B, L, vocabulary). With labels
-        in training mode the head runs at the targets only and ``logits`` is None.
+        ``num_items_in_batch`` what the summed loss is divided by (default: this batch's items); ``loss_weight`` what these
+        items are, all of equal weight: "token" targets, "record" records; ``layout`` makes it a packed batch, see
+        `forward_packed`.
+        Returns the loss (a mean in fp32; 0 where the batch has no target) and logits (B, L, vocabulary). With labels in
+        training mode the head runs at the targets only and ``logits`` is None.
         """
+        if layout is not None:
+            return self.forward_packed(
+                layout, input_ids, position_ids, labels, images, num_items_in_batch, loss_weight, **kwargs
+            )
         if input_ids is not None and inputs_embeds is None and past_key_values is None:
             pixels, counts = flatten_images(images, len(input_ids))
             plan = self.plan(input_ids, attention_mask, labels, counts)
@@ -153,7 +184,10 @@ class SennaLlavaLlamaForCausalLM(LlamaForCausalLM):
             **kwargs,
         )
         hidden = outputs.last_hidden_state  # (B, L, D)
-        of_loss = {} if labels is None else self.target_loss(hidden, labels, num_items_in_batch)
+        of_loss = {}
+        if labels is not None:
+            targets = Targets.of_rows(labels)
+            of_loss = weighed(self.target_losses(hidden, targets)[0], targets, num_items_in_batch, loss_weight)
         logits = None
         if labels is None or not self.training:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -166,19 +200,45 @@ class SennaLlavaLlamaForCausalLM(LlamaForCausalLM):
             attentions=outputs.attentions,
         )
 
-    def target_loss(self, hidden: torch.Tensor, labels: torch.Tensor, num_items: torch.Tensor | int | None) -> dict:
-        """Cross-entropy of (B, L, D) hidden states at the targets of (B, L) labels: the fields of `SennaOutput`.
+    def forward_packed(
+        self,
+        layout: Layout,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        labels: torch.Tensor,
+        images: torch.Tensor | None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        loss_weight: str = "token",
+        *,
+        source: torch.Tensor,
+        target_places: torch.Tensor,
+        target_records: torch.Tensor,
+        records: int,
+    ) -> SennaOutput:
+        """Rows in which trees stand: a prefix, and branches that go on from it and do not see each other.
 
-        ``loss`` is the sum over ``num_items`` (default: the number of targets).
+        The arguments are a batch of `senna.data.PackCollator`, which says what they are. Loss and gradient are those of the
+        records one by one. The head runs at the targets only; ``logits`` are theirs, (n, vocabulary), and None in training.
         """
-        is_target = labels[:, 1:] != IGNORE_INDEX
-        logits = self.lm_head(hidden[:, :-1][is_target]).float()  # (targets, vocabulary)
-        losses = F.cross_entropy(logits, labels[:, 1:][is_target], reduction="none")
-        count = len(logits) if num_items is None else num_items
-        loss = losses.sum() / torch.as_tensor(count, device=losses.device).clamp(min=1)
-        row_of_target = is_target.nonzero()[:, 0]
-        by_row = losses.new_zeros(len(labels)).index_add(0, row_of_target, losses.detach())
-        return {"loss": loss, "sample_losses": by_row, "sample_targets": is_target.sum(1)}
+        embeds = self.embed(input_ids, images, SplicePlan(source, None, labels))
+        packed = PackedAttention(layout, packed_kind(self.config), *embeds.shape[:2], embeds.dtype, embeds.device)
+        hidden = self.model(
+            inputs_embeds=embeds,
+            attention_mask=packed.attention_mask,
+            position_ids=position_ids,
+            packed=packed,
+            use_cache=False,
+        ).last_hidden_state  # (B, L, D)
+        targets = Targets.of_packed(labels, target_places, target_records, records)
+        losses, logits = self.target_losses(hidden, targets)
+        return SennaOutput(
+            **weighed(losses, targets, num_items_in_batch, loss_weight), logits=None if self.training else logits
+        )
+
+    def target_losses(self, hidden: torch.Tensor, targets: Targets) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, L, D) hidden states -> cross-entropy (n,) in fp32 and logits (n, vocabulary) at the targets."""
+        logits = self.lm_head(hidden.flatten(0, 1).index_select(0, targets.places))
+        return F.cross_entropy(logits.float(), targets.answers, reduction="none"), logits
 
     @torch.no_grad()
     def generate(self, inputs=None, images: Images = None, attention_mask=None, **kwargs):
@@ -191,6 +251,19 @@ class SennaLlavaLlamaForCausalLM(LlamaForCausalLM):
         plan = plan_splice(input_ids, attention_mask, None, counts, self.config.mm_adapter_tokens, None, "left")
         embeds = self.embed(input_ids, pixels, plan)
         return super().generate(inputs_embeds=embeds, attention_mask=plan.attention_mask.long(), **kwargs)
+
+
+def weighed(losses: torch.Tensor, targets: Targets, num_items: torch.Tensor | int | None, weight: str) -> dict:
+    """The fields of `SennaOutput` that (n,) losses make: their sum, each target or each record of equal weight, over
+    ``num_items`` (default: the batch's targets or its records that have some)."""
+    counts = losses.new_zeros(targets.count).index_add(0, targets.records, torch.ones_like(losses))  # (R,)
+    by_record = losses.new_zeros(targets.count).index_add(0, targets.records, losses.detach())
+    if weight == "record":
+        losses = losses / counts[targets.records]
+    if num_items is None:
+        num_items = (counts > 0).sum() if weight == "record" else len(losses)
+    total = losses.sum() / torch.as_tensor(num_items, device=losses.device).clamp(min=1)
+    return {"loss": total, "sample_losses": by_record, "sample_targets": counts.long()}
 
 
 AutoModelForCausalLM.register(SennaConfig, SennaLlavaLlamaForCausalLM)

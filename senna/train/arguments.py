@@ -85,6 +85,15 @@ class TrainArguments(TrainingArguments):
     )
     model_max_length: int = option(2048, "tokens a sample, view tokens included; longer ones are cut")
     group_by_modality_length: bool = option(False, "batches of like length, text-only samples by themselves")
+    pack_frames: bool = option(
+        False,
+        "encode what a frame's questions share (images, text before them) once: the same gradient, several times faster",
+    )
+    pack_max_tokens: int = option(4096, "tokens of a packed row; a frame with more is split, small frames share a row")
+    loss_weight: Literal["token", "record"] = option(
+        "token",
+        "what counts equally in the loss: each answer's tokens, as published, or each record whatever its length",
+    )
     skip_bad_samples: int = option(0, "unusable samples to leave out before the run stops; each is logged")
     lazy_preprocess: bool = option(True, "kept for the published scripts: data is always read when it is needed")
     is_multimodal: bool = option(True, "kept for the published scripts: the model always sees images")
@@ -98,7 +107,11 @@ class TrainArguments(TrainingArguments):
     mm_use_im_start_end: bool = option(False, "kept for the published scripts: no image start and end tokens")
     mm_use_im_patch_token: bool = option(False, "kept for the published scripts: no patch token")
     attn_implementation: Literal["sdpa", "flash_attention_2", "eager"] = option(
-        "sdpa", "attention of the LLM and the tower"
+        "sdpa", "attention of the tower, and of the LLM where it is not packed"
+    )
+    pack_attention: Literal["auto", "split", "dense", "flex"] = option(
+        "auto",
+        "attention of packed rows: split (CPU), flex (CUDA), dense (any device; slow: the reference); auto chooses",
     )
 
     # Which parts train
@@ -147,6 +160,11 @@ class TrainArguments(TrainingArguments):
             )
         if self.bits < 16 and not self.lora_enable:
             raise ValueError(f"--bits {self.bits}: quantised weights cannot be trained; add --lora_enable True (QLoRA)")
+        if self.pack_frames and self.pack_max_tokens < self.model_max_length:
+            raise ValueError(
+                f"--pack_max_tokens {self.pack_max_tokens}: a row must hold the longest sample, --model_max_length "
+                f"{self.model_max_length}"
+            )
         if self.gradient_checkpointing is not None and hasattr(self, "activation_checkpointing"):  # the newer name
             self.activation_checkpointing, self.gradient_checkpointing = self.gradient_checkpointing, None
         if self.use_cpu:
@@ -180,7 +198,7 @@ class TrainArguments(TrainingArguments):
 
     @property
     def global_batch_size(self) -> int:
-        """Samples of one optimizer step, over all processes."""
+        """Samples of one optimizer step, over all processes; with `pack_frames` frames."""
         return self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
 
 

@@ -17,7 +17,8 @@ RUN_FILE = "run.json"  # what the run was asked to do: its presence says that th
 TRAINED_WEIGHTS = "trained.safetensors"
 
 CONTINUED_FIELDS = """model_name_or_path model_base vision_tower data_path data_bytes stage image_folder version
-image_aspect_ratio image_decode model_max_length group_by_modality_length mm_vision_select_layer mm_adapter_tokens
+image_aspect_ratio image_decode model_max_length group_by_modality_length pack_frames pack_max_tokens
+loss_weight mm_vision_select_layer mm_adapter_tokens
 tune_mm_mlp_adapter freeze_mm_mlp_adapter freeze_img_adapter freeze_backbone init_weight_img_adapter mm_projector_lr
 lora_enable lora_r lora_alpha lora_dropout bits learning_rate lr_scheduler_type warmup_steps weight_decay max_grad_norm
 num_train_epochs max_steps seed bf16 fp16 global_batch_size world_size zero_stage""".split()

@@ -44,6 +44,16 @@ def freeze(model: SennaLlavaLlamaForCausalLM, args: TrainArguments) -> None:
         raise UsageError("the flags freeze every part of the model: nothing would be trained")
 
 
+def use_liger_kernels(model: SennaLlavaLlamaForCausalLM) -> None:
+    """Fused Triton kernels for the LLM's norms, rotary embedding and MLP. The loss stays ours: it looks at targets only.
+
+    transformers' own switch knows models by their type and would leave this one as it is.
+    """
+    from liger_kernel.transformers import apply_liger_kernel_to_llama
+
+    apply_liger_kernel_to_llama(cross_entropy=False, fused_linear_cross_entropy=False, model=model)
+
+
 def build_model(args: TrainArguments) -> SennaLlavaLlamaForCausalLM:
     """The model to train: frozen parts in the training precision, trained parts in fp32 (DeepSpeed keeps its own fp32)."""
     with whole_tensors(args):
@@ -75,6 +85,9 @@ def build_model(args: TrainArguments) -> SennaLlavaLlamaForCausalLM:
         logger.warning(
             "%s holds no %s: it starts untrained; stage 1 trains it", args.model_name_or_path, " and no ".join(new)
         )
+    if args.use_liger_kernel:
+        use_liger_kernels(model)
+        args.use_liger_kernel = False  # done; the Trainer would look for them once more
     if args.lora_enable:
         add_lora(model, args.lora_r, args.lora_alpha, args.lora_dropout)
     freeze(model, args)

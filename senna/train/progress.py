@@ -16,6 +16,9 @@ SHOWN = {
     "grad_norm": ".3f",
     "samples_per_second": ".1f",
     "tokens_per_second": ".0f",
+    "padding": ".0%",
+    "packed": ".1f",
+    "cut_samples": ".0f",
     "memory_gb": ".1f",
 }
 SHORT = {
@@ -23,6 +26,8 @@ SHORT = {
     "grad_norm": "grad",
     "samples_per_second": "samples/s",
     "tokens_per_second": "tokens/s",
+    "packed": "unpacked/packed",
+    "cut_samples": "cut",
     "memory_gb": "GiB",
 }
 

@@ -7,12 +7,13 @@ import torch
 from transformers import ProgressCallback, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from senna.data import Collator, ConversationDataset
+from senna.data import Collator, ConversationDataset, FrameDataset, PackCollator
 from senna.data.mixture import open_mixture, parse_data_path
 from senna.errors import UsageError
 from senna.files import check_free_space, write_json
 from senna.model.config_files import read_config
 from senna.model.loading import load_image_processor, tokenizer_source
+from senna.model.packed_attention import use_packed_attention
 from senna.model.tokenizer import load_tokenizer
 from senna.train import checkpoint
 from senna.train.arguments import TrainArguments, parse_arguments
@@ -41,6 +42,10 @@ def check(args: TrainArguments) -> Path | None:
     parse_data_path(args.data_path)
     if args.quantization and importlib.util.find_spec("bitsandbytes") is None:
         raise UsageError(f"--bits {args.bits}: bitsandbytes is not installed: pip install -e '.[gpu]', or --bits 16")
+    if args.use_liger_kernel and (args.use_cpu or importlib.util.find_spec("liger_kernel") is None):
+        raise UsageError(
+            "--use_liger_kernel: Liger's kernels are for CUDA, and come with pip install -e '.[gpu]'; leave the flag out here"
+        )
     if args.image_folder is not None and not Path(args.image_folder).is_dir():
         raise UsageError(f"--image_folder {args.image_folder}: no such folder")
     read_config(args.model_name_or_path, args.vision_tower, args.model_base)
@@ -68,11 +73,15 @@ def build_trainer(args: TrainArguments) -> SennaTrainer:
         decode=args.image_decode,
         tokens_per_image=tokens_per_image,
     )
+    layout = (tokenizer.pad_token_id, args.model_max_length, tokens_per_image)
+    if args.pack_frames:
+        use_packed_attention(model, args.pack_attention, args.device)
     trainer = SennaTrainer(
         model=model,
         args=args,
-        train_dataset=dataset,
-        data_collator=Collator(tokenizer.pad_token_id, args.model_max_length, tokens_per_image),
+        # A caption follows its picture at once: there is no question that others could share one with.
+        train_dataset=FrameDataset(dataset, together=args.version != "plain") if args.pack_frames else dataset,
+        data_collator=PackCollator(*layout, args.pack_max_tokens) if args.pack_frames else Collator(*layout),
         callbacks=[Progress(), LogFile(Path(args.output_dir) / "train_log.jsonl")],
     )
     trainer.image_processor, trainer.tokenizer = image_processor, tokenizer

@@ -4,9 +4,11 @@ from pathlib import Path
 
 from torch import nn
 
-from senna.data.statistics import TokenStatistics, token_statistics
+from senna.data import FrameDataset
+from senna.data.statistics import TokenStatistics, packing_statistics, token_statistics
 from senna.errors import SennaError
 from senna.model.lora import base_of, is_lora
+from senna.model.packed_attention import packed_kind
 from senna.train.prepare import count
 from senna.train.progress import plot_losses
 from senna.train.trainer import SennaTrainer
@@ -69,11 +71,30 @@ def data_lines(trainer: SennaTrainer, tokens: TokenStatistics) -> list[str]:
     return lines
 
 
+def packing_lines(trainer: SennaTrainer) -> list[str]:
+    """What packing makes of the data; nothing for a run that does not pack."""
+    args, data = trainer.args, trainer.train_dataset
+    if not isinstance(data, FrameDataset):
+        return []
+    found = packing_statistics(
+        data, args.model_max_length, trainer.model.config.mm_adapter_tokens, args.pack_max_tokens
+    )
+    if found.unpacked_tokens == found.packed_tokens:
+        return [f"packed   several samples to a row of at most {args.pack_max_tokens:,} tokens"]
+    ratio = found.unpacked_tokens / found.packed_tokens
+    return [
+        f"packed   {data.draw.epoch_size:,} frames of {found.records:.1f} samples: {found.packed_tokens:,.0f} tokens a frame "
+        f"instead of {found.unpacked_tokens:,.0f} ({ratio:.1f} times fewer), {packed_kind(trainer.model.config)} attention"
+    ]
+
+
 def describe(trainer: SennaTrainer) -> str:
     """What is about to run: model, data, steps and where to."""
-    args, model, records = trainer.args, trainer.model, trainer.train_dataset.records
-    tokens = token_statistics(trainer.train_dataset, args.model_max_length, model.config.mm_adapter_tokens)
-    a_step, epoch = args.global_batch_size, records.epoch_size
+    args, model, data = trainer.args, trainer.model, trainer.train_dataset
+    samples = data.dataset if isinstance(data, FrameDataset) else data
+    tokens = token_statistics(samples, args.model_max_length, model.config.mm_adapter_tokens)
+    a_step, epoch = args.global_batch_size, data.draw.epoch_size
+    unit = "samples" if len(data) == len(samples) else "frames"
     steps = args.max_steps if args.max_steps > 0 else -(-epoch // a_step) * args.num_train_epochs
     method = {"nf4": "QLoRA", "int8": "LoRA on int8"}.get(args.quantization, "LoRA" if args.lora_enable else "full")
     zero = f", ZeRO-{args.zero_stage}" if args.zero_stage else ""
@@ -87,7 +108,8 @@ def describe(trainer: SennaTrainer) -> str:
         f"         {model.config.mm_adapter_tokens} tokens a view; {method} training",
         *(f"         {line}" for line in parameter_table(model).splitlines()),
         *data_lines(trainer, tokens),
-        f"run      {steps:.0f} steps of {a_step} samples ({args.per_device_train_batch_size} x "
+        *packing_lines(trainer),
+        f"run      {steps:.0f} steps of {a_step} {unit} ({args.per_device_train_batch_size} x "
         f"{args.gradient_accumulation_steps} x {args.world_size} processes{zero}), learning rate {args.learning_rate:g}",
         f"output   {args.output_dir}",
     ])  # fmt: skip

@@ -19,11 +19,23 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from senna.data import LengthGroupedSampler
 from senna.errors import DataError, SennaError
 from senna.files import SAVING, publish
+from senna.model.config import IGNORE_INDEX
 from senna.train.checkpoint import TRAINED_WEIGHTS, checkpoints, prune, saving
 
 
 class NotFiniteError(SennaError):
     """A loss or a gradient that is not a finite number."""
+
+
+COUNTED = ("samples", "tokens", "places", "unpacked_tokens", "cut")
+"""What is counted of the batches for the log; all but the samples are the collator's."""
+
+
+def records_with_targets(batch: dict) -> int:
+    """How many of a batch's records have a target."""
+    if "target_records" in batch:
+        return len(batch["target_records"].unique())
+    return int((batch["labels"][:, 1:] != IGNORE_INDEX).any(dim=1).sum())
 
 
 def peak_memory() -> float:
@@ -53,7 +65,7 @@ class SennaTrainer(Trainer):
         self.step_samples: list[str] = []
         self.bad_samples = 0
         self.started = time.perf_counter()
-        self.counted = torch.zeros(2, dtype=torch.float64)  # samples and tokens since the last log entry
+        self.counted = torch.zeros(len(COUNTED), dtype=torch.float64)  # since the last log entry
         kinds = len(self.train_dataset.records.kind_names)
         self.by_kind = torch.zeros(kinds + 1, 2, device=self.args.device)  # summed losses, targets; last: no kind
 
@@ -69,7 +81,7 @@ class SennaTrainer(Trainer):
             accumulation=args.gradient_accumulation_steps,
             seed=args.seed if args.data_seed is None else args.data_seed,
             group=args.group_by_modality_length,
-            draw=data.records,
+            draw=data.draw,
         )
         self.add_callback(_EpochOrder(sampler))
         return sampler
@@ -86,8 +98,16 @@ class SennaTrainer(Trainer):
                 raise DataError(self._bad_sample_message(message))
             print(f"skipped sample {self.bad_samples} of at most {self.args.skip_bad_samples}: {message}", flush=True)
         for batch in batches:
-            self.counted += torch.tensor([len(batch["input_ids"]), batch.pop("tokens")], dtype=torch.float64)
+            samples = int((batch["kinds"] >= 0).sum())
+            self.counted += torch.tensor([samples, *(batch.pop(name) for name in COUNTED[1:])], dtype=torch.float64)
         return batches, self._get_num_items_in_batch(batches, device)
+
+    def _get_num_items_in_batch(self, batch_samples, device):
+        """What the step's summed loss is divided by, over all processes: its targets, or its records that have some."""
+        if self.args.loss_weight == "token" or not batch_samples:
+            return super()._get_num_items_in_batch(batch_samples, device)
+        count = torch.tensor(sum(records_with_targets(batch) for batch in batch_samples), device=device)
+        return self.accelerator.reduce(count, "sum") if self.args.world_size > 1 else count
 
     def _bad_sample_message(self, message: str) -> str:
         allowed = self.args.skip_bad_samples
@@ -98,6 +118,7 @@ class SennaTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The loss, refused before its backward pass where it is not finite: DeepSpeed steps within that pass."""
         kinds = inputs.pop("kinds")
+        inputs["loss_weight"] = self.args.loss_weight
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if not torch.isfinite(loss.detach()):
             self._stop_not_finite("loss", float(loss.detach()))
@@ -150,12 +171,23 @@ class SennaTrainer(Trainer):
     # ---- log
 
     def log(self, logs, start_time=None):
-        """Adds, over all processes since the last entry: samples/s, tokens/s, the loss of each kind, and peak memory."""
+        """Adds, over all processes since the last entry: samples/s, tokens/s, which share of the places is padding, how many
+        tokens one by one a packed token stands for, the loss of each kind, and peak memory."""
         if "loss" in logs:
             now = time.perf_counter()
-            counted = self.accelerator.reduce(self.counted.float().to(self.args.device), "sum").tolist()
-            samples, tokens = (count / max(now - self.started, 1e-9) for count in counted)
-            logs |= {"samples_per_second": samples, "tokens_per_second": tokens, "memory_gb": peak_memory()}
+            sums = self.accelerator.reduce(self.counted.float().to(self.args.device), "sum").tolist()
+            counted = dict(zip(COUNTED, sums, strict=True))
+            seconds = max(now - self.started, 1e-9)
+            logs |= {
+                "samples_per_second": counted["samples"] / seconds,
+                "tokens_per_second": counted["tokens"] / seconds,
+                "padding": 1 - counted["tokens"] / max(counted["places"], 1),
+                "memory_gb": peak_memory(),
+            }
+            if self.args.pack_frames:
+                logs["packed"] = counted["unpacked_tokens"] / max(counted["tokens"], 1)
+            if counted["cut"]:
+                logs["cut_samples"] = counted["cut"]
             by_kind = self.accelerator.reduce(self.by_kind, "sum").tolist()
             names = self.train_dataset.records.kind_names
             if len(names) > 1:

@@ -1,7 +1,6 @@
 """The converter's entry points, run as users run them."""
 
 import importlib.util
-import json
 import os
 import shutil
 import subprocess
@@ -67,19 +66,6 @@ def test_the_published_command_writes_files_of_its_tag(golden, tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert len({record["token"] for record in open_records(tmp_path / "out" / "mine_train.jsonl")}) == 2
-
-
-def test_the_benchmark_finds_the_facts_that_the_devkit_gives_box_by_box(golden):
-    command = [sys.executable, REPOSITORY / "scripts" / "benchmark.py", "convert", "--repeats", "1", "--json"]
-    command += ["--nuscenes", golden / "synthetic_nuscenes"]
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert result.returncode == 0, result.stderr
-    figures = json.loads(result.stdout.splitlines()[-1])
-    assert figures["frames"] == 49
-    assert figures["objects"] > 400
-    assert figures["differ"] == 0
-    assert figures["ways"]["senna convert"]["ratio"] > 1
 
 
 def test_help_comes_at_once_and_loads_nothing_heavy():

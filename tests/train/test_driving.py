@@ -226,7 +226,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(toy, stage
 
 # ---- several processes
 
-TWO = {"processes": 2, "per_device_train_batch_size": 2}
+TWO = {"processes": 2, "per_device_train_batch_size": 1}
 MIXED = {"group_by_modality_length": False}  # text alone in one process, six views in the other, at the same moment
 
 
@@ -307,7 +307,7 @@ def test_a_run_killed_three_times_once_while_saving_goes_on_as_if_it_had_not_bee
 def test_another_number_of_processes_is_refused_with_the_way_out(toy, stage1, tmp_path):
     settings = toy.driving_options(stage1, how="lora", deepspeed=ZERO2, max_steps=9, save_steps=2, **TWO)
     start_and_kill(toy, tmp_path / "out", settings, step=5)
-    alone = {**settings, "processes": 1, "per_device_train_batch_size": 4}
+    alone = {**settings, "processes": 1, "per_device_train_batch_size": 2}
     result = toy.train(tmp_path / "out", **alone)
     assert result.returncode == 2
     assert "world_size 2 -> 1" in result.stderr

@@ -1,0 +1,391 @@
+"""Packed attention, in all its ways, is attention of every record by itself."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from senna.errors import UsageError
+from senna.model.packed_attention import (
+    PACKED,
+    PackedAttention,
+    Tree,
+    packed_attention,
+    packed_kind,
+    pad_trees,
+    plan_rectangles,
+    split_by_padding,
+    use_packed_attention,
+)
+
+LAYOUTS = {  # name: rows, length, layout
+    "tree and padding": (1, 40, (Tree(0, 0, 9, (5, 1, 12, 3)),)),
+    "trees a row, rows": (
+        2,
+        44,
+        (Tree(0, 0, 9, (5, 8)), Tree(0, 22, 7), Tree(0, 29, 1, (1, 6)), Tree(1, 0, 1, (30, 2))),
+    ),
+    "plain sequence": (1, 17, (Tree(0, 0, 17),)),
+    "one token": (1, 1, (Tree(0, 0, 1),)),
+    "cut in blocks": (1, 900, (Tree(0, 0, 150, (131, 300)), Tree(0, 581, 128, (1, 127)))),
+    "long prefix": (1, 1200, (Tree(0, 0, 800, (140, 257)),)),
+}
+
+
+def draw(rows, length, heads=3, width=16, kv_heads=None, dtype=torch.float32, seed=0):
+    """Query, key, value as LlamaAttention gives them, (B, H, L, D) views of (B, L, H, D), and a gradient (B, L, H, D)."""
+    generator = torch.Generator().manual_seed(seed)
+    q, k, v, grad = (
+        torch.randn(rows, length, n, width, generator=generator).to(dtype)
+        for n in (heads, kv_heads or heads, kv_heads or heads, heads)
+    )
+    return [x.transpose(1, 2).requires_grad_() for x in (q, k, v)], grad
+
+
+def run(kind, tensors, layout, scaling=None, module=None):
+    q, k, v = tensors
+    packed = PackedAttention(layout, kind, q.shape[0], q.shape[2], v.dtype, v.device)
+    return packed_attention(
+        kind, module or nn.Module(), q, k, v, packed.attention_mask, scaling=scaling, packed=packed
+    )[0]
+
+
+def padding_way(tensors, layout, scaling=None):
+    q, k, v = tensors
+    rows, heads, length, _ = q.shape
+    k, v = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k, v))
+    return split_by_padding(q, k, v, scaling, pad_trees(layout, rows, length, v.dtype, v.device))
+
+
+WAYS = {
+    "split": lambda *args, **kwargs: run("split", *args, **kwargs),
+    "split by padding": padding_way,
+    "dense": lambda *args, **kwargs: run("dense", *args, **kwargs),
+}
+
+
+def one_by_one(tensors, layout, scaling=None):
+    """Every prefix and every [prefix, branch] by itself, written out in fp64: (B, L, H, D), zero at padding."""
+    q, k, v = (x.double() for x in tensors)
+    heads, width = q.shape[1], q.shape[3]
+    k, v = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k, v))
+    pieces = {}
+    for tree in layout:
+        prefix = list(range(tree.start, tree.start + tree.prefix))
+        for span in [(tree.start, tree.start), *tree.branch_spans()]:
+            places = prefix + list(range(*span))
+            a, b, c = (x[tree.row, :, places] for x in (q, k, v))  # (H, n, D)
+            scores = a @ b.transpose(1, 2) * (scaling or width**-0.5)
+            future = torch.ones(len(places), len(places), dtype=torch.bool).triu(1)
+            result = (scores.masked_fill(future, float("-inf")).softmax(-1) @ c).transpose(0, 1)
+            own = slice(0, None) if span == (tree.start, tree.start) else slice(len(prefix), None)
+            pieces |= {(tree.row, place): x for place, x in zip(places[own], result[own], strict=True)}
+    zero = q.new_zeros(heads, width)
+    return torch.stack(
+        [torch.stack([pieces.get((row, i), zero) for i in range(q.shape[2])]) for row in range(q.shape[0])]
+    )
+
+
+def covered(layout, rows, length):
+    """(B, L) True where a tree stands."""
+    mask = torch.zeros(rows, length, dtype=torch.bool)
+    for tree in layout:
+        mask[tree.row, tree.start : tree.stop] = True
+    return mask
+
+
+def results_and_gradients(way, tensors, grad, layout, **kwargs):
+    """The output and the gradients of q, k, v for a loss that reads no padding."""
+    real = covered(layout, grad.shape[0], grad.shape[1])[..., None, None]
+    out = way(tensors, layout, **kwargs)
+    return [out.detach() * real, *torch.autograd.grad((out * grad.to(out.dtype) * real).sum(), tensors)]
+
+
+def relative(a, b):
+    """L2; the floor is for one token, whose scores have no gradient but rounding."""
+    return ((a.double() - b.double()).norm() / b.double().norm().clamp(min=1.0)).item()
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_way_gives_the_outputs_and_gradients_of_each_record_run_alone(name, way):
+    rows, length, layout = LAYOUTS[name]
+    tensors, grad = draw(rows, length)
+    expected = results_and_gradients(one_by_one, tensors, grad, layout)
+    for got, want in zip(results_and_gradients(WAYS[way], tensors, grad, layout), expected, strict=True):
+        assert got.dtype == torch.float32
+        assert relative(got, want) < 2e-6
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_in_fp64_they_agree_to_fp64(way):
+    rows, length, layout = LAYOUTS["trees a row, rows"]
+    tensors, grad = draw(rows, length, dtype=torch.float64)
+    expected = results_and_gradients(one_by_one, tensors, grad, layout)
+    for got, want in zip(results_and_gradients(WAYS[way], tensors, grad, layout), expected, strict=True):
+        assert relative(got, want) < 1e-12
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("heads", "kv_heads", "width"), [(2, 2, 64), (2, 2, 80), (2, 2, 128), (6, 2, 16), (4, 1, 64)])
+def test_head_widths_grouped_heads_and_a_given_scale(way, heads, kv_heads, width):
+    rows, length, layout = LAYOUTS["trees a row, rows"]
+    tensors, grad = draw(rows, length, heads, width, kv_heads)
+    expected = results_and_gradients(one_by_one, tensors, grad, layout, scaling=0.3)
+    for got, want in zip(results_and_gradients(WAYS[way], tensors, grad, layout, scaling=0.3), expected, strict=True):
+        assert relative(got, want) < 2e-6
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", ["trees a row, rows", "long prefix"])
+def test_in_bf16_they_are_as_close_as_bf16_is(name, way):
+    rows, length, layout = LAYOUTS[name]
+    tensors, grad = draw(rows, length, dtype=torch.bfloat16)
+    expected = results_and_gradients(one_by_one, tensors, grad, layout)
+    for got, want in zip(results_and_gradients(WAYS[way], tensors, grad, layout), expected, strict=True):
+        assert got.dtype == torch.bfloat16
+        assert relative(got, want) < 0.01
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_branch_does_not_move_at_all_when_another_changes(way, dtype):
+    rows, length, layout = LAYOUTS["cut in blocks"]
+    tensors, _ = draw(rows, length, dtype=dtype)
+    changed = [x.detach().clone() for x in tensors]
+    for x in changed:
+        x[:, :, 150:281] = torch.randn_like(x[:, :, 150:281])  # the first branch of the first tree
+    before, after = WAYS[way](tensors, layout), WAYS[way](changed, layout)
+    same = (before == after).flatten(2).all(-1)[0]
+    assert not same[150:281].any()
+    assert same[:150].all()
+    assert same[281:].all()
+
+
+@pytest.mark.parametrize("way", ["split", "split by padding"])
+def test_padding_is_zero_and_has_no_gradient_even_where_the_loss_reads_it(way):
+    rows, length, layout = LAYOUTS["tree and padding"]
+    tensors, grad = draw(rows, length)
+    out = WAYS[way](tensors, layout)
+    assert (out[:, 30:] == 0).all()
+    for x in torch.autograd.grad((out * grad).sum(), tensors):
+        assert (x[:, :, 30:] == 0).all()
+
+
+def test_dense_padding_is_finite():
+    rows, length, layout = LAYOUTS["tree and padding"]
+    tensors, _ = draw(rows, length)
+    assert WAYS["dense"](tensors, layout).isfinite().all()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_tensors_may_lie_in_memory_in_any_order(way):
+    rows, length, layout = LAYOUTS["trees a row, rows"]
+    tensors, grad = draw(rows, length)
+    expected = results_and_gradients(WAYS[way], tensors, grad, layout)
+    strange = [x.detach().transpose(1, 3).contiguous().transpose(1, 3).requires_grad_() for x in tensors]
+    for got, want in zip(results_and_gradients(WAYS[way], strange, grad, layout), expected, strict=True):
+        assert relative(got, want) < 1e-6
+
+
+def test_the_rectangles_cover_each_seen_pair_once():
+    for rows, length, layout in LAYOUTS.values():
+        times = torch.zeros(rows, length, length, dtype=torch.long)
+        for row, queries, keys, causal in plan_rectangles(layout):
+            part = torch.ones(queries.stop - queries.start, keys.stop - keys.start, dtype=torch.long)
+            times[row, queries, keys] += part.tril() if causal else part
+        dense = PackedAttention(layout, "dense", rows, length, torch.float32, "cpu").dense_mask[:, 0] == 0
+        real = covered(layout, rows, length)
+        assert torch.equal(times, (dense & real[:, None] & real[..., None]).long())
+
+
+def test_the_precision_of_other_matrix_products_is_as_it_was():
+    before = torch.get_float32_matmul_precision()
+    _, _, layout = LAYOUTS["long prefix"]
+    tensors, grad = draw(1, 1200, dtype=torch.bfloat16)
+    results_and_gradients(WAYS["split"], tensors, grad, layout)
+    assert torch.get_float32_matmul_precision() == before
+
+
+def test_flex_sees_what_dense_sees_and_refuses_to_train_on_cpu():
+    rows, length, layout = LAYOUTS["trees a row, rows"]
+    tensors, _ = draw(rows, length, heads=4, kv_heads=2)
+    with pytest.raises(UsageError, match="no gradient on CPU"):
+        run("flex", tensors, layout)
+    tensors, real = [x.detach() for x in tensors], covered(layout, rows, length)
+    assert relative(run("flex", tensors, layout)[real], run("dense", tensors, layout)[real]) < 1e-6
+
+
+# Through a model -----------------------------------------------------------------------------------------------------
+
+
+def llama(kind="split", **changes) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        **{
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "vocab_size": 50,
+            "initializer_range": 0.2,
+        }
+        | changes
+    )
+    model = LlamaForCausalLM(config).train()
+    use_packed_attention(model, kind)
+    return model
+
+
+LAYOUT = (Tree(0, 0, 9, (5, 1, 12)), Tree(0, 27, 6), Tree(1, 0, 4, (20, 3)))
+ROWS, LENGTH = 2, 35
+
+
+def packed_batch():
+    """Token ids and positions (B, L); a branch counts on from its prefix."""
+    ids = torch.randint(0, 50, (ROWS, LENGTH), generator=torch.Generator().manual_seed(1))
+    positions = torch.zeros(ROWS, LENGTH, dtype=torch.long)
+    for tree in LAYOUT:
+        positions[tree.row, tree.start : tree.start + tree.prefix] = torch.arange(tree.prefix)
+        for start, stop in tree.branch_spans():
+            positions[tree.row, start:stop] = torch.arange(stop - start) + tree.prefix
+    return ids, positions
+
+
+def packed_hidden(model) -> torch.Tensor:
+    """(B, L, D) hidden states of the packed rows, as the model's forward asks for them."""
+    ids, positions = packed_batch()
+    packed = PackedAttention(LAYOUT, packed_kind(model.config), ROWS, LENGTH, model.dtype, model.device)
+    return model.model(
+        input_ids=ids,
+        position_ids=positions,
+        attention_mask=packed.attention_mask,
+        packed=packed,
+        use_cache=False,
+    ).last_hidden_state
+
+
+def separate_hidden(model) -> torch.Tensor:
+    """(B, L, D) the same, record by record; zero at padding."""
+    ids, _ = packed_batch()
+    hidden = torch.zeros(ROWS, LENGTH, model.config.hidden_size)
+    for tree in LAYOUT:
+        prefix = list(range(tree.start, tree.start + tree.prefix))
+        for span in [(tree.start, tree.start), *tree.branch_spans()]:
+            own = list(range(*span)) or prefix
+            places = prefix if own is prefix else prefix + own
+            states = model.model(input_ids=ids[tree.row, places][None], use_cache=False).last_hidden_state[0]
+            at = torch.tensor([tree.row * LENGTH + place for place in own])
+            hidden = hidden.view(-1, hidden.shape[-1]).index_put((at,), states[-len(own) :].float()).view_as(hidden)
+    return hidden
+
+
+def gradients(model, hidden) -> dict[str, torch.Tensor]:
+    weights = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(2))
+    model.zero_grad()
+    (hidden.float() * weights * covered(LAYOUT, ROWS, LENGTH)[..., None]).sum().backward()
+    return {name: p.grad.clone() for name, p in model.model.named_parameters()}
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("kind", ["split", "dense"])
+def test_a_models_hidden_states_and_gradients_are_those_of_separate_sequences(kind, checkpointing):
+    model = llama(kind)
+    alone = separate_hidden(model)
+    expected = gradients(model, alone)
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    hidden = packed_hidden(model)
+    real = covered(LAYOUT, ROWS, LENGTH)
+    assert (hidden - alone)[real].abs().max() < 1e-5
+    for name, gradient in gradients(model, hidden).items():
+        assert relative(gradient, expected[name]) < 1e-5, name
+
+
+@pytest.mark.parametrize("kind", ["split", "dense"])
+def test_under_autocast_queries_and_keys_in_fp32_meet_values_in_bf16(kind):
+    model = llama(kind)
+    exact = separate_hidden(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        seen = []
+        hook = model.model.layers[0].self_attn.o_proj.register_forward_pre_hook(
+            lambda _, args: seen.append(args[0].dtype)
+        )
+        hidden = packed_hidden(model)
+        hook.remove()
+    assert seen == [torch.bfloat16]
+    real = covered(LAYOUT, ROWS, LENGTH)
+    assert relative(hidden[real], exact[real]) < 0.03
+    assert all(gradient.isfinite().all() for gradient in gradients(model, hidden).values())
+
+
+def test_batches_that_are_not_packed_and_generation_go_as_with_sdpa():
+    model, ids = llama("split").eval(), torch.randint(3, 50, (2, 7), generator=torch.Generator().manual_seed(3))
+    mask = torch.ones_like(ids)
+    mask[0, :3] = 0
+    got = model(input_ids=ids, attention_mask=mask).logits
+    tokens = model.generate(ids, attention_mask=mask, max_new_tokens=4, do_sample=False)
+    model.set_attn_implementation("sdpa")
+    assert torch.equal(model(input_ids=ids, attention_mask=mask).logits, got)
+    assert torch.equal(model.generate(ids, attention_mask=mask, max_new_tokens=4, do_sample=False), tokens)
+
+
+# Errors --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_vision_tower_keeps_its_attention(model):
+    tower = model.config.vision_config._attn_implementation
+    use_packed_attention(model, "auto")
+    assert model.config._attn_implementation == PACKED["split"]
+    assert model.config.vision_config._attn_implementation == tower
+    assert all(layer.self_attn.config._attn_implementation == PACKED["split"] for layer in model.model.layers)
+    tower_config = model.model.vision_tower.vision_tower.vision_model.config
+    assert tower_config._attn_implementation == tower
+    assert "attn_implementation" not in str(model.config.to_dict())
+
+
+@pytest.mark.parametrize("kind", ["flex", "flash_attention_2"])
+def test_a_kind_that_cannot_be_is_refused(kind):
+    with pytest.raises(UsageError, match=kind):
+        llama(kind)
+
+
+def test_attention_dropout_is_refused():
+    with pytest.raises(UsageError, match=r"dropout is 0\.1"):
+        llama(attention_dropout=0.1)
+
+
+@pytest.mark.parametrize("name", ["sdpa", "eager"])
+def test_an_attention_that_would_mix_branches_is_refused(name):
+    with pytest.raises(UsageError, match=name):
+        packed_kind(SimpleNamespace(_attn_implementation=name, attention_dropout=0.0))
+
+
+def test_a_layout_made_for_another_kind_or_shape_is_refused():
+    (q, k, v), _ = draw(1, 17)
+    packed = PackedAttention((Tree(0, 0, 17),), "dense", 1, 17, torch.float32, "cpu")
+    forward = ALL_ATTENTION_FUNCTIONS[PACKED["split"]]
+    with pytest.raises(UsageError, match="dense"):
+        forward(nn.Module(), q, k, v, None, packed=packed)
+    packed = PackedAttention((Tree(0, 0, 17),), "split", 1, 18, torch.float32, "cpu")
+    with pytest.raises(ValueError, match="18 places"):
+        forward(nn.Module(), q, k, v, None, packed=packed)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        (Tree(0, 0, 5, (3, 0)),),
+        (Tree(0, 0, 0, (3,)),),
+        (Tree(0, 0, 5, (6,)),),
+        (Tree(1, 0, 5),),
+        (Tree(0, 0, 5), Tree(0, 4, 2)),
+    ],
+)
+def test_a_layout_that_does_not_fit_is_refused(layout):
+    with pytest.raises(ValueError, match="Tree"):
+        PackedAttention(layout, "split", 1, 10, torch.float32, "cpu")
