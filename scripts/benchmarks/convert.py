@@ -1,0 +1,167 @@
+"""nuScenes to records: `senna convert` against the devkit's own calls, sample by sample and box by box."""
+
+import argparse
+import contextlib
+import io
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nuscenes.can_bus.can_bus_api import NuScenesCanBus
+from nuscenes.nuscenes import NuScenes
+from pyquaternion import Quaternion
+
+from senna.convert.can_bus import can_bus_folder
+from senna.convert.captioners import make_captioner
+from senna.convert.categories import category_of
+from senna.convert.facts import COMMAND_STEPS, FUTURE_STEPS
+from senna.convert.finish import join
+from senna.convert.frames import load_tables, read_frames, scenes_of
+from senna.convert.navigation import command_to
+from senna.convert.pipeline import Images, Source, convert_part
+from senna.convert.plan import plan_scenes
+from senna.convert.templates import load_templates
+from senna.meta_actions import PEDESTRIAN_STOP_SPEED, STOP_SPEED, label_trajectory
+from senna.views import VIEWS, view_of
+
+from .common import BASELINE, Bar, Chart, embedded_world, print_table, summarise, time_ways
+
+DEVKIT = "devkit, sample by sample"
+
+
+def devkit_facts(
+    tables: Any, messages: Any, scene: str, sample: dict[str, Any]
+) -> tuple[str, str, float, dict[str, Any]]:
+    """A key frame's plan, command, speed by the CAN bus, and {object: (view, what it does)}, by the devkit's own calls alone:
+    sample by sample and box by box, the CAN bus file read for each sample, as converters of this field do.
+
+    `messages`: a NuScenesCanBus, None where the data set has none.
+    """
+
+    def lidar_pose(sample: dict[str, Any]) -> tuple[Any, Any]:
+        data = tables.get("sample_data", sample["data"]["LIDAR_TOP"])
+        ego = tables.get("ego_pose", data["ego_pose_token"])
+        mount = tables.get("calibrated_sensor", data["calibrated_sensor_token"])
+        turn = Quaternion(ego["rotation"])
+        return np.array(ego["translation"]) + turn.rotate(mount["translation"]), turn * Quaternion(mount["rotation"])
+
+    origin, turn = lidar_pose(sample)
+    future, later = [], sample
+    for _ in range(COMMAND_STEPS):
+        if later["next"]:
+            later = tables.get("sample", later["next"])
+            future.append(turn.inverse.rotate(lidar_pose(later)[0] - origin)[:2])
+    last = future[-1] if future else np.zeros(2)
+    plan = _label(future[:FUTURE_STEPS]) if len(future) >= FUTURE_STEPS else ""
+    _, boxes, _ = tables.get_sample_data(sample["data"]["LIDAR_TOP"])
+    for view in VIEWS:
+        tables.get_sample_data(
+            sample["data"][f"CAM_{view.upper().replace(' ', '_')}"]
+        )  # the boxes that each camera sees
+    speed = float("nan")
+    if messages is not None:
+        with contextlib.suppress(FileNotFoundError):  # of a scene that the CAN bus has nothing of
+            poses = [pose for pose in messages.get_messages(scene, "pose") if pose["utime"] <= sample["timestamp"]]
+            speed = float(np.hypot(*poses[-1]["vel"][:2])) if poses else speed
+    agents = [agent for box in boxes if (agent := _devkit_agent(tables, box))]
+    return plan, command_to(*last), speed, dict(agents)
+
+
+def _devkit_agent(tables: Any, box: Any) -> tuple[str, tuple[str, str]] | None:
+    """(its token, (view, what it does)), of a box in the lidar's frame; None of an object that nobody saw."""
+    annotation = tables.get("sample_annotation", box.token)
+    if not annotation["num_lidar_pts"] + annotation["num_radar_pts"]:
+        return None
+    tables.box_velocity(box.token)
+    walks = category_of(annotation["category_name"]).group == "pedestrian"
+    future, later = [], annotation
+    for _ in range(FUTURE_STEPS):
+        if later["next"]:
+            later = tables.get("sample_annotation", later["next"])
+            then = tables.get_box(later["token"])
+            then.translate([-value for value in annotation["translation"]])
+            then.rotate(Quaternion(annotation["rotation"]).inverse)
+            future.append((-then.center[1], then.center[0]))  # x right, y forward
+    wholly = len(future) == FUTURE_STEPS
+    plan = _label(future, PEDESTRIAN_STOP_SPEED if walks else STOP_SPEED) if wholly else ""
+    return box.token, (view_of(*box.center[:2].tolist()), plan)
+
+
+def _label(future: Sequence[Any], stop: float = 2.0) -> str:
+    return str(label_trajectory(np.array(future), stop))
+
+
+def convert_here(root: Path, version: str, folder: Path) -> int:
+    """All that `senna convert` does up to its files, tables read and records written; returns how many frames."""
+    source = Source(load_tables(root, version), can_bus_folder(None, root))
+    scenes = plan_scenes(source.tables, scenes_of(root, version))
+    with contextlib.redirect_stdout(io.StringIO()):
+        part = convert_part(source, scenes, folder, make_captioner("annotations"), load_templates(), Images(root))
+    join([folder], folder, "senna_nusc", "jsonl")
+    return part.frames
+
+
+def convert_by_devkit(root: Path, version: str) -> dict[str, tuple[str, str, float, dict[str, Any]]]:
+    """{sample token: devkit_facts} of a whole data set, its tables read."""
+    tables = NuScenes(version, str(root), verbose=False)
+    messages = NuScenesCanBus(str(root)) if (root / "can_bus").is_dir() else None
+    found = {}
+    for scene in tables.scene:
+        token = scene["first_sample_token"]
+        while token:
+            sample = tables.get("sample", token)
+            found[token] = devkit_facts(tables, messages, scene["name"], sample)
+            token = sample["next"]
+    return found
+
+
+def compare_facts(root: Path, version: str) -> dict[str, int]:
+    """How many plans, commands and objects' views and labels differ between both ways, and of how many."""
+    theirs, counts = convert_by_devkit(root, version), {"frames": 0, "objects": 0, "differ": 0}
+    for frame in read_frames(root, version):
+        plan, command, _, agents = theirs[frame.token]
+        ours = {agent.token: (agent.view, str(agent.plan or "")) for agent in frame.agents}
+        counts["frames"] += 1
+        counts["objects"] += len(agents)
+        counts["differ"] += (str(frame.plan or ""), frame.command) != (plan, command)
+        counts["differ"] += sum(ours.get(token) != agents.get(token) for token in {*ours, *agents})
+    return counts
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Time the converter, end to end, and the same facts by the devkit's own calls; compare what they say."""
+    root, version = arguments.nuscenes or embedded_world(), arguments.version
+    compared = compare_facts(root, version)
+    with tempfile.TemporaryDirectory() as folder:
+        count = iter(range(1000))
+        ways = {
+            DEVKIT: lambda _: convert_by_devkit(root, version),
+            "senna convert": lambda _: convert_here(root, version, Path(folder) / str(next(count))),
+        }
+        summary = summarise(time_ways(ways, [root], arguments.repeats), DEVKIT)
+    frames = compared["frames"]
+    for figures in summary.values():
+        figures |= {"ms": figures["ms"] / frames, "per_second": figures["per_second"] * frames}
+    print(
+        f"{root}, {version}: {frames} frames x {arguments.repeats}, one process, tables read in each; senna convert also "
+        "captions from the annotations and writes the records; the devkit's way stops at the facts"
+    )
+    rows = [(way, f"{f['ms']:.2f}", f"{f['per_second']:.0f}", f"{f['ratio']:.1f}x") for way, f in summary.items()]
+    print_table(("way", "ms/frame", "frames/s", "speed"), rows)
+    print(
+        f"plans, commands, views and labels that differ: {compared['differ']} of {frames} frames, {compared['objects']} objects"
+    )
+    return {"benchmark": "convert", "source": str(root), "repeats": arguments.repeats, **compared, "ways": summary}
+
+
+def chart_of(figures: dict[str, Any]) -> Chart:
+    return Chart(
+        f"nuScenes to planning QA, {figures['frames']} frames, one process, tables read in each",
+        "the same facts by nuscenes-devkit's calls",
+        [
+            Bar(way, f["ratio"], f"{f['ms']:.1f} ms a frame", BASELINE if way == DEVKIT else "")
+            for way, f in figures["ways"].items()
+        ],
+    )

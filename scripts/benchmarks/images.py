@@ -1,0 +1,128 @@
+"""Image file to the vision tower's input: the published way (Pillow, transformers) against ours."""
+
+import argparse
+import statistics
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from transformers import CLIPImageProcessorPil
+
+from senna.data.images import DECODERS, PixelRules, load_image, load_pixels
+from senna.errors import UsageError
+
+from .common import BASELINE, Bar, Chart, print_table, summarise, time_ways
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+TOWER_SIZE = 336
+
+
+def draw_pictures(folder: Path, count: int) -> None:
+    """Road-like 1600x900 JPEGs of a camera's usual size in bytes: soft shading, hard edges, a little grain."""
+    for number in range(count):
+        generator = np.random.default_rng(number)
+        coarse = generator.integers(60, 200, (9, 16, 3), dtype=np.uint8)
+        picture = Image.fromarray(coarse).resize((1600, 900), Image.Resampling.BICUBIC)
+        draw = ImageDraw.Draw(picture)
+        for _ in range(60):
+            x, y, width, height = (int(v) for v in generator.integers((0, 0, 8, 8), (1600, 900, 240, 160)))
+            shape = draw.rectangle if generator.random() < 0.6 else draw.ellipse
+            shape((x, y, x + width, y + height), fill=tuple(int(v) for v in generator.integers(0, 256, 3)))
+        grain = generator.normal(0, 1.5, (900, 1600, 1))
+        pixels = np.clip(np.asarray(picture) + grain, 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"drawn_{number:02d}.jpg", quality=85)
+
+
+def find_pictures(folder: Path, count: int) -> list[Path]:
+    """At most `count` pictures, spread evenly over the folder and those below it, in order of their paths."""
+    if not folder.is_dir():
+        raise UsageError(f"--images {folder}: no such folder; give one that holds JPEGs, or leave the flag out")
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    if not found:
+        raise UsageError(f"--images {folder}: no picture in it or below it; give a folder that holds JPEGs")
+    count = min(count, len(found))
+    return [found[number * len(found) // count] for number in range(count)]
+
+
+def original_pixels(path: Path, processor: Any, **options: Any) -> Any:
+    """The published way: Pillow opens and pads to a square of the mean colour, transformers does the rest."""
+    picture = Image.open(path).convert("RGB")
+    side = max(picture.size)
+    square = Image.new("RGB", (side, side), tuple(int(level * 255) for level in processor.image_mean))
+    square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    return processor.preprocess(square, return_tensors="pt", **options)["pixel_values"][0]
+
+
+def compare_pixels(paths: Sequence[Path], processor: Any, decode: str) -> dict[str, float | bool]:
+    """How far `decode` strays from the original: in levels, shares of pixels (any channel) and values, and floats."""
+    rules = PixelRules.of(processor)
+    levels, pixels, values, equal = 0, [], [], True
+    for path in paths:
+        raw = original_pixels(path, processor, do_rescale=False, do_normalize=False)
+        reference = raw.permute(1, 2, 0).numpy().astype(np.int16)
+        difference = np.abs(load_pixels(path, rules, decode=decode) - reference)
+        levels = max(levels, int(difference.max()))
+        pixels.append(float((difference.max(axis=2) > 0).mean()))
+        values.append(float((difference > 0).mean()))
+        equal &= torch.equal(load_image(path, processor, decode=decode), original_pixels(path, processor))
+    return {
+        "max_levels": levels,
+        "worst_share_of_pixels": max(pixels),
+        "mean_share_of_pixels": statistics.fmean(pixels),
+        "mean_share_of_values": statistics.fmean(values),
+        "floats_equal": equal,
+    }
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Time and compare the ways from a file to the vision tower's input, padded, on one thread."""
+    torch.set_num_threads(1)
+    processor = CLIPImageProcessorPil(
+        size={"shortest_edge": TOWER_SIZE}, crop_size={"height": TOWER_SIZE, "width": TOWER_SIZE}
+    )
+    with tempfile.TemporaryDirectory() as drawn:
+        if arguments.images is None:
+            print("No --images given: drawing twelve 1600x900 JPEGs. Real camera images may differ by some per cent.")
+            draw_pictures(Path(drawn), 12)
+        paths = find_pictures(arguments.images or Path(drawn), arguments.count)
+        ways = {"original": lambda path: original_pixels(path, processor)}
+        ways |= {way: lambda path, way=way: load_image(path, processor, decode=way) for way in DECODERS}
+        summary = summarise(time_ways(ways, paths, arguments.repeats), "original")
+        for way in DECODERS:
+            summary[way] |= compare_pixels(paths, processor, way)
+    print(
+        f"{len(paths)} images x {arguments.repeats}, one thread, padded to {TOWER_SIZE}; original: Pillow, transformers"
+    )
+    rows = []
+    for way, figures in summary.items():
+        row = [way, f"{figures['ms']:.2f}", f"{figures['per_second']:.0f}", f"{figures['ratio']:.2f}x"]
+        if way != "original":
+            shares = (f"{figures[f'{kind}_share_of_pixels']:.3%}" for kind in ("mean", "worst"))
+            row += [str(figures["max_levels"]), *shares, "yes" if figures["floats_equal"] else "no"]
+        rows.append(row + [""] * (8 - len(row)))
+    header = ("way", "ms/image", "images/s", "speed", "max level off", "pixels off, mean", "worst image", "same floats")
+    print_table(header, rows)
+    return {
+        "benchmark": "images",
+        "source": str(arguments.images or "drawn"),
+        "images": len(paths),
+        "repeats": arguments.repeats,
+        "threads": 1,
+        "ways": summary,
+    }
+
+
+def chart_of(figures: dict[str, Any]) -> Chart:
+    names = {"original": "original", "exact": "exact, the same bits", "fast": "fast, a level off here and there"}
+    return Chart(
+        f"Camera image to vision tower input, {TOWER_SIZE} pixels, padded, one thread",
+        "Pillow and transformers' processor",
+        [
+            Bar(names.get(way, way), f["ratio"], f"{f['ms']:.1f} ms an image", BASELINE if way == "original" else "")
+            for way, f in figures["ways"].items()
+        ],
+    )

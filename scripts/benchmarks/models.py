@@ -1,0 +1,163 @@
+"""Models with random weights, frozen and held in a precision as `senna train` does, and batches of random pixels."""
+
+import argparse
+import contextlib
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from transformers import CLIPVisionConfig
+
+from senna.model import SennaConfig, SennaLlavaLlamaForCausalLM
+from senna.model.packed_attention import PACKED, use_packed_attention
+from senna.synthetic.read import ReadingRecipe
+from senna.synthetic.see import SeeingRecipe
+from senna.train.prepare import freeze
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+MAX_LENGTH = 2048
+BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # as Linux calls them; the last is ARM's
+FOR_THE_LOG = {"kinds", "samples", "bad_samples", "tokens", "unpacked_tokens", "places", "cut"}  # of a batch
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes of a model: heads are 64 wide in the LLM and the tower unless told."""
+
+    hidden: int = 512
+    layers: int = 8
+    heads: int = 8
+    intermediate: int = 1376
+    vocabulary: int = 32000
+    tower_hidden: int = 256
+    tower_layers: int = 8
+    tower_heads: int = 4
+    image_size: int = 336
+    patch_size: int = 14
+    view_tokens: int = 128
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> "Geometry":
+        """As the hidden flags say; what they do not say follows from the LLM's width, as in the default."""
+        hidden = arguments.hidden
+        return cls(
+            hidden=hidden,
+            layers=arguments.layers,
+            heads=max(hidden // 64, 1),
+            intermediate=hidden * 43 // 16,
+            vocabulary=arguments.vocabulary,
+            tower_hidden=hidden // 2,
+            tower_layers=arguments.layers,
+            tower_heads=max(hidden // 128, 1),
+            image_size=arguments.image_size,
+            view_tokens=arguments.view_tokens,
+        )
+
+    @classmethod
+    def tiny(cls) -> "Geometry":
+        """The tiny preset's."""
+        reading, seeing = ReadingRecipe(), SeeingRecipe()
+        return cls(
+            hidden=reading.hidden_size,
+            layers=reading.layers,
+            heads=reading.heads,
+            intermediate=reading.hidden_size * 11 // 4,
+            vocabulary=reading.vocab_size,
+            tower_hidden=seeing.hidden_size,
+            tower_layers=seeing.layers,
+            tower_heads=seeing.hidden_size // 32,
+            image_size=seeing.image_size,
+            patch_size=seeing.patch_size,
+            view_tokens=reading.places,
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"hidden {self.hidden} x {self.layers} layers, CLIP {self.tower_hidden} x {self.tower_layers} at "
+            f"{self.image_size}/{self.patch_size}, {self.view_tokens} tokens a view, vocabulary {self.vocabulary}"
+        )
+
+    def config(self, attention: str = "sdpa") -> SennaConfig:
+        vision = CLIPVisionConfig(
+            hidden_size=self.tower_hidden,
+            intermediate_size=4 * self.tower_hidden,
+            num_hidden_layers=self.tower_layers,
+            num_attention_heads=self.tower_heads,
+            image_size=self.image_size,
+            patch_size=self.patch_size,
+            projection_dim=self.tower_hidden,
+        )
+        return SennaConfig(
+            hidden_size=self.hidden,
+            intermediate_size=self.intermediate,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.heads,
+            vocab_size=self.vocabulary,
+            max_position_embeddings=MAX_LENGTH,
+            tie_word_embeddings=False,
+            vision_config=vision.to_dict(),
+            mm_adapter_tokens=self.view_tokens,
+            tokenizer_model_max_length=MAX_LENGTH,
+            use_cache=False,
+            attn_implementation=attention,
+        )
+
+
+def build(geometry: Geometry, precision: str, stage: int, checkpointing: bool = True) -> SennaLlavaLlamaForCausalLM:
+    """A model in training mode whose frozen part is in the precision, its trained part in fp32; the same weights each time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = SennaLlavaLlamaForCausalLM(geometry.config())
+    flags = {
+        "lora_enable": False,
+        "tune_mm_mlp_adapter": stage == 1,
+        "freeze_backbone": False,
+        "freeze_mm_mlp_adapter": False,
+        "freeze_img_adapter": False,
+    }
+    freeze(model, SimpleNamespace(**flags))
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(PRECISIONS[precision])
+    if checkpointing:
+        renamed = hasattr(model, "activation_checkpointing_enable")
+        (model.activation_checkpointing_enable if renamed else model.gradient_checkpointing_enable)()
+    return model.train()
+
+
+def model_inputs(batch: dict[str, Any]) -> dict[str, Any]:
+    """What of a collator's batch `forward` takes."""
+    return {key: value for key, value in batch.items() if key not in FOR_THE_LOG}
+
+
+def set_attention(model: SennaLlavaLlamaForCausalLM, kind: str) -> None:
+    """`sdpa` or `eager` in tower and LLM, or a kind of packed attention in the LLM and sdpa in the tower."""
+    model.set_attn_implementation("eager" if kind == "eager" else "sdpa")
+    if kind in PACKED:
+        use_packed_attention(model, kind)
+
+
+def autocast(precision: str) -> AbstractContextManager:
+    """What the Trainer computes in under `--bf16 True` on a CPU."""
+    return contextlib.nullcontext() if precision == "fp32" else torch.autocast("cpu", PRECISIONS[precision])
+
+
+def precisions_here() -> list[str]:
+    """fp32, and bf16 where the processor computes in it; elsewhere it is emulated, and its time no figure."""
+    try:
+        words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    except OSError:
+        words = set()
+    if words & BF16_FLAGS:
+        return ["fp32", "bf16"]
+    print("This processor does not compute in bf16 (no avx512_bf16, no amx_bf16): fp32 only.")
+    return ["fp32"]
+
+
+def pictures(count: int, geometry: Geometry, generator: torch.Generator) -> torch.Tensor:
+    """float32 (count, 3, H, W)."""
+    return torch.randn(count, 3, geometry.image_size, geometry.image_size, generator=generator)
