@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from PIL import Image
 from transformers import CLIPVisionConfig, LlamaConfig
 
@@ -98,6 +99,7 @@ def step(
     total = sum(int((batch["labels"] != -100).sum()) for batch in batches)
     loss = 0.0
     for batch in batches:
+        batch = send_to_device(batch, model.device)
         part = model(**batch, num_items_in_batch=total, **options).loss
         part.backward()
         loss += float(part.detach())

@@ -127,6 +127,13 @@ def test_the_same_for_a_pretrained_llama_with_grouped_heads(real, smollm2):
     compare(prepared(model, "full", checkpointing=True), first, folder, tokenizer)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="flex attention has a gradient on CUDA only")
+def test_on_a_gpu_every_kind_of_attention_has_the_gradient_of_the_unpacked_batch(synthetic, tokenizer):
+    model = prepared(tiny_model(len(tokenizer)), "full", checkpointing=True).cuda()
+    compare(model, *synthetic, tokenizer, kinds=("flex", "split", "dense"))
+
+
 def test_each_record_of_equal_weight_is_the_same_packed(synthetic, tokenizer):
     model = prepared(tiny_model(len(tokenizer)), "full", False)
     both = BothWays(*synthetic, tokenizer, processor(model.config), model.config)
