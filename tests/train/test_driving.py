@@ -85,6 +85,17 @@ def test_lora_folders_hold_what_is_trained_and_the_name_of_their_base(driven, pl
     assert "next     senna merge --adapter" in printed
 
 
+def test_what_packing_does_is_said_before_the_first_step_and_in_the_log(driven):
+    folder, printed = driven
+    assert re.search(
+        r"packed +12 frames of 3\.0 samples: [\d,]+ tokens a frame instead of [\d,]+ \(3\.\d times fewer", printed
+    )
+    assert "24 steps of 2 frames" in printed
+    steps = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()][:-1]
+    assert all(0 <= entry["padding"] < 1 and entry["packed"] >= 1 for entry in steps)
+    assert max(entry["packed"] for entry in steps) > 1.2
+
+
 def test_the_log_has_the_loss_of_each_kind_and_memory(driven):
     entries = [json.loads(line) for line in (driven[0] / "train_log.jsonl").read_text().splitlines()]
     steps = [entry for entry in entries if "loss" in entry]
@@ -211,6 +222,9 @@ def test_another_tower_under_lora_is_refused_since_no_folder_would_carry_it(toy,
         ({"how": "qlora", "deepspeed": ZERO3}, "ZeRO-3 cannot split quantised weights"),
         ({"how": "lora", "tune_mm_mlp_adapter": True}, "--lora_enable"),
         ({"how": "lora", "bits": 3}, "--bits 3: one of 16, 8, 4"),
+        ({"pack_max_tokens": 200}, "--pack_max_tokens 200: a row must hold the longest sample, --model_max_length 256"),
+        ({"pack_attention": "flex"}, "flex trains on CUDA only, and this is cpu: use split or dense"),
+        ({"use_liger_kernel": True}, "--use_liger_kernel: Liger's kernels are for CUDA"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_anything_is_written(toy, stage1, tmp_path, capsys, options, message):
