@@ -8,7 +8,7 @@ import torch
 
 from senna.data.frame_packing import CutRecord, cut_record, even_bins, lay_out, plan_trees
 from senna.model.config import IGNORE_INDEX, IMAGE_TOKEN_INDEX
-from senna.model.packed_attention import Tree
+from senna.model.layout import Tree
 
 Sample = dict[str, Any]
 

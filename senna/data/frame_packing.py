@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from senna.model.config import IGNORE_INDEX, IMAGE_TOKEN_INDEX
-from senna.model.packed_attention import Tree
+from senna.model.layout import Tree
 
 
 class CutRecord(NamedTuple):

@@ -11,7 +11,6 @@ Without it they do what ``sdpa`` does.
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -23,34 +22,9 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from senna.errors import UsageError
+from senna.model.layout import Layout, check_layout
 
 PACKED = {"split": "senna_split", "dense": "senna_dense", "flex": "senna_flex"}
-
-
-@dataclass(frozen=True, order=True)
-class Tree:
-    """Where a prefix and its branches stand in the packed rows: one after another from ``start``, each of >= 1 token.
-
-    No tuple: what moves a batch to its device would take it apart.
-    """
-
-    row: int
-    start: int
-    prefix: int
-    branches: tuple[int, ...] = ()
-
-    @property
-    def stop(self) -> int:
-        return self.start + self.prefix + sum(self.branches)
-
-    def branch_spans(self) -> list[tuple[int, int]]:
-        """(start, stop) of every branch in the row."""
-        stops = [self.start + self.prefix + sum(self.branches[: i + 1]) for i in range(len(self.branches))]
-        return [(stop - length, stop) for stop, length in zip(stops, self.branches, strict=True)]
-
-
-Layout = tuple[Tree, ...]
-"""Trees that do not overlap; what none of them covers is padding."""
 
 
 class PackedAttention:
@@ -61,7 +35,7 @@ class PackedAttention:
     """
 
     def __init__(self, layout: Layout, kind: str, rows: int, length: int, dtype: torch.dtype, device: torch.device):
-        _check_layout(layout, rows, length)
+        check_layout(layout, rows, length)
         self.layout, self.kind, self.rows, self.length = layout, kind, rows, length
         self.dtype, self.device = _attention_dtype(dtype, torch.device(device)), torch.device(device)
 
@@ -110,16 +84,6 @@ class PackedAttention:
             return (tree[b, q] == tree[b, k]) & shared & (k <= q)
 
         return sees
-
-
-def _check_layout(layout: Layout, rows: int, length: int) -> None:
-    free = [0] * rows
-    for tree in sorted(layout):
-        if not 0 <= tree.row < rows or tree.stop > length or min(tree.prefix, *tree.branches, 1) < 1:
-            raise ValueError(f"{tree} does not fit {rows} rows of {length} places, or has an empty part")
-        if tree.start < free[tree.row]:
-            raise ValueError(f"{tree} overlaps the tree before it, which ends at place {free[tree.row]}")
-        free[tree.row] = tree.stop
 
 
 def use_packed_attention(model, kind: str = "auto", device: torch.device | str | None = None) -> None:

@@ -16,7 +16,8 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from senna.model.adapter import AdapterLinear, DrivingVisionAdapter, Projector, ProjectorLinear
 from senna.model.config import IGNORE_INDEX, IMAGE_TOKEN_INDEX, SennaConfig
 from senna.model.config_files import read_config
-from senna.model.packed_attention import Layout, PackedAttention, packed_kind
+from senna.model.layout import Layout
+from senna.model.packed_attention import PackedAttention, packed_kind
 from senna.model.splice import SplicePlan, plan_splice, splice_embeddings
 from senna.model.vision_tower import VisionTower
 

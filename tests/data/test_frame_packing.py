@@ -5,7 +5,7 @@ import torch
 from senna.data.collate import Collator, PackCollator
 from senna.data.frame_packing import cut_record, even_bins, plan_trees
 from senna.data.tokenize import IGNORE_INDEX, IMAGE_TOKEN_INDEX
-from senna.model.packed_attention import Tree
+from senna.model.layout import Tree
 
 IMG, IGN, PAD = IMAGE_TOKEN_INDEX, IGNORE_INDEX, 0
 VIEW = 4  # tokens an image

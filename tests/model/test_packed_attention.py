@@ -9,10 +9,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from senna.errors import UsageError
+from senna.model.layout import Tree
 from senna.model.packed_attention import (
     PACKED,
     PackedAttention,
-    Tree,
     packed_attention,
     packed_kind,
     pad_trees,
