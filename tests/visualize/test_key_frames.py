@@ -1,0 +1,94 @@
+"""Records become frames in the order in which they were driven, under names that cannot collide."""
+
+import json
+
+import pytest
+
+from senna.records import open_records
+from senna.views import VIEWS, image_block
+from senna.visualize.key_frames import file_name, front_description, in_order, key_frames, view_paths
+
+
+def paths(moment, folder="samples"):
+    names = [f"CAM_{view.upper().replace(' ', '_')}" for view in VIEWS]
+    return [f"{folder}/{name}/{moment}__{name}.jpg" for name in names]
+
+
+def record(moment, kind="plan", answer="KEEP, STRAIGHT\n", scene="s", views=VIEWS, **more):
+    images = paths(moment)
+    turns = [{"from": "human", "value": image_block(views) + kind}, {"from": "gpt", "value": answer}]
+    about = {"token": moment, "scene_token": scene, "image": images[0], "images": images[::-1], "prev": ""}
+    return {**about, "id": f"{moment}-{kind}", "kind": kind, "conversations": turns, **more}
+
+
+def opened(tmp_path, records):
+    path = tmp_path / "records.jsonl"
+    path.write_text("".join(json.dumps(one) + "\n" for one in records))
+    return open_records(path)
+
+
+def test_a_moment_is_one_frame_however_its_records_show_it(tmp_path):
+    records = opened(tmp_path, [
+        record("a", "description", "Rain.", views=("front",)), record("a", "plan"), record("b"), record("a", "vru", "None."),
+    ])  # fmt: skip
+    first, second = key_frames(records)
+    assert (first.token, first.number, first.count, first.plan) == ("a", 1, 2, 1)
+    assert list(first.records) == [0, 1, 3]
+    assert first.paths == dict(zip(VIEWS, paths("a"), strict=True))
+    assert (second.token, second.number, second.plan) == ("b", 2, 2)
+
+
+def test_frames_without_plan_or_token_are_shown_and_text_alone_is_not(tmp_path):
+    bare = record("c", "perception", "Two cars.")
+    del bare["token"], bare["scene_token"]
+    text = {"conversations": [{"from": "human", "value": "Say it."}, {"from": "gpt", "value": "It."}]}
+    [frame] = key_frames(opened(tmp_path, [text, bare]))
+    assert (frame.plan, frame.token, frame.scene, frame.name) == (None, "", "", "frames_0001")
+
+
+def test_a_shuffled_file_makes_a_film_in_the_order_of_the_drive(tmp_path):
+    records = [record("c", prev="b"), record("a", prev="elsewhere"), record("x", scene="t"), record("b", prev="a")]
+    frames = key_frames(opened(tmp_path, records))
+    assert [(frame.scene, frame.token, frame.number) for frame in frames] == [
+        ("s", "a", 1), ("s", "b", 2), ("s", "c", 3), ("t", "x", 1),
+    ]  # fmt: skip
+
+
+def test_order_without_links_is_that_of_the_file_and_a_ring_is_no_trap():
+    assert in_order([("b", ""), ("a", ""), ("", "")]) == [0, 1, 2]
+    assert in_order([("a", "b"), ("b", "a")]) == [0, 1]
+    assert in_order([("b", "a"), ("a", ""), ("d", "c"), ("c", "")]) == [1, 0, 3, 2]
+
+
+@pytest.mark.parametrize("count", [1, 3, 6])
+def test_views_come_from_cameras_else_from_tags_else_from_their_order(count):
+    plain = [f"{number}.jpg" for number in range(count)]
+    turns = [{"from": "human", "value": "<image>\n" * count}]
+    assert view_paths({"images": plain, "conversations": turns}) == dict(zip(VIEWS, plain, strict=False))
+    tagged = [{"from": "human", "value": image_block(VIEWS[::-1][:count])}]
+    assert view_paths({"images": plain, "conversations": tagged}) == dict(zip(VIEWS[::-1], plain, strict=False))
+    assert view_paths({"images": paths("a")[::-1], "conversations": turns}) == dict(zip(VIEWS, paths("a"), strict=True))
+    assert view_paths({"conversations": turns}) == {}
+
+
+def test_the_description_of_the_front_view_is_found_among_six(tmp_path):
+    ours = [record("a", "description", view, id=f"a-description-{view.replace(' ', '-')}") for view in reversed(VIEWS)]
+    records = opened(tmp_path, ours)
+    assert records[front_description(records, key_frames(records)[0])]["conversations"][1]["value"] == "front"
+    alone = [record("a", "description", view, views=(view,), id="") for view in ("back", "front", "front left")]
+    records = opened(tmp_path, alone)
+    assert front_description(records, key_frames(records)[0]) == 1
+    records = opened(tmp_path, alone[:1])
+    assert front_description(records, key_frames(records)[0]) is None
+
+
+def test_names_of_files_are_safe_and_never_the_same():
+    assert file_name("scene-0061") == "scene-0061"
+    assert file_name("54cdaaae372d421fa4734d66f51a8c48") == "54cdaaae372d421fa4734d66f51a8c48"
+    strange = ["a/b", "a_b", "a b", "../a b", "..", "frames ", "x" * 300, "x" * 301, "a\nb"]
+    names = [file_name(scene) for scene in strange]
+    assert len(set(names)) == len(names)
+    for name in names:
+        assert "/" not in name
+        assert not name.startswith(".")
+        assert len(name) < 100
