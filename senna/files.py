@@ -1,5 +1,6 @@
 """Files that are whole or absent at any moment at which the power may go: written aside, synced, then renamed."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -44,6 +45,13 @@ def write_json(path: Path, value: dict) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def stamp(path: Path) -> str:
+    """Changes with a file, or with the files of a folder: a hash of their sizes and times. "" for what is not there."""
+    files = [path] if path.is_file() else sorted(file for file in path.glob("*.*") if file.is_file())
+    facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16] if facts else ""
 
 
 def publish(staged: Path, target: Path) -> None:

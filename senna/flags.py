@@ -20,7 +20,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse_flags(kind: type[Arguments], argv: list[str], prog: str, description: str, epilog: str = "") -> Arguments:
-    """The command line as a ``kind``, a dataclass of ``flag`` fields (text, int, float; bool is a switch).
+    """The command line as a ``kind``, a dataclass of ``flag`` fields (text, int, float, list of text; bool is a switch).
 
     Raises UsageError, which names the flag.
     """
@@ -28,10 +28,12 @@ def parse_flags(kind: type[Arguments], argv: list[str], prog: str, description: 
     hints = get_type_hints(kind)
     for one in fields(kind):
         required = one.default is MISSING
-        shown = "" if required or one.default is None or one.default is False else f" (default: {one.default})"
+        shown = "" if required or one.default in (None, False, "") else f" (default: {one.default})"
         name, text = f"--{one.name.replace('_', '-')}", one.metadata["help"] + shown
         if hints[one.name] is bool:
             parser.add_argument(name, action="store_true", help=text)
+        elif hints[one.name] == list[str] | None:
+            parser.add_argument(name, nargs="+", help=text)
         else:
             number = next((t for t in (int, float) if hints[one.name] in (t, t | None)), str)
             default = None if required else one.default

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senna.errors import UsageError
+from senna.files import stamp
 from senna.flags import flag, parse_flags
 
 if TYPE_CHECKING:
@@ -133,16 +134,7 @@ def _settings(args: VisualizeArguments) -> dict[str, Any]:
     names = ("model", "predictions", "describe", "prompts", "version", "max_new_tokens", "base", "quantization")
     settings = {f"--{name.replace('_', '-')}": getattr(args, name) for name in names}
     files = [Path(path) for path in (args.model, args.predictions, args.data, args.prompts) if path]
-    return {**settings, "--data": args.data, "files": [_stamp(path) for path in files]}
-
-
-def _stamp(path: Path) -> str:
-    """Changes with the file, or with the files of a folder: a hash of their sizes and times. "" for a hub name."""
-    from senna.convert.plan import fingerprint
-
-    files = [path] if path.is_file() else sorted(file for file in path.glob("*.*") if file.is_file())
-    facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return fingerprint(repr(facts).encode()) if facts else ""
+    return {**settings, "--data": args.data, "files": [stamp(path) for path in files]}
 
 
 def _asker(args: VisualizeArguments, records: "RecordFile") -> "Ask":

@@ -1,0 +1,75 @@
+"""What a planner is fed: token -> probabilities of the twenty meta-actions."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from senna.cli import main
+from senna.evaluate.export import read_table
+from senna.meta_actions import ALL_META_ACTIONS
+
+
+def prediction(token: str, likeliest: int, **changes) -> dict:
+    log_probs = [-3.0] * 20
+    log_probs[likeliest] = -1.0
+    return {"index": likeliest, "id": token, "token": token, "kind": "plan", "log_probs": log_probs, **changes}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    lines = [prediction("aaaa", 4), prediction("bb", 7), {"index": 9, "kind": "motion", "token": "bb", "text": ""}]
+    (tmp_path / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return tmp_path
+
+
+# exp(-1) against nineteen times exp(-3): e^2 / (e^2 + 19)
+TOP = np.exp(2) / (np.exp(2) + 19)
+
+
+def test_safetensors_hold_each_token_with_its_distribution(folder):
+    out = folder / "meta_actions.safetensors"
+    assert main(["export-meta-actions", "--predictions", str(folder), "--out", str(out)]) == 0
+    table = read_table(out)
+    assert list(table) == ["aaaa", "bb"]
+    assert table["bb"].argmax() == 7
+    assert table["bb"].max() == pytest.approx(TOP)
+    assert table["aaaa"].sum() == pytest.approx(1)
+    with safe_open(out, "np") as file:
+        assert json.loads(file.metadata()["meta_actions"]) == [str(action) for action in ALL_META_ACTIONS]
+
+
+def test_json_lines_hold_the_same(folder):
+    out = folder / "meta_actions.jsonl"
+    assert main(["export-meta-actions", "--predictions", str(folder / "predictions.jsonl"), "--out", str(out)]) == 0
+    head, *rows = (json.loads(line) for line in out.read_text().splitlines())
+    assert head["meta_actions"][4] == str(ALL_META_ACTIONS[4])
+    assert [row["token"] for row in rows] == ["aaaa", "bb"]
+    assert rows[0]["probabilities"][4] == pytest.approx(TOP)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"token": ""}, "has no token"),
+        ({"token": "aaaa", "index": 3}, "a second plan of the frame aaaa"),
+        ({"log_probs": None}, "no log_probs; evaluate with --mode score"),
+    ],
+)
+def test_what_a_planner_could_not_use_is_refused_with_its_line(folder, changes, told, capsys):
+    line = {**prediction("cc", 1), **changes}
+    line = {key: value for key, value in line.items() if value is not None}
+    with (folder / "predictions.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    assert main(["export-meta-actions", "--predictions", str(folder), "--out", str(folder / "x.jsonl")]) == 2
+    message = capsys.readouterr().err
+    assert told in message
+    assert "line 4" in message
+
+
+def test_a_folder_without_predictions_and_an_unknown_format_are_refused(tmp_path, capsys):
+    assert main(["export-meta-actions", "--predictions", str(tmp_path), "--out", str(tmp_path / "x.jsonl")]) == 2
+    assert "senna evaluate --out" in capsys.readouterr().err
+    assert main(["export-meta-actions", "--predictions", str(tmp_path), "--out", str(tmp_path / "x.csv")]) == 2
+    assert ".safetensors or .jsonl" in capsys.readouterr().err
