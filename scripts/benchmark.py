@@ -63,6 +63,11 @@ def build_parser() -> argparse.ArgumentParser:
     add_geometry(packing)
     packing.set_defaults(repeats=3)
 
+    evaluate = commands.add_parser(
+        "evaluate", parents=[common], help="twenty scores in one forward against greedy decoding"
+    )
+    add_geometry(evaluate)
+
     train = commands.add_parser("train", parents=[common], help="whole training steps, images and optimizer included")
     add_world(train)
     add_geometry(train)

@@ -4,6 +4,7 @@ import itertools
 
 import torch
 
+from senna.evaluate.score import answer_tree
 from senna.model.config import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 
 from .models import Geometry
@@ -23,6 +24,11 @@ VRU, MOTION, DESCRIPTION, EXPLANATION = (
 )
 QUESTIONS = [*VRU, *MOTION, *DESCRIPTION, *EXPLANATION]
 """(tokens behind the last view up to the answer, tokens of the answer with its `</s>`)"""
+
+PLAN_QUESTION = 43 + 12 + 13 + 11 + 12 + 10 + 102  # tokens of the plan's prompt, views not counted
+SPEED_PIECES = ("K E EP", "A CC EL ER ATE", "DE CE L ER ATE", "ST OP")
+PATH_PIECES = ("ST RA IGHT", "R IGHT _ T URN", "R IGHT _ CH ANGE", "LEFT _ T URN", "LEFT _ CH ANGE")
+"""What Vicuna's tokenizer cuts the meta-actions into, in the order of `ALL_META_ACTIONS`; then come a newline and `</s>`."""
 
 # {tokens of a caption, its newline included: how many}
 DRAWN_CAPTIONS = {21: 44, 22: 113, 23: 185, 24: 264, 25: 159, 32: 96, 33: 256, 34: 219, 35: 127, 36: 73}
@@ -44,6 +50,24 @@ def frame(geometry: Geometry, pixels: torch.Tensor, generator: torch.Generator) 
         own = _text(question - AFTER_VIEWS + answer, geometry, generator)
         records.append(_sample(torch.cat([*shared, own]), answer, f"question {number}"))
     return {"records": records, "images": pixels}
+
+
+def answers() -> list[tuple[int, ...]]:
+    """The twenty as tokens: a number for each piece."""
+    texts = [f"{speed} , {path} newline end".split() for speed in SPEED_PIECES for path in PATH_PIECES]
+    numbers = {piece: number for number, piece in enumerate(sorted({piece for text in texts for piece in text}))}
+    return [tuple(numbers[piece] for piece in text) for text in texts]
+
+
+def plan_frame(geometry: Geometry, pixels: torch.Tensor, generator: torch.Generator) -> Item:
+    """A plan question as `PlanScorer` collates it: its twenty answers as records, and six images (6, 3, H, W)."""
+    starts = [_text(count, geometry, generator) for count in TEXT_BEFORE_VIEWS]
+    rest = _text(PLAN_QUESTION - sum(TEXT_BEFORE_VIEWS), geometry, generator)
+    view = torch.tensor([IMAGE_TOKEN_INDEX])
+    shared = torch.cat([part for start in starts for part in (start, view)] + [rest])
+    whole = [(torch.cat([shared, torch.tensor(answer)]), len(answer)) for answer in answers()]
+    records = [_sample(ids, count, f"answer {number}") for number, (ids, count) in enumerate(whole)]
+    return {**answer_tree(records), "images": pixels}
 
 
 def captions(

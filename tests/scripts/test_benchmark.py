@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from senna.data import Collator, PackCollator
+from senna.evaluate.score import AnswerEncoder
+from senna.model.tokenizer import load_tokenizer
 from senna.synthetic import write_world
 from tests.conftest import REPOSITORY
 
@@ -118,6 +120,23 @@ def test_the_frame_is_as_long_as_the_real_one_that_its_comment_names(modules):
     assert packed["layout"][0].prefix == 871
     assert sum(modules.synthetic.DRAWN_CAPTIONS.values()) == 1536
     assert sum(modules.synthetic.REAL_CAPTIONS.values()) == 610
+
+
+def test_evaluate_scores_in_one_forward_what_separate_forwards_give(tmp_path):
+    chart = tmp_path / "evaluate.png"
+    figures = json.loads(benchmark("evaluate", *SMALL, "--json", "--chart", chart).splitlines()[-1])
+    assert figures["max_difference_log_prob"] < 1e-4
+    assert figures["speedup"] > 0
+    assert chart.read_bytes().startswith(PNG)
+
+
+def test_the_plans_of_the_benchmark_are_cut_as_vicunas_tokenizer_cuts_them(modules, golden):
+    tokenizer = load_tokenizer(str(golden / "vicuna_tokenizer"), 2048)
+    ours, real = modules.synthetic.answers(), AnswerEncoder(tokenizer)([{"from": "human", "value": "Plan?"}])["answers"]
+    assert [len(answer) for answer in ours] == [len(answer) for answer in real]
+    assert len({answer[:depth] for answer in ours for depth in range(13)}) == len(
+        {answer[:depth] for answer in real for depth in range(13)}
+    )
 
 
 def test_the_published_way_gives_our_gradient(modules, small):

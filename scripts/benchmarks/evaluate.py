@@ -1,0 +1,136 @@
+"""Deciding on a meta-action: one forward over the twenty answers against greedy decoding, same frames, batch and precision."""
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from senna.evaluate.score import PlanScorer
+from senna.meta_actions import ALL_META_ACTIONS
+from senna.model import SennaLlavaLlamaForCausalLM
+from senna.model.config import IGNORE_INDEX
+from senna.synthetic.vocabulary import make_tokenizer
+
+from .common import BASELINE, Bar, Chart, print_table, summarise, time_ways
+from .models import PRECISIONS, Geometry, pictures, precisions_here, set_attention
+from .synthetic import PLAN_QUESTION, Item, answers, plan_frame
+
+BATCH = 4  # frames
+ANSWER_TOKENS = [len(answer) for answer in answers()]
+DECODED = round(sum(ANSWER_TOKENS) / len(ANSWER_TOKENS))  # tokens of a mean answer, its end included
+
+
+def build(geometry: Geometry, precision: str) -> SennaLlavaLlamaForCausalLM:
+    """A model with random weights, the same each time, all of it in the precision, in evaluation mode."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = SennaLlavaLlamaForCausalLM(geometry.config())
+    model.config.use_cache = model.generation_config.use_cache = True
+    return model.to(PRECISIONS[precision]).eval()
+
+
+def scoring(model: SennaLlavaLlamaForCausalLM, scorer: PlanScorer, frames: list[Item]) -> Callable[[Any], None]:
+    batch = scorer.collate(frames)
+
+    def score(_: Any) -> None:
+        set_attention(model, "split")
+        scorer.score(batch)
+
+    return score
+
+
+def decoding(model: SennaLlavaLlamaForCausalLM, frames: list[Item]) -> Callable[[Any], None]:
+    prompts = torch.stack([prompt_of(frame) for frame in frames])
+    images = torch.stack([frame["images"] for frame in frames]).to(model.dtype)
+
+    def decode(_: Any) -> None:
+        set_attention(model, "sdpa")
+        ids = model.generate(
+            input_ids=prompts,
+            images=images,
+            do_sample=False,
+            min_new_tokens=DECODED,
+            max_new_tokens=DECODED,
+            pad_token_id=0,
+        )
+        assert ids.shape == (len(frames), DECODED)
+
+    return decode
+
+
+def prompt_of(frame: Item) -> torch.Tensor:
+    """LongTensor (T,): a frame's question without an answer."""
+    return frame["records"][0]["input_ids"][: -len(frame["answers"][0])]
+
+
+def largest_difference(model: SennaLlavaLlamaForCausalLM, scorer: PlanScorer, frame: Item) -> float:
+    """Of any answer's log-probability, scored together and by itself."""
+    set_attention(model, "split")
+    together = scorer.score(scorer.collate([frame]))[0].log_probs
+    set_attention(model, "sdpa")
+    worst = 0.0
+    for record, answer, log_prob in zip(frame["records"], frame["answers"], together, strict=True):
+        ids, labels = record["input_ids"][None], torch.full_like(record["input_ids"], IGNORE_INDEX)[None]
+        labels[:, -len(answer) :] = torch.tensor(answer)
+        with torch.inference_mode():
+            alone = model(input_ids=ids, labels=labels, images=frame["images"][None])
+        worst = max(worst, abs(float(alone.sample_losses[0]) + float(log_prob)))
+    return worst
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    torch.set_num_threads(arguments.threads)
+    geometry = Geometry.of(arguments)
+    generator = torch.Generator().manual_seed(0)
+    frames = [plan_frame(geometry, pictures(6, geometry, generator), generator) for _ in range(BATCH)]
+    precisions = precisions_here()
+    print(f"{geometry}; {arguments.threads} threads; {BATCH} frames a batch")
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = make_tokenizer(folder)
+    ways, difference = {}, 0.0
+    for precision in precisions:
+        model = build(geometry, precision)
+        scorer = PlanScorer(model, tokenizer, pack_attention="split")
+        if precision == "fp32":
+            difference = largest_difference(model, scorer, frames[0])
+        ways[f"greedy decoding, {precision}"] = decoding(model, frames)
+        ways[f"twenty scores, {precision}"] = scoring(model, scorer, frames)
+    summary = summarise(time_ways(ways, ["batch"], arguments.repeats), "greedy decoding, fp32")
+    for label, figures in summary.items():
+        precision = label.rsplit(", ", 1)[1]
+        figures["ms"] /= BATCH
+        figures["per_second"] *= BATCH
+        figures["same_precision_ratio"] = figures["ratio"] / summary[f"greedy decoding, {precision}"]["ratio"]
+    print_table(
+        ["", "ms a frame", "frames/s", "speed"],
+        [
+            [label, f"{found['ms']:.0f}", f"{found['per_second']:.2f}", f"{found['same_precision_ratio']:.2f}x"]
+            for label, found in summary.items()
+        ],
+    )
+    print(
+        f"{DECODED} tokens decoded after a prompt of {PLAN_QUESTION} tokens and 6 x {geometry.view_tokens} of views; "
+        f"{sum(ANSWER_TOKENS)} tokens of {len(ALL_META_ACTIONS)} answers"
+    )
+    print(f"largest difference of a log-probability to separate scoring in fp32: {difference:.1e}")
+    return {
+        "speedup": summary["twenty scores, fp32"]["same_precision_ratio"],
+        "speedup_bf16": summary.get("twenty scores, bf16", {}).get("same_precision_ratio"),
+        "max_difference_log_prob": difference,
+        "ways": summary,
+    }
+
+
+def chart_of(figures: dict[str, Any]) -> Chart:
+    bars = []
+    for label, found in figures["ways"].items():
+        way, precision = label.rsplit(", ", 1)
+        group = BASELINE if way.startswith("greedy") else precision
+        bars.append(Bar(label, found["same_precision_ratio"], f"{found['ms']:.0f} ms a frame", group))
+    return Chart(
+        "Deciding on a meta-action: the probabilities of all twenty in one forward",
+        "greedy decoding in the same precision",
+        bars,
+    )
