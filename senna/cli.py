@@ -13,6 +13,10 @@ commands:
   train        train a stage            senna train --config configs/stage1_pretrain.yaml --data_path ... --output_dir ...
   merge        LoRA into its base       senna merge --adapter DIR --out DIR
   convert      nuScenes into QA         senna convert --nuscenes DIR --version v1.0-mini --out DIR
+  evaluate     how well it plans        senna evaluate --model DIR --data FILE --out DIR
+  visualize    pictures and films       senna visualize --model DIR --data FILE --out DIR
+  demo         a page to try it on      senna demo --model DIR
+  export-meta-actions   what a planner is fed   senna export-meta-actions --predictions DIR --out FILE
   synthesize   draw the embedded data   senna synthesize --stage1 --stage2 --out DIR
 
 `senna COMMAND --help` explains a command. Exit codes: 0 done, 1 a failure while working, 2 wrong use or a failed check.
@@ -55,7 +59,43 @@ def _synthesize(argv: list[str]) -> int:
     return main(argv)
 
 
-COMMANDS = {"train": _train, "merge": _merge, "convert": _convert, "synthesize": _synthesize}
+def _evaluate(argv: list[str]) -> int:
+    _hush()
+    from senna.evaluate.command import main
+
+    return main(argv)
+
+
+def _export(argv: list[str]) -> int:
+    from senna.evaluate.export import main
+
+    return main(argv)
+
+
+def _visualize(argv: list[str]) -> int:
+    _hush()
+    from senna.visualize.command import main
+
+    return main(argv)
+
+
+def _demo(argv: list[str]) -> int:
+    _hush()
+    from senna.demo.command import main
+
+    return main(argv)
+
+
+COMMANDS = {
+    "train": _train,
+    "merge": _merge,
+    "convert": _convert,
+    "evaluate": _evaluate,
+    "visualize": _visualize,
+    "demo": _demo,
+    "export-meta-actions": _export,
+    "synthesize": _synthesize,
+}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,0 +1,89 @@
+"""The model behind the page: pictures and a question in; probabilities, or text token by token, out.
+
+V views, H and W the vision tower's input height and width.
+"""
+
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import StoppingCriteria, TextIteratorStreamer
+
+from senna.data import encode_prompt, load_image, prompt_for
+from senna.evaluate.score import PlanScorer, PlanScores
+from senna.views import image_block
+
+
+class Answerer:
+    """One model, asked by one visitor at a time; who comes meanwhile waits."""
+
+    def __init__(self, model: Any, tokenizer: Any, image_processor: Any) -> None:
+        self.model, self.tokenizer, self.image_processor = model, tokenizer, image_processor
+        self.scorer = PlanScorer(model, tokenizer)
+        self._alone = threading.Lock()
+        self._closing = threading.Event()
+
+    def close(self) -> None:
+        """End every generation under way, so that the process can end."""
+        self._closing.set()
+
+    def pixels(self, pictures: Iterable[Image.Image]) -> torch.Tensor:
+        """float32 (V, 3, H, W); pictures are decoded one after the other, as the iterable gives them."""
+        aspect_ratio = self.model.config.image_aspect_ratio or "pad"
+        return torch.stack([load_image(picture, self.image_processor, aspect_ratio) for picture in pictures])
+
+    def plan(self, question: str, views: tuple[str, ...], images: torch.Tensor) -> PlanScores:
+        """The probability of each meta-action. ``question`` without the image block; ``images`` (V, 3, H, W)."""
+        with self._alone:
+            return self.scorer([[{"from": "human", "value": image_block(views) + question}]], [images])[0]
+
+    def stream(self, question: str, views: tuple[str, ...], images: torch.Tensor, max_new_tokens: int) -> Iterator[str]:
+        """The greedy answer so far, again and again as it grows. Closing the iterator stops the model."""
+        # Prompts are given as embeddings, so that the streamer never sees one: there is none to skip.
+        streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=False, skip_special_tokens=True)
+        halt, failures = _Halt(self._closing), []
+        ids = encode_prompt(prompt_for(image_block(views) + question), self.tokenizer)
+
+        def generate() -> None:
+            try:
+                with self._alone:
+                    self.model.generate(
+                        ids[None].to(self.model.device),
+                        images=images[None].to(self.model.device, self.model.dtype),
+                        max_new_tokens=max_new_tokens,
+                        do_sample=False,
+                        pad_token_id=self.tokenizer.pad_token_id or 0,
+                        eos_token_id=self.tokenizer.eos_token_id,
+                        stopping_criteria=[halt],
+                        streamer=streamer,
+                    )
+            except Exception as error:
+                failures.append(error)
+                streamer.end()  # else the reader below would wait for ever
+
+        worker = threading.Thread(target=generate)
+        worker.start()
+        text = ""
+        try:
+            for piece in streamer:
+                if piece:
+                    text += piece
+                    yield text
+        finally:
+            halt.wanted = True
+        worker.join()
+        if failures:
+            raise failures[0]
+
+
+class _Halt(StoppingCriteria):
+    """Ends a generation when its reader has gone, or the server goes."""
+
+    def __init__(self, closing: threading.Event) -> None:
+        self.wanted, self._closing = False, closing
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        ends = self.wanted or self._closing.is_set()
+        return torch.full((len(input_ids),), ends, dtype=torch.bool, device=input_ids.device)

@@ -1,0 +1,152 @@
+"""The HTML of an answer: a problem, a text that grows, the twenty meta-actions as bars in a grid of SPEED by PATH."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from html import escape
+
+import numpy as np
+
+from senna.meta_actions import ALL_META_ACTIONS, SPEEDS, MetaAction, parse_meta_action
+
+COLUMNS = ("LEFT_TURN", "LEFT_CHANGE", "STRAIGHT", "RIGHT_CHANGE", "RIGHT_TURN")  # left is left
+NOTHING_YET = '<p class="hint">The answer appears here.</p>'
+
+
+@dataclass(frozen=True)
+class Result:
+    """What is known of an answer so far.
+
+    Attributes:
+        question: as it was asked, without the image block.
+        views: that the model saw.
+        log_probs: (20,) of a plan question (`PlanScores.log_probs`).
+        text: the greedy text so far; None before it begins.
+        truth: what the driver of an example did.
+        seconds: how long it took; None while the answer still grows.
+    """
+
+    question: str
+    views: Sequence[str]
+    log_probs: np.ndarray | None = None
+    text: str | None = None
+    truth: MetaAction | None = None
+    seconds: float | None = None
+
+    def but(self, **changes) -> "Result":
+        """A copy with some values changed."""
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A cell of the grid. ``height`` is a share of the highest bar's."""
+
+    action: MetaAction
+    probability: float
+    height: float
+    is_best: bool
+
+
+def grid(log_probs: np.ndarray) -> list[list[Bar]]:
+    """Rows of SPEEDS, columns of COLUMNS; probabilities add up to 1 over the twenty."""
+    likelihoods = np.exp(np.asarray(log_probs, dtype=np.float64) - np.max(log_probs))
+    shares = dict(zip(ALL_META_ACTIONS, (likelihoods / likelihoods.sum()).tolist(), strict=True))
+    best = max(shares, key=shares.__getitem__)
+    return [
+        [
+            Bar(action, shares[action], shares[action] / shares[best], action == best)
+            for action in (MetaAction(speed, path) for path in COLUMNS)
+        ]
+        for speed in SPEEDS
+    ]
+
+
+def percent(share: float) -> str:
+    """``63 %``, with ``<1`` for what would round to nothing."""
+    return f"{'<1' if 0 < share < 0.005 else f'{100 * share:.0f}'}\N{NARROW NO-BREAK SPACE}%"
+
+
+def draw_problem(message: str) -> str:
+    """A friendly message in place of an answer."""
+    return f'<div class="problem" role="alert"><b>Not yet.</b> {escape(message)}</div>'
+
+
+def is_over(html: str | None) -> bool:
+    """Whether what ``draw`` or ``draw_problem`` made is a problem or an answer that grows no more."""
+    return 'class="problem"' in (html or "") or 'data-done="true"' in (html or "")
+
+
+def draw(result: Result) -> str:
+    """An answer as far as it is known."""
+    parts = [] if result.log_probs is None else [_draw_plan(result)]
+    if result.text is not None:
+        parts.append(_draw_text(result))
+    waiting = "" if parts else '<p class="hint">The model looks at the pictures …</p>'
+    seen = "the front view" if len(result.views) == 1 else f"{len(result.views)} views"
+    took = "" if result.seconds is None else f" Answered in {result.seconds:.1f} s."
+    return (
+        f'<div class="answer" data-done="{str(result.seconds is not None).lower()}">{"".join(parts)}{waiting}'
+        f'<details class="asked"><summary>The question, about {seen}.{took}</summary><p>{escape(result.question)}</p>'
+        "</details></div>"
+    )
+
+
+def _draw_text(result: Result) -> str:
+    caret = "" if result.seconds is not None else '<span class="caret" aria-hidden="true"></span>'
+    text = escape((result.text or "").strip())
+    if not text and result.seconds is not None:
+        text = '<span class="hint">The model said nothing.</span>'
+    if result.log_probs is None:
+        return f'<p class="said" aria-live="polite">{text}{caret}</p>'
+    return f'<p class="small">Its own words (greedy text):</p><p class="said plan">{text}{caret}</p>{_verdict(result)}'
+
+
+def _verdict(result: Result) -> str:
+    """Where the words differ from the bars."""
+    if result.seconds is None or result.log_probs is None:
+        return ""
+    said = parse_meta_action(result.text or "")
+    if said is None:
+        return '<p class="small">These words are not one of the twenty meta-actions; the bars compare those only.</p>'
+    best = ALL_META_ACTIONS[int(np.argmax(result.log_probs))]
+    if said != best:
+        return '<p class="small">Word by word the model says something else than the likeliest of the twenty.</p>'
+    return ""
+
+
+def _draw_plan(result: Result) -> str:
+    rows = grid(result.log_probs)
+    best = next(bar for row in rows for bar in row if bar.is_best)
+    outside = max(0.0, 1.0 - float(np.exp(result.log_probs).sum()))
+    head = "".join(f'<span class="path">{_spaced(path)}</span>' for path in COLUMNS)
+    body = "".join(
+        f'<span class="speed">{escape(row[0].action.speed)}</span>{"".join(_cell(bar, result.truth) for bar in row)}'
+        for row in rows
+    )
+    truth = "" if result.truth is None else '<span><i class="key truth"></i>what the driver did</span>'
+    return (
+        f'<p class="winner"><b>{escape(str(best.action))}</b><span>{escape(percent(best.probability))}</span></p>'
+        f'<div class="grid" role="img" aria-label="{escape(_told(rows))}"><span class="corner"></span>{head}{body}</div>'
+        f'<p class="legend"><span><i class="key best"></i>likeliest</span>{truth}'
+        f"<span>bars relative to the likeliest</span></p>"
+        f'<p class="small">{escape(percent(outside))} of the model’s probability lies on other texts than these twenty.</p>'
+    )
+
+
+def _cell(bar: Bar, truth: MetaAction | None) -> str:
+    classes = "cell" + " best" * bar.is_best + " truth" * (bar.action == truth)
+    driven = "<em>driven</em>" if bar.action == truth else ""
+    return (
+        f'<span class="{classes}" title="{escape(str(bar.action))}: {100 * bar.probability:.2f} %">{driven}'
+        f'<i class="bar" style="height:{100 * bar.height:.1f}%"></i><b>{escape(percent(bar.probability))}</b></span>'
+    )
+
+
+def _spaced(path: str) -> str:
+    return escape(path).replace("_", "<br>")
+
+
+def _told(rows: Sequence[Sequence[Bar]]) -> str:
+    """The chart for those who cannot see it: the likeliest first."""
+    bars = sorted((bar for row in rows for bar in row), key=lambda bar: -bar.probability)
+    return "; ".join(f"{bar.action} {percent(bar.probability)}" for bar in bars)

@@ -1,0 +1,64 @@
+"""Which frames of a record file the page offers."""
+
+import json
+
+import pytest
+
+from senna.demo import examples
+from senna.demo.examples import choose_examples, find_examples
+from senna.errors import DataError
+from senna.records import open_records
+from senna.views import VIEWS
+from tests.demo.conftest import PLANS, write_frames
+
+
+def numbers(chosen) -> list[int]:
+    return [int(example.pictures[0].stem) for example in chosen]
+
+
+def test_examples_are_spread_over_the_file_and_bring_situation_and_truth(tmp_path):
+    chosen = find_examples(str(write_frames(tmp_path, 11)), None, count=6)
+    assert numbers(chosen) == [0, 2, 4, 6, 8, 10]
+    for example, frame in zip(chosen, numbers(chosen), strict=True):
+        answer, command, speed = PLANS[frame % 3]
+        assert (str(example.truth), example.command, example.speed) == (answer, command, speed)
+        assert [f"CAM_{view.upper().replace(' ', '_')}" for view in VIEWS] == [p.parent.name for p in example.pictures]
+
+
+def test_a_frame_whose_pictures_are_not_all_there_is_replaced_by_another(tmp_path):
+    records = write_frames(tmp_path, 11)
+    (tmp_path / "samples/CAM_BACK/4.jpg").unlink()
+    (tmp_path / "samples/CAM_FRONT/6.jpg").write_bytes(b"damaged")
+    assert numbers(find_examples(str(records), None, count=6)) == [0, 2, 8, 10, 1, 3]
+
+
+def test_pictures_are_told_apart_by_their_cameras_whatever_their_order(tmp_path):
+    path = write_frames(tmp_path, 1)
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "images": record["images"][::-1]}) + "\n")
+    [example] = find_examples(str(path), None)
+    assert [p.parent.name for p in example.pictures] == [f"CAM_{view.upper().replace(' ', '_')}" for view in VIEWS]
+
+
+def test_frames_of_records_without_plans_are_examples_too(tmp_path):
+    path = write_frames(tmp_path, 2)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        line["kind"], line["conversations"][1]["value"] = "description", "A road."
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines for _ in range(2)))  # two records a frame
+    chosen = choose_examples(open_records(path), tmp_path, 6)
+    assert numbers(chosen) == [0, 1]
+    assert [example.truth for example in chosen] == [None, None]
+
+
+def test_a_file_without_a_usable_frame_is_an_error_that_says_what_to_give(tmp_path):
+    records = write_frames(tmp_path, 1)
+    with pytest.raises(DataError, match="give their folder with --image-folder"):
+        find_examples(str(records), str(tmp_path / "elsewhere"))
+
+
+def test_without_a_file_the_embedded_world_is_taken_if_it_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(examples, "EMBEDDED", (tmp_path / "records.jsonl", tmp_path))
+    assert find_examples(None, None) == []
+    write_frames(tmp_path, 2)
+    assert numbers(find_examples(None, None)) == [0, 1]
