@@ -1,6 +1,6 @@
 #!/bin/sh
-# From a bare machine (python3 with venv) to passing tests: environment, ruff, pytest. Arguments go to pytest.
-# usage: sh scripts/test.sh [-k NAME] [-m 'not slow'] ...
+# From a bare machine (python3 with venv) to passing tests: environment, ruff, pytest in two processes. Arguments go to pytest.
+# usage: sh scripts/test.sh [-k NAME] [-m 'not slow'] [-n 0] ...
 set -eu
 ROOT=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 . "$ROOT/scripts/environment.sh"
@@ -8,4 +8,4 @@ prepare_environment dev
 cd "$ROOT"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
-exec "$PYTHON" -m pytest "$@"
+exec "$PYTHON" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

