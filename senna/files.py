@@ -37,6 +37,24 @@ def sync_tree(folder: Path) -> None:
             _sync(path)
 
 
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Where to write a file, which gets its name when it is complete and on disk; one that was there stays till then.
+
+    Raises SennaError where the disk does not take it.
+    """
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        yield partial
+        _sync(partial)
+        partial.replace(path)
+    except OSError as error:
+        why = error.strerror or error
+        raise SennaError(f"{path} cannot be written: {why}; make room and run the same command again") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def write_json(path: Path, value: dict) -> None:
     """Write a JSON file whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")

@@ -22,7 +22,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from senna.errors import DataError, SennaError, UsageError
+from senna.errors import DataError, UsageError
+from senna.files import whole_file
 from senna.frame_keys import frame_key, numbered
 from senna.meta_actions import parse_meta_action
 from senna.views import IMAGE_TOKEN, order_paths, paths_by_camera, prompt_views
@@ -176,21 +177,12 @@ def write_records(path: str | Path, records: Iterable[Mapping[str, Any]]) -> int
     if path.suffix not in (".json", ".jsonl"):
         raise UsageError(f"{path}: records are written to .json or .jsonl")
     before, between, after = ("[\n", ",\n", "\n]\n") if path.suffix == ".json" else ("", "\n", "\n")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     count = 0
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(before)
-            for count, record in enumerate(records, start=1):
-                file.write((between if count > 1 else "") + json.dumps(record, ensure_ascii=False))
-            file.write(after if count or path.suffix == ".json" else "")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise SennaError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as partial, partial.open("w", encoding="utf-8") as file:
+        file.write(before)
+        for count, record in enumerate(records, start=1):
+            file.write((between if count > 1 else "") + json.dumps(record, ensure_ascii=False))
+        file.write(after if count or path.suffix == ".json" else "")
     return count
 
 

@@ -13,7 +13,7 @@ from senna.convert.pipeline import Source
 from senna.convert.plan import JOINED, SPLITS, output_path
 from senna.convert.quality import Summary, pick
 from senna.errors import SennaError
-from senna.files import write_json
+from senna.files import whole_file, write_json
 from senna.records import open_records, write_records
 
 SHOWN_FRAMES = 50  # on quality.html
@@ -76,13 +76,14 @@ def report(parts: Sequence[Path], out: Path, source: Source, made_by: str) -> di
     title = f"nuScenes {source.tables.version}"
     page = write_page(title, f"{made_by}, {source.tables.dataroot}", counts, shown)
     try:
-        _write(out / "quality.json", json.dumps(counts, indent=2, ensure_ascii=False) + "\n")
-        _write(out / "quality.html", page)
-    except OSError as error:
-        raise SennaError(
-            f"the quality report in {out} cannot be written: {error.strerror or error}; the records are complete; make "
-            "room and run the same command again"
-        ) from error
+        for name, text in {
+            "quality.json": json.dumps(counts, indent=2, ensure_ascii=False) + "\n",
+            "quality.html": page,
+        }.items():
+            with whole_file(out / name) as partial:
+                partial.write_text(text, encoding="utf-8")
+    except SennaError as error:
+        raise SennaError(f"the records are complete, but not the report on their quality: {error}") from error
     return counts
 
 
@@ -111,16 +112,3 @@ def clear(work: Path, parts: Sequence[Path]) -> None:
     write_json(work / JOINED, {"parts": len(parts)})
     for part in parts:
         shutil.rmtree(part, ignore_errors=True)
-
-
-def _write(path: Path, text: str) -> None:
-    """A text file, whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from senna.errors import SennaError, UsageError
+from senna.errors import UsageError
 from senna.evaluate.predictions import read_predictions
+from senna.files import whole_file
 from senna.flags import flag, parse_flags
 from senna.meta_actions import ALL_META_ACTIONS
 
@@ -70,8 +71,7 @@ def probabilities_by_token(predictions: Sequence[Mapping[str, Any]], source: Pat
 def write_table(path: Path, table: Mapping[str, np.ndarray]) -> None:
     """Write the table whole or not at all, in the format that the suffix says. Raises SennaError."""
     names = [str(action) for action in ALL_META_ACTIONS]
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with whole_file(path) as partial:
         if path.suffix == ".safetensors":
             from safetensors.numpy import save_file
 
@@ -79,23 +79,13 @@ def write_table(path: Path, table: Mapping[str, np.ndarray]) -> None:
             columns = tokens.view(np.uint8).reshape(len(tokens), -1)
             save_file(
                 {"probabilities": np.stack(list(table.values())), "tokens": columns},
-                temporary,
+                partial,
                 metadata={"meta_actions": json.dumps(names)},
             )
         else:
             lines: list[dict[str, Any]] = [{"meta_actions": names}]
             lines += [{"token": t, "probabilities": [float(p) for p in row]} for t, row in table.items()]
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        with temporary.open("rb+") as file:
-            import os
-
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise SennaError(
-            f"{path} cannot be written: {error.strerror or error}; make room, run the same again"
-        ) from error
+            partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
 def read_table(path: Path) -> dict[str, np.ndarray]:

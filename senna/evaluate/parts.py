@@ -5,7 +5,6 @@ blue for right and true, vermillion for wrong; letters on a coloured cell are bl
 """
 
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -14,7 +13,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from senna.errors import SennaError
+from senna.files import whole_file
 
 RIGHT, WRONG = "#0072B2", "#D55E00"
 _SPACE = "\u202f"  # narrow, and no line breaks there
@@ -205,16 +204,7 @@ def fill(template: str, **slots: str) -> str:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, on disk before it has its name. Raises SennaError where it cannot."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise SennaError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write a file, and the folders it is in, whole or not at all. Raises SennaError where it cannot."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as partial:
+        partial.write_bytes(content)

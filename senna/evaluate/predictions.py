@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from senna.errors import SennaError, UsageError
-from senna.files import write_json
+from senna.files import whole_file, write_json
 
 Prediction = dict[str, Any]
 RUN = "run.json"
@@ -89,19 +89,9 @@ def read_predictions(path: Path) -> list[Prediction]:
 
 def write_lines(path: Path, lines: Iterable[Prediction]) -> None:
     """Write JSON Lines whole or not at all. Raises SennaError."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            for line in lines:
-                file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise SennaError(
-            f"{path} cannot be written: {error.strerror or error}; make room, run the same again"
-        ) from error
+    with whole_file(path) as partial, partial.open("w", encoding="utf-8") as file:
+        for line in lines:
+            file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def claim(folder: Path, settings: dict[str, Any], overwrite: bool = False) -> None:

@@ -1,6 +1,5 @@
 """Pictures one after the other: GIF by Pillow, which every machine has, MP4 by ffmpeg where it is."""
 
-import os
 import shutil
 import subprocess
 import tempfile
@@ -10,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from senna.errors import SennaError, UsageError
+from senna.files import whole_file
 from senna.visualize.style import MEANT, PAPER
 
 FILMS = ("auto", "gif", "mp4", "none")
@@ -37,23 +37,13 @@ def make_film(pictures: Sequence[Path], path: Path, fps: float) -> None:
     Raises:
         SennaError: it cannot be written, or ffmpeg fails; the message says with what.
     """
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     sizes = [_size(picture) for picture in pictures]
     size = (max(width for width, _ in sizes), max(height for _, height in sizes))
-    try:
+    with whole_file(path) as partial:
         if path.suffix == ".gif":
-            _gif(pictures, temporary, size, fps)
-        elif complaint := _mp4(pictures, temporary, size, fps):
+            _gif(pictures, partial, size, fps)
+        elif complaint := _mp4(pictures, partial, size, fps):
             raise SennaError(f"{path}: ffmpeg cannot make it ({complaint}); --film gif needs no ffmpeg")
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise SennaError(
-            f"{path} cannot be written: {error.strerror or error}; make room and run the same again"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _size(picture: Path) -> tuple[int, int]:

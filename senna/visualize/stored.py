@@ -1,7 +1,6 @@
 """Pictures on disk: each whole or absent, with a note in it of what decided it, so that a run knows which it can keep."""
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,8 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from senna.errors import SennaError, UsageError
+from senna.errors import UsageError
+from senna.files import whole_file
 
 _NOTE = "senna"  # the PNG's text chunk
 
@@ -18,17 +18,8 @@ def write_picture(picture: Image.Image, path: Path, settings: Mapping[str, Any],
     """Write a PNG, whole or not at all. ``unreadable``: how many of its views could not be read. Raises SennaError."""
     note = PngInfo()
     note.add_text(_NOTE, json.dumps({"settings": settings, "unreadable": unreadable}))
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            picture.save(file, "PNG", pnginfo=note, compress_level=4)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        why = error.strerror or error
-        raise SennaError(f"{path} cannot be written: {why}; make room and run the same again") from error
+    with whole_file(path) as partial:
+        picture.save(partial, "PNG", pnginfo=note, compress_level=4)
 
 
 def read_note(path: Path) -> dict[str, Any] | None:
