@@ -1,7 +1,7 @@
-"""What the published training step computes, written anew from its description: the baseline of `train`.
+"""What the published training step and greedy decoding compute, written anew: baselines of `train` and `evaluate`.
 
-It gives the same loss as ours and takes the ways around that ours leaves out. B samples, V views each, P patches, K tokens a
-view, T tokens of a sample after the splice, L the longest's, C tower width, D LLM width.
+They give the same loss and text as ours and take the ways around that ours leaves out. B samples, V views each, P patches,
+K tokens a view, T tokens of a sample after the splice, L the longest's, C tower width, D LLM width.
 """
 
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers import DynamicCache
 
 from senna.model import IGNORE_INDEX, IMAGE_TOKEN_INDEX, SennaLlavaLlamaForCausalLM
 
@@ -43,6 +44,22 @@ def loss_of(model: SennaLlavaLlamaForCausalLM, batch: dict[str, torch.Tensor]) -
     logits = model.lm_head(hidden).float()  # (B, L, vocabulary): at every place, target or not
     before, after = logits[:, :-1].contiguous(), labels[:, 1:].contiguous()
     return F.cross_entropy(before.view(-1, before.shape[-1]), after.view(-1), ignore_index=IGNORE_INDEX)
+
+
+@torch.inference_mode()
+def greedy(model: SennaLlavaLlamaForCausalLM, prompts: torch.Tensor, images: torch.Tensor, count: int) -> torch.Tensor:
+    """LongTensor (B, count): the likeliest tokens after prompts (B, T) of one length; the attention must be `eager`."""
+    views = _view_tokens(model, images)
+    embeds = torch.stack(
+        [_splice(model, ids, ids, of_sample)[0] for ids, of_sample in zip(prompts, views, strict=True)]
+    )
+    cache, tokens = DynamicCache(), []
+    for _ in range(count):
+        hidden = model.model(inputs_embeds=embeds, past_key_values=cache, use_cache=True).last_hidden_state
+        logits = model.lm_head(hidden).float()  # (B, T, vocabulary): of the whole prompt at first
+        tokens.append(logits[:, -1].argmax(-1))
+        embeds = model.model.embed_tokens(tokens[-1][:, None])
+    return torch.stack(tokens, dim=1)
 
 
 def _view_tokens(model: SennaLlavaLlamaForCausalLM, images: torch.Tensor) -> list[list[torch.Tensor]]:
