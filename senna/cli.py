@@ -16,8 +16,8 @@ commands:
   evaluate     how well it plans        senna evaluate --model DIR --data FILE --out DIR
   visualize    pictures and films       senna visualize --model DIR --data FILE --out DIR
   demo         a page to try it on      senna demo --model DIR
-  export-meta-actions   what a planner is fed   senna export-meta-actions --predictions DIR --out FILE
-  synthesize   draw the embedded data   senna synthesize --stage1 --stage2 --out DIR
+  export-meta-actions   for a planner   senna export-meta-actions --predictions DIR --out FILE
+  synthesize   draw the embedded data   senna synthesize --stage1 --out DIR
 
 `senna COMMAND --help` explains a command. Exit codes: 0 done, 1 a failure while working, 2 wrong use or a failed check.
 """

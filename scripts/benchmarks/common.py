@@ -57,11 +57,11 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def embedded_world() -> Path:
-    """The driving world of the embedded default, drawn where it is not there yet: a minute on two cores."""
+    """Ten scenes of the driving world, drawn where they are not there yet: a minute on two cores. The quickstart has others."""
     from senna.synthetic import write_world
 
-    write_world(str(EMBEDDED / "nuscenes"), 10, 0, True)
-    return EMBEDDED / "nuscenes"
+    write_world(str(EMBEDDED / "mini"), 10, 0, True)
+    return EMBEDDED / "mini"
 
 
 @dataclass(frozen=True)
