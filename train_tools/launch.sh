@@ -90,15 +90,19 @@ use_embedded_default() {
         DATA=$embedded/pictures/captions.json
         IMAGE_DATA=$embedded/pictures/images
     elif [ -z "${DATA:-}" ]; then
-        "$PYTHON" -m senna synthesize --mini --out "$embedded" || exit $?
-        "$PYTHON" -m senna convert --nuscenes "$embedded/nuscenes" --version v1.0-mini --out "$embedded/qa" || exit $?
+        # 40 scenes to learn from and 10 held out (senna_nusc_val.jsonl)
+        "$PYTHON" -m senna synthesize --scenes 50 --out "$embedded" || exit $?
+        "$PYTHON" -m senna convert --nuscenes "$embedded/nuscenes" --version v1.0-trainval --out "$embedded/qa" || exit $?
         DATA=$embedded/qa/senna_nusc_train.jsonl
+        case "$1" in
+        stage2*) DATA=$DATA:0.3 ;; # of the frames: enough to learn what is asked, in a third of the time
+        esac
         IMAGE_DATA=$embedded/nuscenes
     fi
     MODEL_PATH=${MODEL_PATH:-$embedded/llm}
     if [ -z "${VISION_TOWER:-}" ] && is_bare_llm; then
         VISION_TOWER=$embedded/clip
-        adapter_tokens=16 # its pictures have 100 patches
+        adapter_tokens=16 # its pictures have 196 patches
     fi
 }
 
@@ -122,6 +126,8 @@ launch() {
     tiny)
         # Threads that spin while they wait for each other are several times slower where anything else runs.
         export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
+        # For so small a model a second thread gains nothing, and takes the core on which images are read.
+        export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
         use_embedded_default "$config"
         [ -z "${adapter_tokens:-}" ] || set -- --mm_adapter_tokens "$adapter_tokens" "$@"
         NUM_GPUS=${NUM_GPUS:-1}

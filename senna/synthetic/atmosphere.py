@@ -79,7 +79,7 @@ class Lighting:
 def paint_backdrop(scene: Scene, camera: Camera, lighting: Lighting) -> Image.Image:
     """Sky with clouds or stars, hills and bare ground. The camera is taken to be level (roll and pitch of a few degrees)."""
     air = lighting.air
-    canvas = Image.fromarray(_column(camera, lighting)[:, None, :]).resize(camera.size)
+    canvas = Image.fromarray(_column(camera, lighting)[:, None, :]).resize(camera.size, Image.Resampling.NEAREST)
     rng = np.random.default_rng(scene.seed)
     draw = ImageDraw.Draw(canvas)
     if air.is_night:
@@ -133,7 +133,8 @@ def _paint_stars(draw: ImageDraw.ImageDraw, camera: Camera, rng: np.random.Gener
 
 
 def _paint_clouds(canvas: Image.Image, camera: Camera, air: Air, rng: np.random.Generator) -> None:
-    mask = Image.new("L", (camera.size[0] // CLOUD_SCALE, camera.size[1] // CLOUD_SCALE))
+    sky = min(camera.size[1], math.ceil(camera.intrinsic[1, 2] / CLOUD_SCALE) * CLOUD_SCALE)  # rows: no cloud is lower
+    mask = Image.new("L", (camera.size[0] // CLOUD_SCALE, sky // CLOUD_SCALE))
     draw = ImageDraw.Draw(mask)
     azimuth, elevation = rng.uniform(0, 2 * math.pi, air.clouds), np.radians(rng.uniform(7, 34, air.clouds))
     puffs = rng.uniform(-1, 1, (air.clouds, 5, 2)) * [0.13, 0.018]
@@ -144,9 +145,10 @@ def _paint_clouds(canvas: Image.Image, camera: Camera, air: Air, rng: np.random.
             wide = size * camera.focal / CLOUD_SCALE
             draw.ellipse((u - wide, v - wide * 0.3, u + wide, v + wide * 0.3), fill=185)
     soft = mask.filter(ImageFilter.GaussianBlur(camera.focal * 0.012 / CLOUD_SCALE)).resize(
-        canvas.size, Image.Resampling.BICUBIC
+        (camera.size[0], sky), Image.Resampling.BILINEAR
     )
-    canvas.paste(air.cloud, mask=soft)
+    if (covered := soft.getbbox()) is not None:
+        canvas.paste(air.cloud, covered[:2], soft.crop(covered))
 
 
 def _paint_hills(

@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
         "senna synthesize",
         "Make the embedded default, all on this machine from a seed. OUT/nuscenes is a small town with traffic as a nuScenes "
         "data set (tables, map, CAN bus, six pictures a key frame), made unless --stage1 alone is asked for: about "
-        "5 s a scene on two cores. --stage1 makes road pictures with captions, a tokenizer, a small Llama and a small CLIP. "
+        "4 s a scene on two cores. --stage1 makes road pictures with captions, a tokenizer, a small Llama and a small CLIP. "
         "What is complete already is left as it is.",
     )
     if args.pictures < 1:

@@ -51,11 +51,17 @@ class Camera:
         """The focal length in pixels (of the vertical axis)."""
         return float(self.intrinsic[1, 1])
 
-    def scaled(self, factor: int) -> Camera:
+    def scaled(self, factor: float) -> Camera:
         """The same view on a picture `factor` times as large; pixel centres stay where they were."""
         shift = np.array([[factor, 0, (factor - 1) / 2], [0, factor, (factor - 1) / 2], [0, 0, 1]])
-        size = (self.size[0] * factor, self.size[1] * factor)
+        size = (round(self.size[0] * factor), round(self.size[1] * factor))
         return Camera(self.position, self.rotation, shift @ self.intrinsic, size)
+
+    def padded(self, side: int) -> Camera:
+        """The same view in the middle of a square picture with sides of `side` pixels."""
+        right, down = ((side - length) // 2 for length in self.size)
+        shift = np.array([[1, 0, right], [0, 1, down], [0, 0, 1]])
+        return Camera(self.position, self.rotation, shift @ self.intrinsic, (side, side))
 
     def to_camera(self, points: np.ndarray) -> np.ndarray:
         """World points (..., 3) in the camera's axes (..., 3)."""

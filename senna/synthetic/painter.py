@@ -17,6 +17,7 @@ from senna.synthetic.roadside import house_mesh, street_lamp_mesh, traffic_light
 from senna.synthetic.scene import Scene
 from senna.synthetic.vehicles import vehicle_mesh
 
+SHADED = 0.35  # cosine of the angle to a lamp's front from which its glow is no longer seen
 Placed = tuple[Mesh, float, float, float, float]  # mesh, x, y, yaw, scale
 
 
@@ -27,7 +28,7 @@ def paint(scene: Scene, camera: Camera, supersampling: int = 2) -> Image.Image:
     brush.paint_ground(scene)
     for placed in sorted(_things(scene, view), key=lambda thing: -_distance(thing, view)):
         brush.paint_mesh(*placed)
-    return brush.canvas.reduce(supersampling)
+    return brush.canvas if supersampling == 1 else brush.canvas.reduce(supersampling)
 
 
 def _things(scene: Scene, camera: Camera) -> list[Placed]:
@@ -125,7 +126,8 @@ class _Brush:
             centre = planar(halo.centre[None], x, y, yaw, scale)[0]
             normal = planar(halo.normal[None], 0.0, 0.0, yaw)[0]
             in_camera = self.camera.to_camera(centre)
-            if in_camera[2] < 1.0 or (normal.any() and normal @ (self.camera.position - centre) <= 0):
+            towards = self.camera.position - centre
+            if in_camera[2] < 1.0 or (normal.any() and normal @ towards <= SHADED * np.linalg.norm(towards)):
                 continue
             u, v = self.camera.to_pixels(in_camera)
             size = math.ceil(halo.radius * scale / in_camera[2] * self.camera.focal)
@@ -138,7 +140,7 @@ def _glow(radius: int, is_night: bool) -> Image.Image:
     """A round soft mask of side 2 * radius + 1."""
     offsets = np.arange(-radius, radius + 1) / radius
     distance = np.sqrt(offsets[:, None] ** 2 + offsets**2)
-    peak = 150 if is_night else 70
+    peak = 170 if is_night else 140
     return Image.fromarray((peak * np.clip(1 - distance, 0, 1) ** 1.6).astype(np.uint8))
 
 

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from senna.synthetic.geometry import Camera, box_corners
 from senna.synthetic.roadside import light_head_corners
-from senna.synthetic.sampling import distance_word
+from senna.synthetic.sampling import FARTHEST_NEAR
 from senna.synthetic.scene import BODY_COLOURS, LIGHT_STATES, SKIES, VEHICLE_KINDS, Scene
 
 COLOURS = tuple(BODY_COLOURS)
+DISTANCES = (8.0, FARTHEST_NEAR, 24.0, 40.0)  # metres from the camera to a vehicle's back, upper ends of the bins
 CLASSES = {  # per label: how many answers there are; 0 means "nothing of the kind here", but for the sky
     "kind": 1 + len(VEHICLE_KINDS),
     "colour": 1 + len(COLOURS),
-    "distance": 3,
+    "distance": 2 + len(DISTANCES),
     "light": 1 + len(LIGHT_STATES),
     "sky": len(SKIES),
 }
+FACING = 0.5  # cosine of the angle from which lamps are seen
 LEAST_COVER = 0.08  # share of a patch that a thing must cover to be its label
-BACKGROUND = 0.03  # weight of a patch that shows nothing of the kind
+LEAST_LIGHT = 0.02
+BACKGROUND = (0.03, 0.03, 0.03, 0.004, 0.03)  # weight of a patch that shows nothing of the kind: most show no light
 
 
 @dataclass(frozen=True)
@@ -32,24 +36,32 @@ class PatchLabels:
 
 
 def label_patches(scene: Scene, camera: Camera, patch: int) -> PatchLabels:
-    """Labels of the square patches of `patch` pixels, row by row. Of two vehicles in a patch the nearer wins, or the larger."""
+    """Labels of the square patches of `patch` pixels, row by row. Of two vehicles in a patch the nearer wins, or the larger.
+
+    A signal counts only for who looks at its lamps.
+    """
     count = (camera.size[0] // patch) * (camera.size[1] // patch)
     classes = np.zeros((len(CLASSES), count), dtype=np.int64)
     vehicle_cover, light_cover = np.zeros(count), np.zeros(count)
-    for vehicle in sorted(scene.vehicles, key=lambda v: -v.x):
+    distances = {vehicle: math.dist((vehicle.x, vehicle.y), camera.position[:2]) for vehicle in scene.vehicles}
+    for vehicle in sorted(scene.vehicles, key=distances.__getitem__, reverse=True):
         cover = patch_cover(box_corners(vehicle.size, vehicle.x, vehicle.y, vehicle.yaw), camera, patch)
         mine = cover >= np.maximum(0.6 * vehicle_cover, LEAST_COVER)
         vehicle_cover[mine] = cover[mine]
-        distance = 1 + ("near", "far").index(distance_word(vehicle))
+        distance = 1 + int(np.searchsorted(DISTANCES, distances[vehicle] - vehicle.size[0] / 2))
         answers = 1 + VEHICLE_KINDS.index(vehicle.kind), 1 + COLOURS.index(vehicle.colour), distance
         classes[:3, mine] = np.array(answers)[:, None]
+    ahead = math.atan2(camera.forward[1], camera.forward[0])
     for light in scene.lights:
+        if math.cos(light.yaw - ahead) < FACING:
+            continue
         cover = np.max([patch_cover(head, camera, patch) for head in light_head_corners(light)], axis=0)
-        mine = cover >= LEAST_COVER
-        light_cover[mine] = cover[mine]
+        mine = cover >= LEAST_LIGHT
+        light_cover[mine] = np.sqrt(cover[mine])  # a lamp is small, and says much
         classes[3, mine] = 1 + LIGHT_STATES.index(light.state)
     classes[4] = SKIES.index(scene.sky)
-    weights = np.stack([vehicle_cover, vehicle_cover, vehicle_cover, light_cover, np.full(count, 0.1)]) + BACKGROUND
+    weights = np.stack([vehicle_cover, vehicle_cover, vehicle_cover, light_cover, np.full(count, 0.1)])
+    weights += np.array(BACKGROUND)[:, None]
     return PatchLabels(classes, weights)
 
 

@@ -18,7 +18,7 @@ from senna.synthetic.painter import paint
 from senna.synthetic.sampling import front_camera, sample_scene
 from senna.synthetic.scene import Scene
 
-VERSION = 1  # of the drawing: a change to what is drawn or said for a seed raises it
+VERSION = 2  # of the drawing: a change to what is drawn or said for a seed raises it
 PICTURE_SIZE = 224
 CAPTIONS = "captions.json"
 IMAGES = "images"

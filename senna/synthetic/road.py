@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import lru_cache
 
 import numpy as np
 
@@ -20,6 +21,7 @@ TUFTS = ((92, 122, 60), (132, 156, 84), (104, 134, 66), (146, 158, 92))
 SIGHT = 160.0  # metres beyond which no road is drawn
 MARK = 0.16  # metres: the breadth of a painted line
 DASH, GAP = 3.0, 5.0  # metres
+PIECE = 4.0  # metres of road that are shaded as one
 
 
 class Strip:
@@ -53,20 +55,19 @@ class Strip:
 def ground_quads(scene: Scene, camera: Camera, at_night: bool) -> tuple[np.ndarray, np.ndarray]:
     """All flat quads (N, 4, 3) in painting order and their own colours (N, 3)."""
     layers: list[tuple[np.ndarray, tuple[int, int, int]]] = []
-    strips = [Strip(road.path) for road in scene.roads]
     layers += _tufts(scene, camera)
-    for road, strip in zip(scene.roads, strips, strict=True):
+    for road in scene.roads:
         half = road.lanes * road.lane_width / 2
-        layers.append((_lengths(strip, half + road.verge, -half - road.verge, camera), GRAVEL))
-    for road, strip in zip(scene.roads, strips, strict=True):
+        layers.append((_lengths(road, half + road.verge, -half - road.verge, camera), GRAVEL))
+    for road in scene.roads:
         half = road.lanes * road.lane_width / 2
         columns = road.lanes * 4 if at_night else 1  # headlamps light a road unevenly across
         edges = np.linspace(half, -half, columns + 1)
-        layers += [(_lengths(strip, a, b, camera), ASPHALT) for a, b in itertools.pairwise(edges)]
+        layers += [(_lengths(road, a, b, camera), ASPHALT) for a, b in itertools.pairwise(edges)]
     layers.append((_patches(scene, "asphalt", camera), ASPHALT))
-    for road, strip in zip(scene.roads, strips, strict=True):
-        layers += [(quads, PAINT) for quads in _marks(road, strip, camera)]
-        layers += [(quads, YELLOW) for quads in _centre_line(road, strip, camera)]
+    for road in scene.roads:
+        layers += [(quads, PAINT) for quads in _marks(road, camera)]
+        layers += [(quads, YELLOW) for quads in _centre_line(road, camera)]
     layers.append((_patches(scene, "paint", camera), PAINT))
     layers += [(_shadow(*footprint(v.kind), v.x, v.y, v.yaw), SHADOW) for v in scene.vehicles]
     layers += [(_shadow(0.8, 0.25, c.x, c.y, c.yaw), SHADOW) for c in scene.cyclists]
@@ -76,43 +77,61 @@ def ground_quads(scene: Scene, camera: Camera, at_night: bool) -> tuple[np.ndarr
     return np.concatenate(quads or [np.zeros((0, 4, 3))]), np.concatenate(colours or [np.zeros((0, 3))])
 
 
-def _lengths(strip: Strip, left: float, right: float, camera: Camera) -> np.ndarray:
-    cuts = np.arange(0, strip.along[-1], 4.0)
-    return _in_sight(strip.quads(cuts, np.minimum(cuts + 4.0, strip.along[-1]), left, right), camera)
+@lru_cache(maxsize=64)
+def _strip(path: tuple[tuple[float, float], ...]) -> Strip:
+    return Strip(path)
 
 
-def _in_sight(quads: np.ndarray, camera: Camera) -> np.ndarray:
-    offsets = quads.mean(axis=1) - camera.position
+@lru_cache(maxsize=1024)
+def _pieces(
+    path: tuple[tuple[float, float], ...], left: float, right: float, every: float, length: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Quads of `length` metres, one `every` so many, and their middles. The same town is painted again and again."""
+    strip = _strip(path)
+    end = strip.along[-1]
+    starts = np.arange(0, end if every == length else max(end - length, 0), every)
+    quads = strip.quads(starts, np.minimum(starts + length, end), left, right)
+    return quads, quads.mean(axis=1)
+
+
+def _lengths(road: Road, left: float, right: float, camera: Camera) -> np.ndarray:
+    return _in_sight(*_pieces(road.path, float(left), float(right), PIECE, PIECE), camera)
+
+
+def _in_sight(quads: np.ndarray, middles: np.ndarray, camera: Camera) -> np.ndarray:
+    offsets = middles - camera.position
     ahead = offsets @ camera.forward
     near = np.linalg.norm(offsets[:, :2], axis=1) < SIGHT
-    return quads[near & (ahead > -8) & camera.may_show(quads.mean(axis=1), 14.0)]
+    return quads[near & (ahead > -8) & camera.may_show(middles, 14.0)]
 
 
-def _marks(road: Road, strip: Strip, camera: Camera) -> list[np.ndarray]:
+def _marks(road: Road, camera: Camera) -> list[np.ndarray]:
     marks, half = [], road.lanes * road.lane_width / 2
     if road.marked:
         for edge in (half - 0.25, -half + 0.25):
-            marks.append(_lengths(strip, edge + MARK / 2, edge - MARK / 2, camera))
-        starts = np.arange(0, max(strip.along[-1] - DASH, 0), DASH + GAP)
+            marks.append(_lengths(road, edge + MARK / 2, edge - MARK / 2, camera))
         for lane in range(1, road.lanes):
             if road.two_way and 2 * lane == road.lanes:
                 continue
             middle = half - lane * road.lane_width
-            marks.append(_in_sight(strip.quads(starts, starts + DASH, middle + MARK / 2, middle - MARK / 2), camera))
+            dashes = _pieces(road.path, middle + MARK / 2, middle - MARK / 2, DASH + GAP, DASH)
+            marks.append(_in_sight(*dashes, camera))
     if road.stop_line is not None:
         at = np.array([road.stop_line])
-        marks.append(_in_sight(strip.quads(at, at + 0.5, half - 0.4, -half + 0.4), camera))
+        line = _strip(road.path).quads(at, at + 0.5, half - 0.4, -half + 0.4)
+        marks.append(_in_sight(line, line.mean(axis=1), camera))
     return marks
 
 
-def _centre_line(road: Road, strip: Strip, camera: Camera) -> list[np.ndarray]:
+def _centre_line(road: Road, camera: Camera) -> list[np.ndarray]:
     sides = (0.24, -0.08) if road.marked and road.two_way else ()
-    return [_lengths(strip, side, side - MARK, camera) for side in sides]
+    return [_lengths(road, side, side - MARK, camera) for side in sides]
 
 
 def _patches(scene: Scene, surface: str, camera: Camera) -> np.ndarray:
     flat = np.array([patch.corners for patch in scene.patches if patch.surface == surface]).reshape(-1, 4, 2)
-    return _in_sight(np.concatenate([flat, np.zeros((*flat.shape[:2], 1))], axis=2), camera)
+    quads = np.concatenate([flat, np.zeros((*flat.shape[:2], 1))], axis=2)
+    return _in_sight(quads, quads.mean(axis=1), camera)
 
 
 def _shadow(length: float, width: float, x: float, y: float, yaw: float) -> np.ndarray:
@@ -145,4 +164,7 @@ def _tufts(scene: Scene, camera: Camera) -> list[tuple[np.ndarray, tuple[int, in
         axis=1,
     )
     quads = np.concatenate([corners, np.zeros((count, 4, 1))], axis=2)
-    return [(_in_sight(quads[i :: len(TUFTS)], camera), tone) for i, tone in enumerate(TUFTS)]
+    return [
+        (_in_sight(quads[i :: len(TUFTS)], quads[i :: len(TUFTS)].mean(axis=1), camera), tone)
+        for i, tone in enumerate(TUFTS)
+    ]

@@ -56,7 +56,7 @@ def _add_head(mesh: Mesh, state: LightState, y: float, height: float) -> None:
         centre = (-0.41, y, height + offset)
         head.add(disc(centre, 0.36, "x", corners=16), lit if on else dark, "always" if on else "never")
         if on:
-            mesh.halo(centre, 0.95, lit, (-1.0, 0.0, 0.0), "always")
+            mesh.halo(centre, 1.3, lit, (-1.0, 0.0, 0.0), "always")
 
 
 def light_head_corners(light: TrafficLight) -> list[np.ndarray]:

@@ -22,6 +22,7 @@ from senna.synthetic.scene import (
 LANE_WIDTH = 3.5
 LANES: dict[str, float] = {"left": LANE_WIDTH, "middle": 0.0, "right": -LANE_WIDTH}  # y in metres
 NEAR_GAP, FAR_GAP = (9.0, 11.5), (17.0, 22.0)  # metres from the camera to a vehicle's back
+FARTHEST_NEAR = (NEAR_GAP[1] + FAR_GAP[0]) / 2
 EYE_HEIGHT = 1.7
 PATH_START, PATH_END = (-20.0, -12.0), 240.0  # metres; where the road begins shifts its dashes
 
@@ -34,7 +35,7 @@ def front_camera(size: int = 224) -> Camera:
 def distance_word(vehicle: Vehicle) -> str:
     """ "near" or "far", by the gap between the camera and the vehicle's back."""
     gap = vehicle.x - vehicle.size[0] / 2
-    return "near" if gap < (NEAR_GAP[1] + FAR_GAP[0]) / 2 else "far"
+    return "near" if gap < FARTHEST_NEAR else "far"
 
 
 def lane_word(vehicle: Vehicle) -> str:

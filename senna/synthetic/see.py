@@ -1,45 +1,45 @@
 """A small CLIP vision tower that has learnt to see the road: it stands for a pretrained CLIP.
 
 Two things make seconds enough where contrastive learning takes days: the first layer starts as the whitened principal
-components of patches (as training would make it), and every patch is told what it shows. What is trained is the output
-of the last layer but one, which LLaVA's towers are read at; the last layer keeps its random start.
+components of patches (as training would make it), and every patch is told what it shows and, in the driving world, what
+lies ahead (outlook.py). What is trained is the output of the last layer but one, which LLaVA's towers are read at; the last
+layer keeps its random start.
 """
 
 from __future__ import annotations
 
 import os
-import tempfile
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from senna.synthetic.crew import report_step
-from senna.synthetic.patches import CLASSES, label_patches
-from senna.synthetic.pictures import IMAGES, scene_of, write_pictures_into
-from senna.synthetic.sampling import front_camera
+from senna.synthetic.lessons import draw_lessons
+from senna.synthetic.outlook import OUTLOOK
+from senna.synthetic.patches import CLASSES
 
 # B pictures, P patches, D hidden size
+
+OPPONENTS = ((0.3, 0.59, 0.11), (0.7, -0.7, 0.0), (0.35, 0.35, -0.7))  # brightness, red less green, yellow less blue
 
 
 @dataclass(frozen=True)
 class SeeingRecipe:
-    """Geometry of the tower and the length of its training."""
+    """Geometry of the tower and the length of its training. `pictures` are those that go with each of the `journeys`."""
 
-    image_size: int = 160
+    image_size: int = 224
     patch_size: int = 16
     hidden_size: int = 96
     layers: int = 4
-    pictures: int = 1536
-    steps: int = 400
-    batch_size: int = 32
+    journeys: int = 60
+    pictures: int = 36
+    steps: int = 750
+    batch_size: int = 16
     learning_rate: float = 2e-3
 
 
@@ -50,13 +50,16 @@ def make_clip(folder: str | os.PathLike[str], seed: int, recipe: SeeingRecipe) -
         crop_size={"height": recipe.image_size, "width": recipe.image_size},
     )
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (processor.image_mean, processor.image_std))
-    pixels, classes, weights = _lessons(seed, recipe)
+    lessons = draw_lessons(seed, recipe.journeys, recipe.pictures, recipe.image_size, recipe.patch_size)
+    pixels = torch.from_numpy(lessons.pixels).permute(0, 3, 1, 2)
+    classes, outlook = torch.from_numpy(lessons.classes), torch.from_numpy(lessons.outlook)
+    weights = torch.from_numpy(lessons.weights).float()
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tower = CLIPVisionModel(_config(recipe))
         heads = nn.ModuleList([nn.LayerNorm(recipe.hidden_size)])
-        heads.extend(nn.Linear(recipe.hidden_size, answers) for answers in CLASSES.values())
+        heads.extend(nn.Linear(recipe.hidden_size, answers) for answers in (*CLASSES.values(), *OUTLOOK.values()))
         _start_from_patches(tower, (pixels[:512].float() / 255 - mean) / std, recipe)
     parameters = [*tower.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.05)
@@ -66,7 +69,9 @@ def make_clip(folder: str | os.PathLike[str], seed: int, recipe: SeeingRecipe) -
     for step in range(1, recipe.steps + 1):
         batch = torch.randint(len(pixels), (recipe.batch_size,), generator=generator)
         features = _features(tower, (pixels[batch].float() / 255 - mean) / std)  # (B, P, D)
-        loss = _seeing_loss(features, heads, classes[batch], weights[batch])
+        normed = heads[0](features)
+        loss = _patch_loss(normed, heads[1 : 1 + len(CLASSES)], classes[batch], weights[batch])
+        loss = loss + _outlook_loss(normed, heads[1 + len(CLASSES) :], outlook[batch])
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -90,36 +95,24 @@ def _config(recipe: SeeingRecipe) -> CLIPVisionConfig:
     )
 
 
-def _lessons(seed: int, recipe: SeeingRecipe) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Pixels uint8 (N, 3, H, W), classes (N, 5, P) and weights (N, 5, P) of freshly drawn pictures."""
-    size = (recipe.image_size, recipe.image_size)
-
-    def load(path: Path) -> np.ndarray:
-        with Image.open(path) as picture:
-            return np.asarray(picture.resize(size, Image.Resampling.BICUBIC))
-
-    with tempfile.TemporaryDirectory(prefix="senna-tiny-clip-") as scratch:
-        write_pictures_into(Path(scratch), recipe.pictures, seed)
-        with ThreadPoolExecutor() as pool:
-            pixels = np.stack(list(pool.map(load, sorted((Path(scratch) / IMAGES).iterdir()))))
-    camera = front_camera(recipe.image_size)
-    labels = [label_patches(scene_of(seed, i)[0], camera, recipe.patch_size) for i in range(recipe.pictures)]
-    classes = torch.from_numpy(np.stack([label.classes for label in labels]))
-    weights = torch.from_numpy(np.stack([label.weights for label in labels])).float()
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2), classes, weights
-
-
 @torch.no_grad()
 def _start_from_patches(tower: CLIPVisionModel, pictures: torch.Tensor, recipe: SeeingRecipe) -> None:
-    """Set the patch embedding to whitened principal components and the positions to sines and cosines."""
+    """Set the patch embedding to whitened principal components and the positions to sines and cosines.
+
+    Components of brightness and of two colour differences, a third each: of all three colours together they would be of
+    brightness alone, and a lamp is a small thing whose colour matters.
+    """
     patch, hidden = recipe.patch_size, recipe.hidden_size
-    patches = F.unfold(pictures, patch, stride=patch).transpose(1, 2).reshape(-1, 3 * patch * patch)
-    sample = patches[torch.randperm(len(patches))[:8192]]
-    _, spread, components = torch.linalg.svd(sample - sample.mean(dim=0), full_matrices=False)
-    spread = spread / len(sample) ** 0.5
-    kept = min(hidden, len(components))
-    filters = components[:kept] / (spread[:kept, None] + 0.02 * spread[0]) * 0.7
-    tower.embeddings.patch_embedding.weight[:kept] = filters.view(kept, 3, patch, patch)
+    count = hidden // len(OPPONENTS)
+    for index, weights in enumerate(torch.tensor(OPPONENTS)):
+        plane = torch.einsum("c,bchw->bhw", weights, pictures)[:, None]
+        patches = F.unfold(plane, patch, stride=patch).transpose(1, 2).reshape(-1, patch * patch)
+        sample = patches[torch.randperm(len(patches))[:8192]]
+        _, spread, components = torch.linalg.svd(sample - sample.mean(dim=0), full_matrices=False)
+        spread = spread / len(sample) ** 0.5
+        filters = components[:count] / (spread[:count, None] + 0.02 * spread[0]) * 0.7
+        filters = filters.view(-1, 1, patch, patch) * weights.view(1, 3, 1, 1)
+        tower.embeddings.patch_embedding.weight[index * count : index * count + len(filters)] = filters
     side, quarter = recipe.image_size // patch, hidden // 4
     frequencies = 3.0 / 100 ** (torch.arange(quarter) / quarter)
     rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
@@ -137,13 +130,24 @@ def _features(tower: CLIPVisionModel, pixels: torch.Tensor) -> torch.Tensor:
     return hidden[:, 1:]
 
 
-def _seeing_loss(
-    features: torch.Tensor, heads: nn.ModuleList, classes: torch.Tensor, weights: torch.Tensor
+def _patch_loss(
+    normed: torch.Tensor, heads: Sequence[nn.Module], classes: torch.Tensor, weights: torch.Tensor
 ) -> torch.Tensor:
-    """The sum of the five labels' cross entropies, each averaged over patches by weight."""
-    normed = heads[0](features)
-    total = features.new_zeros(())
-    for index, head in enumerate(heads[1:]):
+    """The sum of the labels' cross entropies, each averaged over patches by weight."""
+    total = normed.new_zeros(())
+    for index, head in enumerate(heads):
         losses = F.cross_entropy(head(normed).transpose(1, 2), classes[:, index], reduction="none")  # (B, P)
         total = total + (losses * weights[:, index]).sum() / weights[:, index].sum()
     return total
+
+
+def _outlook_loss(normed: torch.Tensor, heads: Sequence[nn.Module], outlook: torch.Tensor) -> torch.Tensor:
+    """The sum of the cross entropies of what lies ahead, which every patch of a picture is asked; -1 is not asked."""
+    asked = outlook[:, 0] >= 0
+    if not asked.any():
+        return normed.new_zeros(())
+    losses = [
+        F.cross_entropy(head(normed[asked]).flatten(0, 1), outlook[asked, index].repeat_interleave(normed.shape[1]))
+        for index, head in enumerate(heads)
+    ]
+    return torch.stack(losses).sum()

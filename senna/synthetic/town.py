@@ -199,7 +199,7 @@ def empty_town(seed: int) -> Scene:
             if _clear(where, HALF + VERGE):
                 lamps.append(StreetLamp(*map(float, where), math.atan2(-side[1], -side[0])))
     spots = rng.uniform([0, 0, 0.6], [EXTENT, EXTENT, 2.6], (9000, 3))
-    tufts = tuple(tuple(map(float, spot)) for spot in spots if _clear(spot[:2], HALF + VERGE + 2.6))
+    tufts = tuple(map(tuple, spots[_clear(spots[:, :2], HALF + VERGE + 2.6)].tolist()))
     return Scene(
         roads=tuple(_roads()),
         trees=tuple(trees),
@@ -231,10 +231,10 @@ def _kerbs() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
                 yield middle, DIRECTIONS[heading], side * _right(heading)
 
 
-def _clear(at: np.ndarray, distance: float) -> bool:
-    """Whether a point is at least so far from the middle of every road."""
+def _clear(at: np.ndarray, distance: float) -> np.ndarray:
+    """Whether points (..., 2) are at least so far from the middle of every road: (...)."""
     lines = np.array([MARGIN, MARGIN + BLOCK])
-    return bool(np.abs(np.asarray(at)[:, None] - lines).min() >= distance - 0.01)
+    return np.abs(np.asarray(at)[..., None] - lines).min(axis=(-1, -2)) >= distance - 0.01
 
 
 def _roads() -> Iterator[Road]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import string
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
+from senna.convert.templates import load_templates
 from senna.synthetic.captions import INSTRUCTIONS, caption, sample_facts
 
 UNK, BOS, EOS = "<unk>", "<s>", "</s>"
@@ -39,10 +41,12 @@ DRIVING_WORDS = (
 
 
 def training_text(seed: int, captions: int = 3000) -> list[str]:
-    """The lines that the tokenizer learns from: captions, requests, and the words of the driving questions."""
+    """The lines that the tokenizer learns from: captions, requests, and the words of the driving questions and answers."""
     rng = np.random.default_rng((seed, 1))
     lines = [caption(sample_facts(rng), rng) for _ in range(captions)]
-    lines += itertools.chain.from_iterable([text] * 20 for text in (*INSTRUCTIONS, *DRIVING_WORDS, SYSTEM))
+    asked = (text for section in load_templates().values() for text in section.values())
+    templates = [re.sub(r"{\w+}|\n", " ", text) for text in asked]
+    lines += itertools.chain.from_iterable([text] * 20 for text in (*INSTRUCTIONS, *DRIVING_WORDS, *templates, SYSTEM))
     return lines
 
 

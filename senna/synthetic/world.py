@@ -35,7 +35,7 @@ from senna.synthetic.tables import (
 from senna.synthetic.town import BLOCK, EXTENT, HALF, MARGIN
 from senna.synthetic.traffic import TICK
 
-VERSION = 1  # of the world: a change to what a seed gives raises it
+VERSION = 2  # of the world: a change to what a seed gives raises it
 FRAMES = 40  # key frames a scene: 20 s, as in nuScenes
 SECONDS = (FRAMES - 1) * STEP * TICK
 MINI = "v1.0-mini"

@@ -16,7 +16,7 @@ from senna.synthetic.see import SeeingRecipe, make_clip
 from senna.synthetic.tiny import make_tiny_models
 from senna.synthetic.vocabulary import make_tokenizer
 
-SEEING = SeeingRecipe(image_size=64, hidden_size=32, layers=2, pictures=8, steps=3, batch_size=4)
+SEEING = SeeingRecipe(image_size=64, hidden_size=32, layers=2, journeys=1, pictures=8, steps=3, batch_size=4)
 READING = ReadingRecipe(hidden_size=32, layers=1, heads=2, steps=3, batch_size=4)
 
 
