@@ -119,9 +119,8 @@ class PlanScorer:
         likeliest = logits.argmax(-1).tolist()
         of_tree = (logits[:, tokens] - logits.logsumexp(-1, keepdim=True)).double().cpu().numpy()  # (n, W) log P
         places = {token: place for place, token in enumerate(tokens)}
-        rows = iter(
-            batch["target_records"].argsort(stable=True).tolist()
-        )  # rows of trees need not be in the order of frames
+        # Trees need not stand in the order of frames, nor answers in theirs.
+        rows = iter(batch["target_records"].argsort(stable=True).tolist())
         found = []
         for answers in batch["answers"]:
             tree = {}

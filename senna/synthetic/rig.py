@@ -1,6 +1,6 @@
 """The ego vehicle's sensors: where they sit and how they look.
 
-The numbers are the calibration of one of nuScenes' cars (n015, as in the `calibrated_sensor` table for scene-0061 of
+The numbers are the calibration of one of nuScenes' cars (n008, as in the `calibrated_sensor` table for scene-0103 of
 v1.0-mini, https://www.nuscenes.org), so that pictures of the driving world have the geometry of real ones.
 """
 
