@@ -1,7 +1,7 @@
 #!/bin/sh
 # From a bare machine (python3 with venv, no GPU, no data) to a model that plans and a report on how well, through everything
 # that a real run goes through: a small world in nuScenes' format is drawn and converted, stages 1, 2 and 3 train small models
-# on 40 of its scenes, and the ten held out are evaluated.
+# on 32 of its scenes, and the eight held out are evaluated.
 # usage: sh scripts/quickstart.sh [any flag of senna train, for all stages]      OUT_DIR: where to (default: outputs/quickstart)
 set -eu
 ROOT=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)

@@ -90,12 +90,12 @@ use_embedded_default() {
         DATA=$embedded/pictures/captions.json
         IMAGE_DATA=$embedded/pictures/images
     elif [ -z "${DATA:-}" ]; then
-        # 40 scenes to learn from and 10 held out (senna_nusc_val.jsonl)
-        "$PYTHON" -m senna synthesize --scenes 50 --out "$embedded" || exit $?
+        # 32 scenes to learn from and 8 held out (senna_nusc_val.jsonl)
+        "$PYTHON" -m senna synthesize --scenes 40 --out "$embedded" || exit $?
         "$PYTHON" -m senna convert --nuscenes "$embedded/nuscenes" --version v1.0-trainval --out "$embedded/qa" || exit $?
         DATA=$embedded/qa/senna_nusc_train.jsonl
         case "$1" in
-        stage2*) DATA=$DATA:0.3 ;; # of the frames: enough to learn what is asked, in a third of the time
+        stage2*) DATA=$DATA:0.4 ;; # of the frames: enough to learn what is asked, in less than half of the time
         esac
         IMAGE_DATA=$embedded/nuscenes
     fi

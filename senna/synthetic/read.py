@@ -48,7 +48,7 @@ class ReadingRecipe:
     max_positions: int = 2048
     vocab_size: int = 1024
     places: int = 16
-    steps: int = 420
+    steps: int = 600
     batch_size: int = 32
     learning_rate: float = 3e-3
     fused: float = 0.6

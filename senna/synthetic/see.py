@@ -36,9 +36,9 @@ class SeeingRecipe:
     patch_size: int = 16
     hidden_size: int = 96
     layers: int = 4
-    journeys: int = 60
+    journeys: int = 80
     pictures: int = 36
-    steps: int = 750
+    steps: int = 1000
     batch_size: int = 16
     learning_rate: float = 2e-3
 

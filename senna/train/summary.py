@@ -123,7 +123,7 @@ def next_command(trainer: SennaTrainer) -> str:
     if args.stage == 3:
         if args.lora_enable:
             return f"senna merge --adapter {folder} --out {folder}_merged"
-        return f'python -c "from senna.model import load_model; load_model({str(folder)!r})"'
+        return f"MODEL_PATH={folder} DATA=... IMAGE_DATA=... sh scripts/eval_meta_action.sh"
     stage = "--stage 3" if args.stage == 2 else "--stage 2"
     return f"MODEL_PATH={folder} DATA=... IMAGE_DATA=... sh train_tools/train_senna_llava{how}.sh {stage}"
 
