@@ -1,7 +1,4 @@
-"""Fixtures every test may use; torch runs on one thread, since on a busy machine two can be ten times slower.
-
-Files are shared out whole over processes (scripts/test.sh), those with whole runs first, so that none is left at the end.
-"""
+"""Fixtures every test may use; torch runs on one thread, since on a busy machine two can be ten times slower."""
 
 from pathlib import Path
 
@@ -10,11 +7,6 @@ import torch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    with_runs = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in with_runs)
 
 
 @pytest.fixture(scope="session", autouse=True)
