@@ -157,7 +157,9 @@ def test_the_folder_computes_what_the_model_in_memory_computed(toy, stage1, tmp_
     if precision:  # in memory what trains is fp32, in the folder bf16
         assert float((probe(opened) - seen[0]).abs().max() / seen[0].std()) < 0.1
     else:
-        assert torch.equal(probe(opened), seen[0])
+        # The same weights; but on some processors (an Intel Xeon: 7e-8) products with 4-bit weights round in their own way.
+        rounding = 1e-5 if how == "qlora" else 0.0
+        assert float((probe(opened) - seen[0]).abs().max() / seen[0].std()) <= rounding
 
 
 @pytest.mark.slow
