@@ -67,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
         "evaluate", parents=[common], help="twenty scores in one forward against greedy decoding"
     )
     add_geometry(evaluate)
+    evaluate.add_argument("--batch", type=positive, default=4, help="frames at once (default %(default)s)")
 
     train = commands.add_parser("train", parents=[common], help="whole training steps, images and optimizer included")
     add_world(train)

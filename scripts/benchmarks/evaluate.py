@@ -19,7 +19,6 @@ from .common import BASELINE, Bar, Chart, print_table, summarise, time_ways
 from .models import PRECISIONS, Geometry, pictures, precisions_here, set_attention
 from .synthetic import PLAN_QUESTION, Item, answers, plan_frame
 
-BATCH = 4  # frames
 ANSWER_TOKENS = [len(answer) for answer in answers()]
 DECODED = round(sum(ANSWER_TOKENS) / len(ANSWER_TOKENS))  # tokens of a mean answer, its end included
 
@@ -114,9 +113,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(arguments.threads)
     geometry = Geometry.of(arguments)
     generator = torch.Generator().manual_seed(0)
-    frames = [plan_frame(geometry, pictures(6, geometry, generator), generator) for _ in range(BATCH)]
+    frames = [plan_frame(geometry, pictures(6, geometry, generator), generator) for _ in range(arguments.batch)]
     precisions = precisions_here()
-    print(f"{geometry}; {arguments.threads} threads; {BATCH} frames a batch")
+    print(f"{geometry}; {arguments.threads} threads; {arguments.batch} frames a batch")
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = make_tokenizer(folder)
     ways, difference = {}, 0.0
@@ -135,8 +134,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     summary = summarise(time_ways(ways, ["batch"], arguments.repeats), "greedy decoding, fp32")
     for label, figures in summary.items():
         precision = label.rsplit(", ", 1)[1]
-        figures["ms"] /= BATCH
-        figures["per_second"] *= BATCH
+        figures["ms"] /= arguments.batch
+        figures["per_second"] *= arguments.batch
         figures["same_precision_ratio"] = figures["ratio"] / summary[f"greedy decoding, {precision}"]["ratio"]
     print_table(
         ["", "ms a frame", "frames/s", "speed"],
