@@ -35,7 +35,7 @@ def test_a_speed_that_is_not_known_is_not_a_standing_car():
 
 
 def test_on_nuscenes_mini_they_reach_what_is_known_of_it(data):
-    pytest.importorskip("nuscenes")
+    pytest.importorskip("nuscenes", reason="nuscenes-devkit is not installed")
     from senna.convert.frames import read_frames
 
     frames = [frame for frame in read_frames(data / "nuscenes_mini10_tables", "v1.0-mini") if frame.plan]

@@ -28,7 +28,7 @@ def test_words_are_lower_case_without_punctuation():
 
 
 def test_they_are_the_librarys_figures():
-    bleu = pytest.importorskip("pycocoevalcap.bleu.bleu")
+    bleu = pytest.importorskip("pycocoevalcap.bleu.bleu", reason="needs the extra: .[evaluate]")
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
 
@@ -42,7 +42,7 @@ def test_they_are_the_librarys_figures():
 
 
 def test_bleu_and_rouge_by_hand():
-    pytest.importorskip("pycocoevalcap")
+    pytest.importorskip("pycocoevalcap", reason="needs the extra: .[evaluate]")
     # 5 of 6 words, 4 of 5 pairs, 3 of 4 triples, 2 of 3 groups of four; 6 words for 8 true ones
     found = score_captions(["a b c d e f g h"] * 2, ["a b c d e x"] * 2, by_scene(2))
     expected = (5 / 6 * 4 / 5 * 3 / 4 * 2 / 3) ** 0.25 * math.exp(1 - 8 / 6)
@@ -54,7 +54,7 @@ def test_bleu_and_rouge_by_hand():
 
 
 def test_the_recorded_text_is_the_best_answer_and_nothing_the_worst():
-    pytest.importorskip("pycocoevalcap")
+    pytest.importorskip("pycocoevalcap", reason="needs the extra: .[evaluate]")
     best, worst = (score_captions(TRUTH, told, by_scene(3)) for told in (TRUTH, [""] * 3))
     assert (best["bleu4"]["value"], best["rouge_l"]["value"]) == (pytest.approx(1), pytest.approx(1))
     assert best["cider"]["value"] == pytest.approx(10)
