@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from senna.errors import UsageError
+from senna.errors import SennaError, UsageError
 from senna.files import stamp, write_json
 from senna.flags import flag, parse_flags
 
@@ -116,6 +116,8 @@ def run(args: EvaluateArguments) -> int:
             _predict(args, Mixture([(records, 1.0)]), chosen, stores, rank, world)
         wait()
         if rank == 0:
+            if lacking := sum(len(store.missing([[place] for place in chosen])) for store in stores):
+                raise SennaError(f"{out}: {lacking} predictions are not there; run the same command again to make them")
             _judge(args, [store.join() for store in stores], train_plans, out)
     return 0
 

@@ -176,17 +176,18 @@ def predict(
     patience: Patience,
     what: str,
 ) -> None:
-    """Compute the batches that the store lacks, and append each to it.
+    """Compute this process's share of the batches as far as the store lacks them, and append each to it.
 
     A record that cannot be used becomes a prediction with an ``error``, as long as there is patience.
     """
-    todo = store.missing(batches)
-    mine = todo[share.rank :: share.world]
+    # A batch is a process's by its place among all of them, not among those that are missing: how many are, another process
+    # that has begun already is changing.
+    mine = store.missing(batches[share.rank :: share.world])
     loader: Iterable[list[Item]] = DataLoader(
         questions, batch_sampler=mine, collate_fn=list, num_workers=min(share.workers, len(mine))
     )
-    own, done = sum(map(len, mine)), sum(map(len, batches)) - sum(map(len, todo))
-    with tqdm(total=own + done, initial=done, desc=what, unit="record", disable=share.rank > 0) as bar:
+    left, whole = sum(map(len, mine)), sum(map(len, batches[share.rank :: share.world]))
+    with tqdm(total=whole, initial=whole - left, desc=what, unit="record", disable=share.rank > 0) as bar:
         for items in loader:
             usable = [item for item in items if "error" not in item]
             answers = iter(answer(usable) if usable else [])
