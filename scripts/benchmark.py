@@ -69,6 +69,10 @@ def build_parser() -> argparse.ArgumentParser:
     add_geometry(evaluate)
     evaluate.add_argument("--batch", type=positive, default=4, help="frames at once (default %(default)s)")
 
+    memory = commands.add_parser("memory", help="what a training step takes: predicted against counted")
+    memory.add_argument("--json", action="store_true", help="end with one line of JSON")
+    memory.set_defaults(chart=None, threads=1)
+
     train = commands.add_parser("train", parents=[common], help="whole training steps, images and optimizer included")
     add_world(train)
     add_geometry(train)

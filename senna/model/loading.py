@@ -137,8 +137,16 @@ def _open(
     if merge:
         merge_lora(model)
         if quantization:
-            model, _ = _open_whole(None, model.config, quantization, how, model.state_dict())
+            model = requantized(model, quantization, how.dtype, how.device)
     return model, [part for part in new if not any(name.startswith(PARTS[part]) for name in folder.others)]
+
+
+def requantized(
+    model: SennaLlavaLlamaForCausalLM, quantization: str, dtype: str | torch.dtype, device: str | torch.device
+) -> SennaLlavaLlamaForCausalLM:
+    """A model of the same weights whose LLM's Linears are held in "nf4" or "int8"; what else it has in ``dtype``."""
+    how = _How(dtype, model.config._attn_implementation, device)
+    return _open_whole(None, model.config, quantization, how, model.state_dict())[0]
 
 
 def _open_whole(

@@ -29,13 +29,13 @@ def flatten_images(images: Images, batch: int) -> tuple[torch.Tensor | None, lis
     """All images of the batch as one (N, 3, H, W) tensor, None where there are none, and how many each sample has."""
     if images is None:
         return None, [0] * batch
-    if isinstance(images, torch.Tensor):
-        if images.dim() != 5:
-            raise ValueError(f"images must be (B, V, 3, H, W), or a list of (V, 3, H, W); got {tuple(images.shape)}")
-        images = list(images)
+    if isinstance(images, torch.Tensor) and images.dim() != 5:
+        raise ValueError(f"images must be (B, V, 3, H, W), or a list of (V, 3, H, W); got {tuple(images.shape)}")
     if len(images) != batch:
         raise ValueError(f"images of {len(images)} samples for a batch of {batch}")
     counts = [len(views) for views in images]
+    if isinstance(images, torch.Tensor):
+        return (images.flatten(0, 1) if sum(counts) else None), counts  # no copy
     return (torch.cat([views for views in images if len(views)]) if sum(counts) else None), counts
 
 
