@@ -10,6 +10,7 @@ from senna.model.config import CLIP_VIT_L_14_336, SennaConfig
 from senna.model.lora import base_of, is_lora, lineage
 
 DEFAULT_TOWER = "openai/clip-vit-large-patch14-336"
+_DEFAULT_NAME = Path(DEFAULT_TOWER).name
 
 
 def _config_dict(path: str, what: str) -> dict:
@@ -30,14 +31,18 @@ def _config_dict(path: str, what: str) -> dict:
 
 
 def resolve_tower(name: str | None, checkpoint: str | None = None, base: str | None = None) -> str:
-    """Where the tower called ``name`` is: a folder (also beside or inside the checkpoint's folder, or, of a LoRA folder, its
-    base's), else the hub name."""
+    """Where the tower called ``name`` is: a folder, also inside the checkpoint's, or beside it (of a LoRA folder, its base's)
+    under the same last name; else the hub name.
+
+    The published Senna names a folder of its authors' machine: by its last name it is told to be the default tower.
+    """
     name = name or DEFAULT_TOWER
-    places = [Path(name)]
-    if checkpoint is not None and not Path(name).is_absolute():
-        for one in lineage(checkpoint, base):
-            places += [Path(one) / name, Path(one).resolve().parent / name]
-    return next((str(place) for place in places if (place / "config.json").is_file()), name)
+    last, places = Path(name).name, [Path(name)]
+    for one in lineage(checkpoint, base) if checkpoint is not None else ():
+        beside = Path(one).resolve().parent
+        places += [beside / last] if Path(name).is_absolute() else [Path(one) / name, beside / name, beside / last]
+    found = next((str(place) for place in places if (place / "config.json").is_file()), name)
+    return DEFAULT_TOWER if Path(found).is_absolute() and not Path(found).exists() and last == _DEFAULT_NAME else found
 
 
 def read_config(path: str, vision_tower: str | None = None, base: str | None = None) -> SennaConfig:

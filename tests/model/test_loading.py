@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from senna.errors import UsageError
 from senna.model import load_model
-from senna.model.config_files import read_config
+from senna.model.config_files import read_config, resolve_tower
 from senna.model.loading import load_image_processor, open_model
 from tests.data.small_tokenizers import llama_folder
 from tests.model.conftest import GOLDEN
@@ -50,6 +50,22 @@ def test_a_published_folder_finds_its_tower_beside_it_from_any_working_directory
     assert model.config.vision_config.hidden_size == 32
     assert tokenizer.padding_side == "right"
     assert image_processor.crop_size["height"] == 336
+
+
+def test_a_tower_that_was_on_another_machine_is_found_beside_the_checkpoint_under_its_last_name(published, tmp_path):
+    expected = logits(load_model(published)[0])
+    change(published, mm_vision_tower="/authors/machine/clip_tiny")  # as in the published Senna
+    assert torch.equal(logits(load_model(published)[0]), expected)
+    change(published, mm_vision_tower="somebody/clip_tiny")  # a hub name whose folder is here
+    assert torch.equal(logits(load_model(published)[0]), expected)
+
+
+def test_a_path_of_another_machine_that_ends_in_clips_name_is_the_default_tower(published):
+    path = "/authors/machine/clip-vit-large-patch14-336"
+    assert resolve_tower(path, str(published)) == "openai/clip-vit-large-patch14-336"
+    change(published, mm_vision_tower=path, mm_hidden_size=1024)
+    assert read_config(str(published)).vision_config.num_hidden_layers == 24
+    assert resolve_tower("/authors/machine/another", str(published)) == "/authors/machine/another"
 
 
 def test_pickled_weights_load_and_equal_the_safetensors(published):
