@@ -90,12 +90,22 @@ def publish_files(staged: Path, target: Path, last: str = "config.json") -> None
     _sync(target)
 
 
-def check_free_space(folder: Path, needed: int) -> None:
-    """Raise UsageError where the disk of ``folder`` (or its nearest existing parent) has less than ``needed`` bytes free."""
+def nearest_existing(folder: Path) -> Path:
+    """``folder``, absolute, or the nearest of its parents that exists."""
     place = folder.resolve()
     while not place.exists():
         place = place.parent
-    free = shutil.disk_usage(place).free
+    return place
+
+
+def free_space(folder: Path) -> int:
+    """Bytes free on the disk where ``folder`` is, or would be made."""
+    return shutil.disk_usage(nearest_existing(folder)).free
+
+
+def check_free_space(folder: Path, needed: int) -> None:
+    """Raise UsageError where the disk of ``folder`` (or its nearest existing parent) has less than ``needed`` bytes free."""
+    free = free_space(folder)
     if free < needed:
         raise UsageError(
             f"--output_dir {folder}: {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB needed for the run's files"

@@ -1,0 +1,1 @@
+"""Fetching models and data from the hub: pinned, checked by hash, continued where it was cut off."""
