@@ -17,6 +17,8 @@ commands:
   visualize    pictures and films       senna visualize --model DIR --data FILE --out DIR
   demo         a page to try it on      senna demo --model DIR
   export-meta-actions   for a planner   senna export-meta-actions --predictions DIR --out FILE
+  doctor       does it fit, what lacks  senna doctor --config FILE --gpu-memory 24
+  download     models and data          senna download --preset 7b pretrain-data
   synthesize   draw the embedded data   senna synthesize --stage1 --out DIR
 
 `senna COMMAND --help` explains a command. Exit codes: 0 done, 1 a failure while working, 2 wrong use or a failed check.
@@ -86,6 +88,18 @@ def _demo(argv: list[str]) -> int:
     return main(argv)
 
 
+def _download(argv: list[str]) -> int:
+    from senna.download.command import main
+
+    return main(argv)
+
+
+def _doctor(argv: list[str]) -> int:
+    from senna.doctor.command import main
+
+    return main(argv)
+
+
 COMMANDS = {
     "train": _train,
     "merge": _merge,
@@ -94,6 +108,8 @@ COMMANDS = {
     "visualize": _visualize,
     "demo": _demo,
     "export-meta-actions": _export,
+    "doctor": _doctor,
+    "download": _download,
     "synthesize": _synthesize,
 }
 

@@ -103,7 +103,7 @@ class ConversationDataset(Dataset):
             return self.no_images()
         beside = self.records.folder(index)
         folders = [self.image_folder, beside] if self.image_folder else [beside]
-        files = [_find(path, folders) for path in paths]
+        files = [find_image(path, folders) for path in paths]
         return torch.stack([load_image(file, self.image_processor, self.aspect_ratio, self.decode) for file in files])
 
     def no_images(self) -> torch.Tensor:
@@ -131,8 +131,11 @@ def _image_paths(record: Record, input_ids: torch.Tensor) -> list[str]:
     return paths
 
 
-def _find(path: str, folders: list[Path]) -> Path:
-    """Where an image is: at its absolute path, else in the first of the folders that has it."""
+def find_image(path: str, folders: list[Path]) -> Path:
+    """Where an image is: at its absolute path, else in the first of the folders that has it.
+
+    Raises ``DataError`` where none of several has it; a lone place is given back unseen.
+    """
     places = list(dict.fromkeys(folder / path for folder in folders))  # one where the path is absolute
     if len(places) == 1:
         return places[0]

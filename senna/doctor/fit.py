@@ -100,20 +100,17 @@ def methods(setup: Setup, gpus: int) -> Iterator[tuple[str, str, Setup]]:
     if not setup.checkpointing:
         setup = replace(setup, checkpointing=True)
         yield "with gradient checkpointing", "--gradient_checkpointing True", setup
+    numbers = Numbers(2, 2, 2)
+    split = replace(setup, numbers=numbers, master=True, gradient=2, others="bf16", frozen="bf16")
+    if what == "full" and gpus > 1 and setup.zero.stage < 3:
+        yield "ZeRO-3", "DEEPSPEED_CONFIG=configs/deepspeed/zero3.json", replace(split, zero=Zero(3, gpus))
+    if what != "lora":
+        offloaded = replace(split, zero=Zero(3, gpus, offload_optimizer=True, offload_weights=True))
+        name = "ZeRO-3, weights and optimizer in main memory"
+        yield name, "DEEPSPEED_CONFIG=configs/deepspeed/zero3_offload.json", offloaded
     if what == "adapters":
         return
-    split = replace(setup, numbers=Numbers(2, 2, 2), master=True, gradient=2, others="bf16")
-    if what == "full":
-        zero = Zero(3, gpus)
-        if gpus > 1 and setup.zero.stage < 3:
-            yield "ZeRO-3", "DEEPSPEED_CONFIG=configs/deepspeed/zero3.json", replace(split, zero=zero)
-        offloaded = replace(zero, offload_optimizer=True, offload_weights=True)
-        yield (
-            "ZeRO-3, weights and optimizer in main memory",
-            "DEEPSPEED_CONFIG=configs/deepspeed/zero3_offload.json",
-            replace(split, zero=offloaded),
-        )
-    alone = replace(setup, numbers=Numbers(2, 2, 4), master=False, gradient=4, zero=Zero(), others="bf16")
+    alone = replace(setup, numbers=Numbers(2, 2, 4), master=False, gradient=4, others="bf16", frozen="bf16")
     lora = replace(
         split if gpus > 1 else alone, trained=replace(setup.trained, what="lora", rank=setup.trained.rank or 128)
     )

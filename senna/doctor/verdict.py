@@ -32,6 +32,28 @@ def memory_findings(
     return [_of_card(needed, card_bytes, found, setup), *_of_machine(g, setup)], chart(setup, needed, card_bytes, found)
 
 
+def published_config() -> SennaConfig:
+    """Of the published model, Vicuna-7B and CLIP ViT-L/14-336: what is judged where no model is named."""
+    from senna.model.config import SennaConfig
+
+    heads = {"num_attention_heads": 32, "num_key_value_heads": 32}
+    return SennaConfig(
+        hidden_size=4096,
+        intermediate_size=11008,
+        num_hidden_layers=32,
+        **heads,
+        vocab_size=32000,
+        tie_word_embeddings=False,
+    )
+
+
+def smaller(args: TrainArguments, config: SennaConfig) -> str:
+    """Settings that surely take less than these: the nearest, as flags or a script; "" where there are none."""
+    g = Geometry.of(config)
+    found = choices(args, g, estimate(g, setup_of(args, g)).total, args.world_size)
+    return f"{found[0].method}: {found[0].flags}" if found else ""
+
+
 def _of_card(needed: Estimate, card: int | None, found: list[Choice], setup: Setup) -> Finding:
     where = "each card" if setup.cuda else "main memory"
     says = f"about {gib(needed.total)} of {where}, the most at {needed.moment}"

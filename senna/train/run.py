@@ -1,23 +1,20 @@
 """`senna train`: from arguments to a final folder that `load_model` opens."""
 
-import importlib.util
 from pathlib import Path
 
-import torch
 from transformers import ProgressCallback, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from senna.data import Collator, ConversationDataset, FrameDataset, PackCollator
-from senna.data.mixture import open_mixture, parse_data_path
-from senna.errors import UsageError
-from senna.files import check_free_space, write_json
-from senna.model.config_files import read_config
+from senna.data import Collator, ConversationDataset, FrameDataset, Mixture, PackCollator, open_mixture
+from senna.doctor.before_training import before_training
+from senna.files import write_json
 from senna.model.loading import load_image_processor, tokenizer_source
 from senna.model.packed_attention import use_packed_attention
 from senna.model.tokenizer import load_tokenizer
 from senna.train import checkpoint
 from senna.train.arguments import TrainArguments, parse_arguments
 from senna.train.finish import save_final
+from senna.train.memory import out_of_memory
 from senna.train.prepare import build_model
 from senna.train.progress import LogFile, Progress
 from senna.train.summary import describe, report
@@ -30,32 +27,10 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def check(args: TrainArguments) -> Path | None:
-    """Everything that can be known to fail before work begins. Returns the checkpoint to continue from."""
-    for name in ("model_name_or_path", "data_path"):
-        if not getattr(args, name):
-            raise UsageError(f"--{name} is not set; the training scripts set it from the environment (see README.md)")
-    if not torch.cuda.is_available() and not args.use_cpu:
-        raise UsageError(
-            "no GPU here: set --use_cpu True to train on the CPU (PRESET=tiny does, with a model that fits)"
-        )
-    parse_data_path(args.data_path)
-    if args.quantization and importlib.util.find_spec("bitsandbytes") is None:
-        raise UsageError(f"--bits {args.bits}: bitsandbytes is not installed: pip install -e '.[gpu]', or --bits 16")
-    if args.use_liger_kernel and (args.use_cpu or importlib.util.find_spec("liger_kernel") is None):
-        raise UsageError(
-            "--use_liger_kernel: Liger's kernels are for CUDA, and come with pip install -e '.[gpu]'; leave the flag out here"
-        )
-    if args.image_folder is not None and not Path(args.image_folder).is_dir():
-        raise UsageError(f"--image_folder {args.image_folder}: no such folder")
-    read_config(args.model_name_or_path, args.vision_tower, args.model_base)
-    return checkpoint.check_output_folder(Path(args.output_dir), checkpoint.run_settings(args))
-
-
-def build_trainer(args: TrainArguments) -> SennaTrainer:
-    """Model, data and Trainer as the arguments say."""
-    # Validates every record: a bad one is told of before the model is loaded.
-    records = open_mixture(args.data_path, args.stage)
+def build_trainer(args: TrainArguments, records: Mixture | None = None) -> SennaTrainer:
+    """Model, data and Trainer as the arguments say; ``records`` where they have been read already."""
+    if records is None:
+        records = open_mixture(args.data_path, args.stage)
     set_seed(args.seed)  # new adapters start from the seed
     model = build_model(args)
     tokenizer = load_tokenizer(tokenizer_source(args.model_name_or_path, args.model_base), args.model_max_length)
@@ -93,18 +68,18 @@ def build_trainer(args: TrainArguments) -> SennaTrainer:
 def train(args: TrainArguments) -> None:
     """Check, train (or continue), and write the final folder, the log and the loss curve."""
     output_dir = Path(args.output_dir)
-    start_from = check(args)
+    start_from, records = before_training(args)
     if checkpoint.is_finished(output_dir):
         if args.process_index == 0:
             print(f"finished already: {output_dir} holds the trained model; choose another --output_dir for a new run")
         return
-    trainer = build_trainer(args)
+    with out_of_memory(args):
+        _train(args, build_trainer(args, records), start_from)
+
+
+def _train(args: TrainArguments, trainer: SennaTrainer, start_from: Path | None) -> None:
+    output_dir = Path(args.output_dir)
     is_main = trainer.is_world_process_zero()
-    trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-    trained_bytes = 12 * trained  # weight and two moments
-    whole = trained if args.lora_enable else sum(p.numel() for p in trainer.model.parameters())
-    final_bytes = whole * args.precision.itemsize
-    check_free_space(output_dir, 2 * trained_bytes + final_bytes)
     if is_main:
         print(describe(trainer), flush=True)
         with checkpoint.saving(output_dir):

@@ -1,12 +1,11 @@
-"""`senna train` that also writes its first step's gradient, put together from all processes: gradient_spy.py FILE FLAGS."""
-
-import sys
+"""`senna train` that also writes its first step's gradient, put together from all processes."""
 
 import torch
 from safetensors.torch import save_file
 
+from senna.doctor.before_training import before_training
 from senna.train.arguments import parse_arguments
-from senna.train.run import build_trainer, check
+from senna.train.run import build_trainer
 
 
 def write_gradients(engine, path: str) -> None:
@@ -19,10 +18,11 @@ def write_gradients(engine, path: str) -> None:
         save_file({name: gradient.float().contiguous() for name, gradient in gradients.items()}, path)
 
 
-def main(path: str, flags: list[str]) -> None:
+def train(words: list[str]) -> None:
+    """``words``: the file to write (safetensors), then flags of `senna train`."""
+    path, *flags = words
     args = parse_arguments(flags)
-    check(args)
-    trainer = build_trainer(args)
+    trainer = build_trainer(args, before_training(args)[1])
     prepare = trainer._prepare_for_training
 
     def prepare_and_watch(*arguments):
@@ -40,8 +40,3 @@ def main(path: str, flags: list[str]) -> None:
 
     trainer._prepare_for_training = prepare_and_watch
     trainer.train()
-    torch.distributed.destroy_process_group()  # left to the interpreter's end, it now and then aborts
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
