@@ -7,6 +7,8 @@
 #   DEEPSPEED_CONFIG   a file of configs/deepspeed or your own; default: for more than one process the stage's own. With one
 #                      process DeepSpeed is used only where this is set (zero3_offload.json: a large model on one card)
 #   PYTHON        the interpreter (default: .venv of this repository, else python3)
+# With --print (or --help) among the flags nothing is trained, made or demanded: NUM_GPUS=8 sh ... --print shows a run on eight
+# GPUs wherever one is.
 
 say_and_stop() {
     echo "$*" >&2
@@ -32,6 +34,16 @@ count_gpus() {
     else
         echo 0
     fi
+}
+
+# Whether the flags ask a question only.
+only_asks() {
+    for flag in "$@"; do
+        case "$flag" in
+        --print | --help | -h | --help_all) return 0 ;;
+        esac
+    done
+    return 1
 }
 
 # The stage that the flags ask for (--stage 3, --stage=3), else 2.
@@ -62,7 +74,8 @@ launch_driving() {
 
 # Whether MODEL_PATH is a language model alone, for which a tower must be named.
 is_bare_llm() {
-    [ -f "$MODEL_PATH/config.json" ] && ! grep -q '"mm_vision_tower"' "$MODEL_PATH/config.json"
+    [ "$MODEL_PATH" = "$embedded/llm" ] ||
+        { [ -f "$MODEL_PATH/config.json" ] && ! grep -q '"mm_vision_tower"' "$MODEL_PATH/config.json"; }
 }
 
 # MODEL_PATH from the folders of earlier runs, where it is not set.
@@ -70,6 +83,11 @@ use_first_finished() {
     for before in "$@"; do
         [ -n "${MODEL_PATH:-}" ] || [ ! -f "$before/config.json" ] || MODEL_PATH=$before
     done
+}
+
+# A part of the embedded default, which takes no time where it is there already.
+embed() {
+    [ -n "$asks" ] || "$PYTHON" -m senna "$@" || exit $?
 }
 
 # The small models and data, for whatever of MODEL_PATH, VISION_TOWER and DATA is not set: pictures with captions for stage 1,
@@ -84,15 +102,15 @@ use_embedded_default() {
     *) use_first_finished "$ROOT/outputs/stage1" "$ROOT/outputs/quickstart/stage1" ;;
     esac
     if [ -z "${MODEL_PATH:-}" ] || { [ -z "${VISION_TOWER:-}" ] && is_bare_llm; } || [ "${DATA:-}$1" = stage1_pretrain.yaml ]; then
-        "$PYTHON" -m senna synthesize --stage1 --out "$embedded" || exit $?
+        embed synthesize --stage1 --out "$embedded"
     fi
     if [ -z "${DATA:-}" ] && [ "$1" = stage1_pretrain.yaml ]; then
         DATA=$embedded/pictures/captions.json
         IMAGE_DATA=$embedded/pictures/images
     elif [ -z "${DATA:-}" ]; then
         # 32 scenes to learn from and 8 held out (senna_nusc_val.jsonl)
-        "$PYTHON" -m senna synthesize --scenes 40 --out "$embedded" || exit $?
-        "$PYTHON" -m senna convert --nuscenes "$embedded/nuscenes" --version v1.0-trainval --out "$embedded/qa" || exit $?
+        embed synthesize --scenes 40 --out "$embedded"
+        embed convert --nuscenes "$embedded/nuscenes" --version v1.0-trainval --out "$embedded/qa"
         DATA=$embedded/qa/senna_nusc_train.jsonl
         case "$1" in
         stage2*) DATA=$DATA:0.4 ;; # of the frames: enough to learn what is asked, in less than half of the time
@@ -115,10 +133,12 @@ launch() {
     overlay=$4
     shift 4
     find_interpreter
+    asks=
+    ! only_asks "$@" || asks=yes
     case "${PRESET:-}" in
     "")
         NUM_GPUS=${NUM_GPUS:-$(count_gpus)}
-        if [ "${NUM_GPUS:-0}" -lt 1 ] && [ -z "${HOSTFILE:-}" ]; then
+        if [ "${NUM_GPUS:-0}" -lt 1 ] && [ -z "${HOSTFILE:-}$asks" ]; then
             say_and_stop "no GPU is seen here (nvidia-smi, CUDA_VISIBLE_DEVICES). Two ways on: run on a machine with a GPU" \
                 "(NUM_GPUS=N says how many where they are not seen), or PRESET=tiny sh $0 for a small run on the CPU"
         fi
@@ -139,12 +159,15 @@ launch() {
     if [ -n "${DEEPSPEED_CONFIG:-}${HOSTFILE:-}" ] || [ "${NNODES:-1}" -gt 1 ] || [ "$NUM_GPUS" -gt 1 ]; then
         set -- --deepspeed "${DEEPSPEED_CONFIG:-$ROOT/configs/deepspeed/$deepspeed}" "$@"
     fi
-    [ -n "${MODEL_PATH:-}" ] || say_and_stop "MODEL_PATH is not set: the model to start from, a folder or a hub name"
-    [ -n "${DATA:-}" ] || say_and_stop "DATA is not set: the records to train on, a JSON or JSON Lines file"
-    set -- train --config "$ROOT/configs/$config" "$@" --model_name_or_path "$MODEL_PATH" --data_path "$DATA" \
-        --output_dir "${OUT_DIR:-$ROOT/outputs/$out_name}"
-    [ -z "${IMAGE_DATA:-}" ] || set -- "$@" --image_folder "$IMAGE_DATA"
-    [ -z "${VISION_TOWER:-}" ] || set -- "$@" --vision_tower "$VISION_TOWER"
+    [ -n "${MODEL_PATH:-}$asks" ] || say_and_stop "MODEL_PATH is not set: the model to start from, a folder or a hub name"
+    [ -n "${DATA:-}$asks" ] || say_and_stop "DATA is not set: the records to train on, a JSON or JSON Lines file"
+    # Before the flags that were given, so that those win.
+    [ -z "${VISION_TOWER:-}" ] || set -- --vision_tower "$VISION_TOWER" "$@"
+    [ -z "${IMAGE_DATA:-}" ] || set -- --image_folder "$IMAGE_DATA" "$@"
+    [ -z "${DATA:-}" ] || set -- --data_path "$DATA" "$@"
+    [ -z "${MODEL_PATH:-}" ] || set -- --model_name_or_path "$MODEL_PATH" "$@"
+    set -- train --config "$ROOT/configs/$config" --output_dir "${OUT_DIR:-$ROOT/outputs/$out_name}" "$@"
+    [ -z "$asks" ] || exec "$PYTHON" -m senna "$@"
     start "$@"
 }
 

@@ -139,7 +139,8 @@ def choices(args: TrainArguments, g: Geometry, card: float, gpus: int) -> list[C
             needed = estimate(g, tried)
             if needed.total * (1 + ERROR) <= card:
                 batch = f"--per_device_train_batch_size {rows} --gradient_accumulation_steps {accumulation}"
-                added = [flags] if (rows, accumulation) == given else [flags, batch]
+                # Another script's recipe has a batch of its own.
+                added = [flags] if (rows, accumulation) == given and ".sh" not in flags else [flags, batch]
                 yield Choice(name, rows, accumulation, " ".join(filter(None, added)), needed)
                 return
 

@@ -69,18 +69,17 @@ def build_parser(every_field: bool = False) -> argparse.ArgumentParser:
         action.metavar = {int: "N", float: "X", str: "TEXT", string_to_bool: "True|False"}.get(action.type)
         if action is not by_name[action.dest] or (action.dest not in ("help", *OWN_FIELDS) and not every_field):
             action.help = argparse.SUPPRESS
-    shown = parser._optionals._group_actions
+    others = [action for action in parser._optionals._group_actions if action.dest not in ("help", *OWN_FIELDS)]
+    parser._optionals._group_actions[:] = [by_name["help"]]
+    add = parser._optionals.add_argument
+    add("--config", action="append", default=[], metavar="FILE", help="a YAML file with any of the flags; repeatable")
+    shows = "show each field's value and where it is from (default, file and line, command line), and stop"
+    add("--print", action="store_true", default=None, help=shows)
+    add("--help_all", action=_HelpAll, nargs=0, help="every field, transformers' others included")
     for heading, names in grouped_fields().items():
         parser.add_argument_group(heading)._group_actions.extend(by_name[name] for name in names)
-    others = [action for action in shown if action.dest not in ("help", *OWN_FIELDS)]
     if every_field:
         parser.add_argument_group("transformers' other fields")._group_actions.extend(others)
-    shown[:] = [by_name["help"]]
-    ours = parser._optionals.add_argument
-    ours("--config", action="append", default=[], metavar="FILE", help="a YAML file with any of the flags; may be repeated")  # fmt: skip
-    ours("--print", action="store_true", default=None,
-         help="show each field's value and where it comes from (default, file and line, command line), and stop")  # fmt: skip
-    ours("--help_all", action=_HelpAll, nargs=0, help="every field, transformers' others included")
     return parser
 
 

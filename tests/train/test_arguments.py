@@ -1,5 +1,7 @@
+import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -8,7 +10,8 @@ import pytest
 
 from senna.cli import main
 from senna.errors import UsageError
-from senna.train.arguments import OWN_FIELDS, build_parser, parse_arguments
+from senna.train.arguments import build_parser, parse_arguments
+from senna.train.fields import HEADINGS, OWN_FIELDS, TrainArguments, grouped_fields
 from tests.conftest import REPOSITORY
 
 CPU = ["--use_cpu", "True", "--bf16", "False"]
@@ -53,8 +56,47 @@ def test_a_shortened_flag_is_not_guessed_at():
 
 def test_an_unknown_yaml_key_is_refused_with_the_file_and_the_nearest_known_one(tmp_path):
     (tmp_path / "a.yaml").write_text("learning_rat: 1\n")
-    with pytest.raises(UsageError, match=r"a\.yaml: unknown key learning_rat \(did you mean learning_rate\?\)"):
+    with pytest.raises(UsageError, match=r"a\.yaml, line 1: unknown key learning_rat \(did you mean learning_rate\?\)"):
         parse_arguments(["--config", str(tmp_path / "a.yaml"), *CPU])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: 1\nversion: v7\n", "line 2: version: invalid choice: 'v7'"),
+        ("learning_rate: fast\n", "line 1: learning_rate: invalid float value: 'fast'"),
+        ("\nstage: 2.5\n", "line 2: stage: invalid int value: '2.5'"),
+        ("pack_frames: maybe\n", "line 1: pack_frames: Truthy value expected"),
+        ("learning_rate:\n", "line 1: learning_rate: has no value"),
+        ("bits: [4, 8]\n", "line 1: bits: one value expected, not [4, 8]"),
+        ("evaluation_strategy: no\n", "line 1: evaluation_strategy: text expected, not False"),
+        (
+            "seed: 1\nwarmup_steps: 9\nwarmup_ratio: 0.1\n",
+            "line 3: warmup_ratio is set a second time (first in line 2)",
+        ),
+        ("seed: 1\nbits 4\nstage: 2\n", "not YAML: could not find expected ':'"),
+        ("just words\n", "expected 'key: value' lines"),
+        ("? [1, 2]\n: 3\n", "not YAML: found unhashable key"),
+        ("1: 2\n", "line 1: unknown key 1"),
+    ],
+)
+def test_a_yaml_mistake_is_one_line_with_the_file_and_its_line(tmp_path, capsys, text, message):
+    (tmp_path / "a.yaml").write_text(text)
+    assert main(["train", "--config", str(tmp_path / "a.yaml"), *CPU]) == 2
+    error = capsys.readouterr().err.strip()
+    assert f"--config {tmp_path / 'a.yaml'}" in error
+    assert message in error
+    assert "\n" not in error
+
+
+def test_a_yaml_value_means_what_the_flag_of_its_name_means(tmp_path):
+    (tmp_path / "a.yaml").write_text(
+        "learning_rate: 1e-4\nnum_train_epochs: 2\nseed: '7'\nbf16: no\nmodel_base:\nreport_to: [none]\n"
+        "eval_strategy: 'no'\ndeepspeed: none\nuse_cpu: true\n"
+    )
+    args = parse_arguments(["--config", str(tmp_path / "a.yaml")])
+    assert (args.learning_rate, args.num_train_epochs, args.seed, args.bf16) == (1e-4, 2.0, 7, False)
+    assert (args.model_base, args.report_to, args.deepspeed, args.use_cpu) == (None, [], None, True)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +120,23 @@ def test_help_explains_every_flag_of_our_own():
     for name in OWN_FIELDS:
         assert f"--{name}" in text
     assert "--hub_token" not in text
+    assert "default: None" not in text
+    assert "--print" in text.partition("examples:")[2]
     assert "--hub_token" in build_parser(every_field=True).format_help()
+
+
+def test_help_has_the_headings_and_the_order_of_the_dataclass():
+    source, text = inspect.getsource(TrainArguments), build_parser().format_help()
+    assert [name for names in grouped_fields().values() for name in names] == OWN_FIELDS
+    assert re.findall(r"^    # (.+)", source, flags=re.MULTILINE) == list(HEADINGS.values())
+    for heading, first in HEADINGS.items():
+        assert re.search(rf"^    # {re.escape(first)}\n    {heading}:", source, flags=re.MULTILINE)
+    places = [
+        text.index(word)
+        for heading, names in grouped_fields().items()
+        for word in (f"\n{heading}:", f"\n  --{names[0]} ")
+    ]
+    assert places == sorted(places)
 
 
 def test_every_config_of_the_repository_is_read():
