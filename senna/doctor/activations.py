@@ -1,8 +1,8 @@
 """Bytes that a forward keeps for the backward pass, and what a moment of work takes on top. Plain numbers, no torch.
 
-The terms follow what autograd saves: a Linear its input where its weight trains, a norm its input in fp32, SiLU its input, a
-product both factors, attention its query, key, value, output and one fp32 log-sum-exp a head (FlashAttention, arXiv
-2205.14135, section 3.1). Per token they agree with table 2 of arXiv 2205.05198 where that has the same operation.
+The terms follow what autograd saves, counted as in section 4.1 of arXiv 2205.05198: a Linear its input where its weight
+trains, a product both factors, SiLU its input, a dropout its mask; here also a norm its input in fp32, and fused attention its
+query, key, value, output and one fp32 log-sum-exp a head (FlashAttention, arXiv 2205.14135).
 
 n tokens, D width, I inner width, c bytes of what is multiplied, s bytes of the residual stream.
 """
