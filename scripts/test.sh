@@ -8,4 +8,4 @@ prepare_environment dev
 cd "$ROOT"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
-exec "$PYTHON" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
+exec "$PYTHON" -m pytest -n 2 --dist worksteal "$@"

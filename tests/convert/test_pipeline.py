@@ -7,8 +7,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,20 +17,10 @@ from senna.cli import main
 from senna.convert import journal
 from senna.records import open_records, write_records
 from tests.conftest import REPOSITORY
+from tests.convert import slowly
+from tests.forks import Run
 
 SPLITS = ("train", "val")
-# Writes a frame's records and its line of the journal in two halves each, with a pause in which to be killed.
-SLOWLY = """
-import sys, time
-from senna.cli import main
-from senna.convert import journal
-write = journal._write
-def halves(descriptor, data):
-    write(descriptor, data[: len(data) // 2]); time.sleep(0.004); write(descriptor, data[len(data) // 2 :])
-    time.sleep(0.004)
-journal._write = halves
-sys.exit(main(sys.argv[1:]))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -212,35 +200,22 @@ def test_a_second_process_on_the_same_shard_is_refused(world, tmp_path, capsys):
     assert main([*world, "--out", str(tmp_path)]) == 0
 
 
-def start(flags):
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", SLOWLY, *flags],
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-
-
 def kill_again_and_again(flags, seed, times=10):
     """Kill a run at random moments of its work, then let it end. Returns how many frames were there at each start."""
     chance, frames = random.Random(seed), []
     for _ in range(times):
-        process = start(flags)
+        process = Run(slowly.run, flags, REPOSITORY)
         for line in process.stdout:
             if "frames are there already" in line:
                 frames.append(int(line.split()[2]))
             if "->" in line:
                 break
         time.sleep(chance.uniform(0.02, 0.12))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.kill()
         assert process.returncode == -signal.SIGKILL, "it ended before it was killed: the test proves nothing"
-    process = start(flags)
-    output, errors = process.communicate()
-    assert process.returncode == 0, errors
-    return frames, output
+    result = Run(main, flags, REPOSITORY).result()
+    assert result.returncode == 0, result.stderr
+    return frames, result.stdout
 
 
 @pytest.mark.slow

@@ -5,16 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.train.conftest import _environment, finished, smollm2, stage1, toy  # noqa: F401
+from tests.train.conftest import _environment, finished, run_whole, smollm2, stage1, toy  # noqa: F401
 
 
 @pytest.fixture(scope="session")
-def planner(toy, stage1, tmp_path_factory) -> Path:  # noqa: F811
+def planner(toy, stage1, once) -> Path:  # noqa: F811
     """A model folder that has learnt what the toy's plans look like."""
-    folder = tmp_path_factory.mktemp("planner") / "out"
-    result = toy.drive(folder, stage1, stage=3)
-    assert result.returncode == 0, result.stderr
-    return folder
+    return once("planner", lambda folder: run_whole(toy.drive, folder, stage1, stage=3)) / "out"
 
 
 @pytest.fixture(scope="session")

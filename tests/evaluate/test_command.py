@@ -1,10 +1,7 @@
 """`senna evaluate` as users run it, on the toy world of the training tests."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
+import shutil
 import time
 
 import pytest
@@ -12,19 +9,12 @@ import pytest
 from senna.cli import main
 from senna.evaluate.predictions import read_predictions
 from senna.meta_actions import ALL_META_ACTIONS
-from tests.conftest import REPOSITORY
+from tests.forks import Run
 
 
 def flags(planner, plans, toy, out, *more) -> list[str]:
     given = {"--model": planner, "--data": plans, "--image-folder": toy.images, "--out": out, "--workers": 0}
     return ["evaluate", *(str(word) for pair in given.items() for word in pair), *map(str, more)]
-
-
-def start(arguments: list[str], processes: int = 1) -> subprocess.Popen:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, *(launcher if processes > 1 else []), "-m", "senna", *arguments]
-    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 @pytest.fixture(scope="module")
@@ -98,12 +88,11 @@ def test_killed_and_continued_gives_the_same_metrics(planner, plans, toy, tmp_pa
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     more = ("--batch-size", 2, "--mode", "score")
     assert main(flags(planner, plans, toy, whole, *more)) == 0
-    process = start(flags(planner, plans, toy, killed, *more))
+    process = Run(main, flags(planner, plans, toy, killed, *more), tmp_path)
     part = killed / "predictions.part-0.jsonl"
     while process.poll() is None and not (part.exists() and part.read_bytes().count(b"\n") >= 4):
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.kill()
     assert not (killed / "metrics.json").exists()
     done = part.read_bytes()
     part.write_bytes(done[:-7])  # as if it had been killed while it wrote
@@ -115,20 +104,20 @@ def test_killed_and_continued_gives_the_same_metrics(planner, plans, toy, tmp_pa
 
 @pytest.mark.slow
 def test_two_processes_give_the_same_metrics_as_one(planner, plans, toy, tmp_path):
-    process = start(flags(planner, plans, toy, tmp_path / "two", "--batch-size", 2), processes=2)
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
+    result = Run(main, flags(planner, plans, toy, tmp_path / "two", "--batch-size", 2), tmp_path, processes=2).result()
+    assert result.returncode == 0, result.stderr
     assert main(flags(planner, plans, toy, tmp_path / "one", "--batch-size", 2)) == 0
     assert (tmp_path / "two/metrics.json").read_bytes() == (tmp_path / "one/metrics.json").read_bytes()
-    assert out.count("report  ") == 1
+    assert result.stdout.count("report  ") == 1
 
 
-def test_a_finished_evaluation_is_judged_again_without_the_model(evaluated, planner, plans, toy, monkeypatch):
+def test_a_finished_evaluation_is_judged_again_without_the_model(evaluated, planner, plans, toy, tmp_path, monkeypatch):
     import senna.model
 
     monkeypatch.delattr(senna.model, "load_model")
-    assert main(flags(planner, plans, toy, evaluated, "--blackout")) == 0
-    assert "favours" in json.loads((evaluated / "metrics.json").read_text())["plan"]["baselines_fitted_on"]
+    out = shutil.copytree(evaluated, tmp_path / "out")
+    assert main(flags(planner, plans, toy, out, "--blackout")) == 0
+    assert "favours" in json.loads((out / "metrics.json").read_text())["plan"]["baselines_fitted_on"]
 
 
 def test_another_evaluation_in_the_folder_is_neither_mixed_nor_lost(evaluated, planner, plans, toy, capsys):

@@ -15,16 +15,20 @@ from senna.evaluate.score import AnswerEncoder
 from senna.model.tokenizer import load_tokenizer
 from senna.synthetic import write_world
 from tests.conftest import REPOSITORY
+from tests.forks import Run
 
 SMALL = "--hidden 32 --layers 1 --image-size 28 --view-tokens 4 --vocabulary 320 --threads 1 --repeats 1".split()
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
+def run_script(arguments):
+    sys.path.insert(0, str(REPOSITORY / "scripts"))
+    return importlib.import_module("benchmark").main(arguments)
+
+
 def benchmark(*flags, code=0):
     """Run it in a process of its own; returns what it printed to stdout, or to stderr where it fails."""
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, REPOSITORY / "scripts" / "benchmark.py", *map(str, flags)]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    result = Run(run_script, [str(flag) for flag in flags], REPOSITORY).result()
     assert result.returncode == code, result.stderr
     return result.stderr if code else result.stdout
 
@@ -175,4 +179,7 @@ def test_help_does_not_wait_for_torch_and_a_chart_is_a_png():
     )
     assert result.returncode == 0, result.stderr
     assert "packing" in result.stdout
-    assert "--chart speed.jpg: the chart is a PNG" in benchmark("packing", "--chart", "speed.jpg", code=2)
+    command = [sys.executable, REPOSITORY / "scripts" / "benchmark.py", "packing", "--chart", "speed.jpg"]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 2
+    assert "--chart speed.jpg: the chart is a PNG" in result.stderr

@@ -24,7 +24,7 @@ TABLES = (
     *("attribute", "calibrated_sensor", "category", "ego_pose", "instance", "log", "map"),
     *("sample", "sample_annotation", "sample_data", "scene", "sensor", "visibility"),
 )
-FRAMES = 9
+FRAMES = 5
 
 
 @pytest.fixture(scope="module")

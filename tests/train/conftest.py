@@ -7,10 +7,10 @@ import os
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from filelock import FileLock
@@ -28,12 +28,13 @@ from senna.cli import main
 from senna.views import VIEWS, image_block
 from tests.conftest import REPOSITORY
 from tests.data.small_tokenizers import llama_folder
+from tests.forks import Run
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 60, 220), "white": (240, 240, 240)}
 
 
 class Toy:
-    """Paths of the small world, and `senna train` on it in a process of its own, as a user starts it."""
+    """Paths of the small world, and `senna train` on it."""
 
     def __init__(self, folder: Path):
         self.folder, self.llm, self.clip = folder, folder / "llm", folder / "clip"
@@ -52,14 +53,8 @@ class Toy:
             word for name, value in values.items() if value is not None for word in (f"--{name}", str(value))
         ]
 
-    def start(self, output_dir: Path, processes: int = 1, before=(), **changes) -> subprocess.Popen:
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-        command = [sys.executable, *(launcher if processes > 1 else []), "-m", "senna", "train", *before]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
-        return subprocess.Popen(
-            command + self.flags(output_dir, **changes), env=environment, text=True, cwd=self.folder,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+    def start(self, output_dir: Path, processes: int = 1, **changes) -> Run:
+        return Run(main, ["train", *self.flags(output_dir, **changes)], self.folder, processes)
 
     def driving_options(self, model: Path, stage: int = 2, how: str | None = None, **options) -> dict:
         """Of stage 2 or 3 from ``model`` on the driving records; ``how`` is "lora" or "qlora"."""
@@ -86,9 +81,7 @@ class Toy:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 code = main(arguments)
             return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
-        process = self.start(output_dir, processes, **options)
-        out, err = process.communicate(timeout=300)
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+        return self.start(output_dir, processes, **options).result()
 
 
 def driving_records(count: int = 24) -> list[dict]:
@@ -118,11 +111,11 @@ def driving_records(count: int = 24) -> list[dict]:
     return records
 
 
-def kill(process: subprocess.Popen) -> None:
-    """kill -9 of a run and of every process it started: torchrun's workers live in sessions of their own."""
-    for one in [*psutil.Process(process.pid).children(recursive=True), process]:
-        one.kill()
-    process.communicate()
+def run_whole(train: Callable, folder: Path, *arguments, **options) -> None:
+    """`Toy.train` or `Toy.drive` into FOLDER/out, and what it printed into FOLDER/printed."""
+    result = train(folder / "out", *arguments, **options)
+    assert result.returncode == 0, result.stderr
+    (folder / "printed").write_text(result.stdout)
 
 
 def losses(output_dir: Path) -> list[tuple[int, float]]:
@@ -140,9 +133,7 @@ def _environment():
     os.environ.update(before)
 
 
-@pytest.fixture(scope="session")
-def toy(tmp_path_factory) -> Toy:
-    folder = tmp_path_factory.mktemp("toy")
+def make_toy(folder: Path) -> None:
     toy = Toy(folder)
     torch.manual_seed(0)
     llama_folder(toy.llm)
@@ -178,16 +169,18 @@ def toy(tmp_path_factory) -> Toy:
         for name, colour in COLOURS.items():
             Image.new("RGB", (16, 9), colour).save(place / f"{name}.png")
     toy.driving.write_text("".join(json.dumps(record) + "\n" for record in driving_records()))
-    return toy
 
 
 @pytest.fixture(scope="session")
-def finished(toy, tmp_path_factory) -> tuple[Path, str]:
+def toy(once) -> Toy:
+    return Toy(once("toy", make_toy))
+
+
+@pytest.fixture(scope="session")
+def finished(toy, once) -> tuple[Path, str]:
     """A whole run of stage 1: its folder and what it printed."""
-    folder = tmp_path_factory.mktemp("finished") / "out"
-    result = toy.train(folder, save_total_limit=2)
-    assert result.returncode == 0, result.stderr
-    return folder, result.stdout
+    folder = once("finished", lambda folder: run_whole(toy.train, folder, save_total_limit=2))
+    return folder / "out", (folder / "printed").read_text()
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,11 @@ import sys
 import pytest
 import torch
 
+from senna.cli import main
 from senna.model import load_model
 from tests.conftest import REPOSITORY
 from tests.data.small_tokenizers import llama_folder
+from tests.forks import Run
 from tests.model.conftest import GOLDEN
 from tests.train.conftest import losses
 
@@ -28,6 +30,24 @@ def sh(script, *flags, cwd, **environment):
     clean |= {"PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     clean |= {name: str(value) for name, value in environment.items()}
     return subprocess.run(["sh", script, *flags], capture_output=True, text=True, cwd=cwd, env=clean)
+
+
+@pytest.fixture
+def started(tmp_path):
+    """Runs a script with an interpreter that only says how it is called; returns what stands before and behind `-m senna`."""
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\nprintf "%s\\0" "$@"\n')
+    python.chmod(0o755)
+
+    def words(script, *flags, **environment):
+        result = sh(script, *flags, cwd=tmp_path, PYTHON=python, **environment)
+        assert result.returncode == 0, result.stderr
+        called = result.stdout.split("\0")[:-1]
+        place = called.index("senna")
+        assert called[place - 1] == "-m"
+        return called[: place - 1], called[place + 1 :]
+
+    return words
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
@@ -94,13 +114,16 @@ def published(tmp_path_factory):
     return folder / "senna"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("script", [PRETRAIN, *DRIVING], ids=lambda path: path.name)
-def test_a_published_checkpoint_is_a_model_path_for_every_script(toy, published, tmp_path, script):
+def paths_of(toy, script, model, out):
     data = toy.data if script == PRETRAIN else toy.driving
-    paths = {"MODEL_PATH": published, "DATA": data, "IMAGE_DATA": toy.images, "OUT_DIR": tmp_path / "out"}
-    result = sh(script, "--max_steps", "1", cwd=tmp_path, PRESET="tiny", **paths)
-    assert result.returncode == 0, result.stderr
+    return {"MODEL_PATH": model, "DATA": data, "IMAGE_DATA": toy.images, "OUT_DIR": out, "PRESET": "tiny"}
+
+
+@pytest.mark.parametrize("script", [PRETRAIN, *DRIVING], ids=lambda path: path.name)
+def test_a_published_checkpoint_is_a_model_path_for_every_script(toy, published, tmp_path, started, script):
+    launcher, arguments = started(script, "--max_steps", "1", **paths_of(toy, script, published, tmp_path / "out"))
+    assert launcher == []
+    assert main(arguments) == 0
     model, *_ = load_model(tmp_path / "out")
     assert model.config.mm_adapter_tokens == 128
 
@@ -114,41 +137,51 @@ class Malice:
 
 
 @pytest.mark.parametrize("script", [PRETRAIN, *DRIVING], ids=lambda path: path.name)
-def test_pickled_weights_that_hold_code_are_refused_by_every_script(toy, published, tmp_path, script):
+def test_pickled_weights_that_hold_code_are_refused_by_every_script(toy, published, tmp_path, started, capfd, script):
     shutil.copytree(published.parent, tmp_path / "models")
     folder = tmp_path / "models" / "senna"
     torch.save({"model.norm.weight": Malice(str(tmp_path / "it ran"))}, folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    data = toy.data if script == PRETRAIN else toy.driving
-    paths = {"MODEL_PATH": folder, "DATA": data, "IMAGE_DATA": toy.images, "OUT_DIR": tmp_path / "out"}
-    result = sh(script, cwd=tmp_path, PRESET="tiny", **paths)
-    assert result.returncode == 2
-    assert "its pickled weights hold more than weights" in result.stderr
-    assert "Traceback" not in result.stderr
+    _, arguments = started(script, **paths_of(toy, script, folder, tmp_path / "out"))
+    assert main(arguments) == 2
+    error = capfd.readouterr().err
+    assert "its pickled weights hold more than weights" in error
+    assert "Traceback" not in error
     assert not (tmp_path / "it ran").exists()
     assert not (tmp_path / "out").exists()
 
 
-def test_the_stage_flag_chooses_the_recipe_and_others_are_refused(toy, stage1, tmp_path):
-    paths = {"MODEL_PATH": stage1, "DATA": toy.driving, "IMAGE_DATA": toy.images, "OUT_DIR": tmp_path / "out"}
-    result = sh(FULL, "--max_steps", "1", "--stage=3", cwd=tmp_path, PRESET="tiny", **paths)
-    assert "24 plan" in result.stdout
-    assert "stage 3" in result.stdout
-    refused = sh(FULL, "--stage", "1", cwd=tmp_path, PRESET="tiny", **paths)
+def test_the_stage_flag_chooses_the_recipe_and_others_are_refused(toy, stage1, tmp_path, started, capsys):
+    paths = paths_of(toy, FULL, stage1, tmp_path / "out")
+    for flags in (["--stage=3"], ["--stage", "3"]):
+        _, arguments = started(FULL, "--max_steps", "1", *flags, **paths)
+        assert str(REPOSITORY / "configs" / "stage3_planning.yaml") in arguments
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "24 plan" in printed
+    assert "stage 3" in printed
+    refused = sh(FULL, "--stage", "1", cwd=tmp_path, **paths)
     assert refused.returncode == 2
     assert "stage 1 is train_tools/pretrain_senna_llava.sh" in refused.stderr
 
 
 @pytest.mark.slow
-def test_more_processes_start_under_the_zero_stage_of_their_script(toy, stage1, tmp_path):
-    paths = {"MODEL_PATH": stage1, "DATA": toy.driving, "IMAGE_DATA": toy.images}
+def test_more_processes_start_under_the_zero_stage_of_their_script(toy, stage1, tmp_path, started):
     flags = ["--max_steps", "1", "--per_device_train_batch_size", "2"]
     for script, zero in zip(DRIVING, ("ZeRO-3", "ZeRO-3", "ZeRO-2"), strict=True):
-        out = tmp_path / script.stem
-        result = sh(script, *flags, cwd=tmp_path, PRESET="tiny", NUM_GPUS=2, OUT_DIR=out, **paths)
+        paths = paths_of(toy, script, stage1, tmp_path / script.stem)
+        launcher, arguments = started(script, *flags, NUM_GPUS=2, **paths)
+        assert launcher == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        result = Run(main, arguments, tmp_path, processes=2).result()
         assert result.returncode == 0, result.stderr
         assert f"2 processes, {zero}" in result.stdout
-    one = {"NUM_GPUS": 1, "DEEPSPEED_CONFIG": REPOSITORY / "configs" / "deepspeed" / "zero3_offload.json"}
-    result = sh(FULL, *flags, cwd=tmp_path, PRESET="tiny", OUT_DIR=tmp_path / "one", **one, **paths)
+
+
+@pytest.mark.slow
+def test_one_process_runs_under_deepspeed_where_its_configuration_is_named(toy, stage1, tmp_path, started):
+    chosen = {"NUM_GPUS": 1, "DEEPSPEED_CONFIG": REPOSITORY / "configs" / "deepspeed" / "zero3_offload.json"}
+    launcher, arguments = started(FULL, "--max_steps", "1", **chosen, **paths_of(toy, FULL, stage1, tmp_path / "out"))
+    assert launcher == []
+    result = Run(main, arguments, tmp_path).result()
     assert result.returncode == 0, result.stderr
     assert "1 processes, ZeRO-3" in result.stdout
