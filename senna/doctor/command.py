@@ -70,6 +70,8 @@ def main(argv: list[str]) -> int:
                 charts.append(said)
                 continue
             finding = _without_a_card(said, own.gpu_memory) if own.gpu_memory else said
+            if rest and finding.topic == "gpu" and finding.level == WARN and finding.says.startswith("none here"):
+                continue  # whether the run needs one is a check of its own
             if finding.level == OK and "(for --" in finding.says and finding.topic in {one.topic for one in findings}:
                 continue  # a package that works was told of already
             findings.append(finding)
