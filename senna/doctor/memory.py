@@ -7,7 +7,7 @@ optimizer, and for each process CUDA's context.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from senna.doctor import activations as a
 from senna.doctor.activations import Attention, Loss, Numbers, Trained, Work
@@ -122,80 +122,89 @@ def always_there(g: Geometry, setup: Setup) -> dict[str, float]:
     return {"weights": weights, "optimizer": optimizer, "DeepSpeed's buffers": gathered + buckets}
 
 
-def moments(g: Geometry, setup: Setup) -> Moments:
-    """What comes and goes, in bytes by part, at each moment that may be the peak."""
-    work, numbers, trained, zero = setup.work, setup.numbers, setup.trained, setup.zero
-    full, n, count = trained.what == "full", work.places, trained_weights(g, setup)
+class Gradients(NamedTuple):
+    """Bytes of gradients on the card as a backward pass goes on."""
 
+    before: float  # of earlier micro-batches
+    of_head: float
+    nearly_all: float  # at the first layer's widest moment: of that layer only the last Linear has one
+    all: float
+    stepped: float  # all, and what the optimizer's step makes of them in fp32
+
+
+def gradients_of(g: Geometry, setup: Setup) -> Gradients:
+    """ZeRO splits them from stage 2 on, and steps in fp32, in stage 3 a group at a time; offloaded, none stays on the card."""
+    zero, full, count = setup.zero, setup.trained.what == "full", trained_weights(g, setup)
     split = zero.processes if zero.stage >= 2 else 1
     a_weight = 0.0 if zero.offload_optimizer else setup.gradient / split
-    gradients = a_weight * count
-    before = gradients * setup.accumulates
-    of_embedding = a_weight * g.vocabulary * g.width * full  # and of the head, as large
-    # At the first layer's widest moment only its last Linear has one.
+    everything = a_weight * count
+    before = everything * setup.accumulates
+    of_head = a_weight * g.vocabulary * g.width * full  # and of the embedding, as large
     of_first = a_weight * (g.linear_weights / g.layers - g.width * g.inner) * full
-    nearly_all = max(before, gradients - of_embedding - of_first - a_weight * g.adapter_weights)
-    stepped = min(count / split, SUBGROUP) if zero.stage == 3 else count / split
-    in_fp32 = a.FP32 * stepped * setup.master * (not zero.offload_optimizer)
+    nearly_all = max(before, everything - of_head - of_first - a_weight * g.adapter_weights)
+    group = min(count / split, SUBGROUP) if zero.stage == 3 else count / split
+    in_fp32 = a.FP32 * group * setup.master * (not zero.offload_optimizer)
+    return Gradients(before, max(before, of_head), nearly_all, everything, everything + in_fp32)
+
+
+def moments(g: Geometry, setup: Setup) -> Moments:
+    """What comes and goes, in bytes by part, at each moment that may be the peak."""
+    work, numbers, trained = setup.work, setup.numbers, setup.trained
+    full, n, gradients = trained.what == "full", work.places, gradients_of(g, setup)
 
     one_kept = a.layer_kept(g, numbers, trained, setup.attention, work.tokens, setup.liger) * n
     layer = a.layer_peak(g, numbers, trained, setup.attention, work.tokens, setup.liger) * n
     layer += a.weight_work(g, numbers, trained, setup.accumulates)
     mask = float(numbers.compute * n * work.tokens * setup.attention.masked)
-    checkpoint = numbers.stream * g.width * n
-    kept = (checkpoint if setup.checkpointing else one_kept) * g.layers + mask
-    of_others = kept if setup.checkpointing else kept - one_kept
-    copies = float(
-        numbers.compute * count * numbers.casts
-    )  # autocast's, of trained weights, till the forward pass ends
-    few_copies = copies / g.layers if setup.checkpointing else copies
+    checkpoint = numbers.stream * g.width * n * setup.checkpointing
+    kept = (checkpoint or one_kept) * g.layers + mask
+    # autocast's, of trained weights: of all till the forward pass ends, then of the layer that is computed again
+    copies = float(numbers.compute * trained_weights(g, setup) * numbers.casts)
+    a_layers_copies = copies / g.layers
 
     head, head_backward = a.head_work(g, numbers, work.targets, full, setup.loss)
-    views, pixels = a.views_kept(g, numbers, work.images), a.pixel_bytes(g, work.images)
+    pixels = a.pixel_bytes(g, work.images)
     held = int(BYTES_A_WEIGHT[setup.others])
     stream = a.FP32 if numbers.casts and setup.cuda else held
     tower = a.tower_work(g, held, stream, work.images, setup.attention.eager)
     dequantised = 0.0 if setup.frozen in ("fp32", "bf16") or full else a.dequantised(g, numbers)
-    views_backward = views + a.views_work(g, numbers, work.images)
-    return {
-        "the tower's forward pass": {"gradients": before, "vision tower": tower, "images": pixels},
+    seen = {"projector and adapter": a.views_kept(g, numbers, work.images), "images": pixels}
+    again = {"one layer": layer, "quantisation buffers": dequantised}
+    found: Moments = {
+        "the tower's forward pass": {"vision tower": tower, "images": pixels},
         "the end of the forward pass": {
-            "gradients": before,
             "activations kept": kept,
-            "projector and adapter": views,
-            "images": pixels,
             "copies of trained weights": copies,
             "logits": head,
+            **seen,
         },
         "the head's backward pass": {
-            "gradients": before,
             "activations kept": kept,
-            "projector and adapter": views,
-            "images": pixels,
-            "copies of trained weights": copies * (not setup.checkpointing),
+            "copies of trained weights": 0.0 if setup.checkpointing else copies,
             "logits": head_backward,
+            **seen,
         },
         "the last layer's backward pass": {
-            "gradients": max(before, of_embedding),
-            "activations kept": of_others,
-            "projector and adapter": views,
-            "images": pixels,
-            "copies of trained weights": few_copies,
-            "one layer": layer,
-            "quantisation buffers": dequantised,
+            "activations kept": kept if setup.checkpointing else kept - one_kept,
+            "copies of trained weights": a_layers_copies if setup.checkpointing else copies,
+            **again,
+            **seen,
         },
         "the first layer's backward pass": {
-            "gradients": nearly_all,
-            "activations kept": checkpoint * setup.checkpointing + mask,
-            "projector and adapter": views,
-            "images": pixels,
-            "copies of trained weights": copies / g.layers,
-            "one layer": layer,
-            "quantisation buffers": dequantised,
+            "activations kept": checkpoint + mask,
+            "copies of trained weights": a_layers_copies,
+            **again,
+            **seen,
         },
-        "the views' backward pass": {"gradients": gradients, "projector and adapter": views_backward, "images": pixels},
-        "the optimizer's step": {"gradients": gradients + in_fp32},
+        "the views' backward pass": {
+            "projector and adapter": seen["projector and adapter"] + a.views_work(g, numbers, work.images),
+            "images": pixels,
+        },
+        "the optimizer's step": {},
     }
+    before, of_head, nearly_all, everything, stepped = gradients
+    there = [before, before, before, of_head, nearly_all, everything, stepped]
+    return {name: {**parts, "gradients": size} for (name, parts), size in zip(found.items(), there, strict=True)}
 
 
 def estimate(g: Geometry, setup: Setup) -> Estimate:
