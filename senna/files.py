@@ -38,7 +38,7 @@ def sync_tree(folder: Path) -> None:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Where to write a file, which gets its name when it is complete and on disk; one that was there stays till then.
 
     Raises SennaError where the disk does not take it.

@@ -1,4 +1,4 @@
-"""A command's flags from its dataclass: one place for names, types, defaults and help. Imports nothing heavy."""
+"""A command's flags from its dataclass: one definition of names, types, defaults and help. Imports nothing heavy."""
 
 import argparse
 from dataclasses import MISSING, field, fields
@@ -10,32 +10,50 @@ Arguments = TypeVar("Arguments")
 
 
 def flag(help: str, default: Any = MISSING) -> Any:
-    """A dataclass field that is a flag; required without a default."""
+    """Return a dataclass field that is a command-line flag; the flag is required when there is no default."""
     return field(default=default, metadata={"help": help})
 
 
-class _Parser(argparse.ArgumentParser):
+class ArgumentParser(argparse.ArgumentParser):
+    """A parser that raises UsageError instead of exiting, and takes ``--image_folder`` for ``--image-folder``."""
+
     def error(self, message: str):
-        raise UsageError(f"{message}; see {self.prog} --help")
+        raise UsageError(message, remedy=f"see {self.prog} --help")
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
+        return super().parse_known_args(None if args is None else [self._spell(word) for word in args], namespace)
+
+    def _spell(self, word: str) -> str:
+        """Return a flag as this parser spells it: hyphens and underscores are the same."""
+        name, equals, value = word.partition("=")
+        if not name.startswith("--") or name in self._option_string_actions:
+            return word
+        for spelling in (name.replace("_", "-"), "--" + name[2:].replace("-", "_")):
+            if spelling in self._option_string_actions:
+                return spelling + equals + value
+        return word
 
 
 def parse_flags(kind: type[Arguments], argv: list[str], prog: str, description: str, epilog: str = "") -> Arguments:
-    """The command line as a ``kind``, a dataclass of ``flag`` fields (text, int, float, list of text; bool is a switch).
+    """Parse a command line into ``kind``, a dataclass of ``flag`` fields.
 
-    Raises UsageError, which names the flag.
+    Fields are str, int, float, bool (a switch) or a list of str. Each flag may be written with hyphens or with underscores.
+
+    Raises:
+        UsageError: an unknown flag or a wrong value; the message names the flag.
     """
-    parser = _Parser(prog=prog, description=description, epilog=epilog, allow_abbrev=False)
+    parser = ArgumentParser(prog=prog, description=description, epilog=epilog, allow_abbrev=False)
     hints = get_type_hints(kind)
-    for one in fields(kind):
-        required = one.default is MISSING
-        shown = "" if required or one.default in (None, False, "") else f" (default: {one.default})"
-        name, text = f"--{one.name.replace('_', '-')}", one.metadata["help"] + shown
-        if hints[one.name] is bool:
+    for item in fields(kind):  # type: ignore[arg-type]
+        required = item.default is MISSING
+        shown = "" if required or item.default in (None, False, "") else f" (default: {item.default})"
+        name, text = f"--{item.name.replace('_', '-')}", item.metadata["help"] + shown
+        if hints[item.name] is bool:
             parser.add_argument(name, action="store_true", help=text)
-        elif hints[one.name] == list[str] | None:
+        elif hints[item.name] == list[str] | None:
             parser.add_argument(name, nargs="+", help=text)
         else:
-            number = next((t for t in (int, float) if hints[one.name] in (t, t | None)), str)
-            default = None if required else one.default
+            number = next((t for t in (int, float) if hints[item.name] in (t, t | None)), str)
+            default = None if required else item.default
             parser.add_argument(name, type=number, required=required, default=default, help=text)
     return kind(**vars(parser.parse_args(argv)))

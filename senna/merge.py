@@ -10,9 +10,10 @@ from senna.errors import SennaError, UsageError
 from senna.files import SAVING, check_free_space, publish_files, writing
 from senna.flags import flag, parse_flags
 from senna.model.config import IMAGE_TOKEN_INDEX
-from senna.model.loading import load_image_processor, open_model, quiet_transformers, tokenizer_source
-from senna.model.lora import is_lora, read_lora
+from senna.model.loading import open_model, quiet_transformers
+from senna.model.lora import read_lora
 from senna.model.senna_llava_llama import SennaLlavaLlamaForCausalLM
+from senna.model.source import is_lora, load_image_processor, tokenizer_source
 from senna.model.tokenizer import load_tokenizer
 
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.25}

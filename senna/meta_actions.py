@@ -92,3 +92,6 @@ def _path_to(x: float, y: float) -> str:
     if bearing >= _BEARING:
         return f"{side}_TURN"
     return f"{side}_CHANGE" if bearing > -_BEARING else "STRAIGHT"
+
+
+STEP, FUTURE_STEPS, COMMAND_STEPS = 0.5, 6, 12  # seconds, steps, steps

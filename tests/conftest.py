@@ -49,8 +49,14 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def golden(shared: Path) -> Path:
-    """Numbers that the published code gives (CPU, fp32)."""
+def golden() -> Path:
+    """Return the folder of numbers that the published code gives (CPU, fp32); part of the repository."""
+    return REPOSITORY / "tests" / "golden"
+
+
+@pytest.fixture(scope="session")
+def shared_golden(shared: Path) -> Path:
+    """Return the folder of the published code's results that may not be distributed: texts, token ids, a nuScenes sample."""
     return shared / "golden"
 
 

@@ -5,20 +5,19 @@ import re
 
 import pytest
 
-from senna.doctor.fit import ERROR, setup_of
-from senna.doctor.geometry import Geometry
-from senna.doctor.memory import estimate
-from senna.doctor.run import USABLE
-from senna.doctor.verdict import published_config
+from senna.doctor.dry_run import USABLE
 from senna.train.arguments import read_yaml
 from senna.train.fields import PlannedArguments
+from senna.train.memory.estimate import estimate
+from senna.train.memory.fit import ERROR, setup_of
+from senna.train.memory.model_shape import ModelShape, published_config
 from tests.conftest import REPOSITORY
 
 CONFIGS = REPOSITORY / "configs"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
 PAGE = (CONFIGS / "README.md").read_text(encoding="utf-8")
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-SEVEN = Geometry.of(published_config())
+SEVEN = ModelShape.of(published_config())
 STAGE_FILES = {1: "stage1_pretrain.yaml", 2: "stage2_driving.yaml", 3: "stage3_planning.yaml"}
 GLOBAL_BATCH = {1: 256, 2: 16, 3: 192}
 CELL = re.compile(

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from senna.frame_keys import numbered
-from senna.records import open_records, write_records
+from senna.record_file import open_records
+from senna.records import write_records
 from senna.views import VIEWS, image_block
 
 SIX = [f"CAM_{view.upper().replace(' ', '_')}/1.jpg" for view in VIEWS]

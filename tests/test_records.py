@@ -9,7 +9,8 @@ import pytest
 
 import senna.records
 from senna.errors import DataError, SennaError, UsageError
-from senna.records import image_paths, open_records, prompt_images, record_kind, record_name, write_records
+from senna.record_file import open_records
+from senna.records import image_paths, prompt_images, record_kind, record_name, write_records
 from senna.views import VIEWS, image_block
 
 
@@ -258,8 +259,8 @@ def test_a_records_own_kind_wins_over_its_form(tmp_path):
     assert opened.kinds.tolist() == [0, 1, 1, 2, 1]
 
 
-def test_the_published_answers_are_of_the_kinds_they_are(golden):
-    cases = {case["name"]: case for case in json.loads((golden / "preprocess.json").read_text())}
+def test_the_published_answers_are_of_the_kinds_they_are(shared_golden):
+    cases = {case["name"]: case for case in json.loads((shared_golden / "preprocess.json").read_text())}
     kinds = {name: record_kind(cases[name]) for name in ("v1_plan", "v1_mot", "v1_vru_yes", "plain_caption")}
     assert kinds == {"v1_plan": "plan", "v1_mot": "motion", "v1_vru_yes": "other", "plain_caption": "other"}
 

@@ -16,14 +16,13 @@ from pyquaternion import Quaternion
 from senna.convert.can_bus import can_bus_folder
 from senna.convert.captioners import make_captioner
 from senna.convert.categories import category_of
-from senna.convert.facts import COMMAND_STEPS, FUTURE_STEPS
-from senna.convert.finish import join
 from senna.convert.frames import load_tables, read_frames, scenes_of
-from senna.convert.navigation import command_to
+from senna.convert.join import join
 from senna.convert.pipeline import Images, Source, convert_part
-from senna.convert.plan import plan_scenes
-from senna.convert.templates import load_templates
-from senna.meta_actions import PEDESTRIAN_STOP_SPEED, STOP_SPEED, label_trajectory
+from senna.convert.shards import plan_scenes
+from senna.meta_actions import COMMAND_STEPS, FUTURE_STEPS, PEDESTRIAN_STOP_SPEED, STOP_SPEED, label_trajectory
+from senna.navigation import command_to
+from senna.templates import load_templates
 from senna.views import VIEWS, view_of
 
 from .common import BASELINE, Bar, Chart, embedded_world, print_table, summarise, time_ways

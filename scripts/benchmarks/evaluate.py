@@ -12,7 +12,7 @@ from senna.evaluate.score import PlanScorer
 from senna.meta_actions import ALL_META_ACTIONS
 from senna.model import SennaLlavaLlamaForCausalLM
 from senna.model.config import IGNORE_INDEX
-from senna.synthetic.vocabulary import make_tokenizer
+from senna.synthetic.tiny.tokenizer import make_tokenizer
 
 from . import published
 from .common import BASELINE, Bar, Chart, print_table, summarise, time_ways

@@ -59,7 +59,7 @@ def original_pixels(path: Path, processor: Any, **options: Any) -> Any:
 
 def compare_pixels(paths: Sequence[Path], processor: Any, decode: str) -> dict[str, float | bool]:
     """How far `decode` strays from the original: in levels, shares of pixels (any channel) and values, and floats."""
-    rules = PixelRules.of(processor)
+    rules = PixelRules.from_processor(processor)
     levels, pixels, values, equal = 0, [], [], True
     for path in paths:
         raw = original_pixels(path, processor, do_rescale=False, do_normalize=False)

@@ -11,33 +11,33 @@ import torch
 from torch.autograd.profiler import profile
 
 from senna.data import Collator, PackCollator
-from senna.doctor.activations import Attention, Numbers, Trained, Work
-from senna.doctor.geometry import Geometry as Sizes
-from senna.doctor.memory import Setup, estimate
 from senna.model import SennaLlavaLlamaForCausalLM
 from senna.model.config import IGNORE_INDEX
 from senna.model.loading import requantized
 from senna.model.lora import add_lora
 from senna.model.packed_attention import use_packed_attention
+from senna.train.memory.activations import Attention, Numbers, Trained, Work
+from senna.train.memory.estimate import Setup, estimate
+from senna.train.memory.model_shape import ModelShape as Sizes
 
 from .common import print_table
-from .models import MAX_LENGTH, Geometry, build, model_inputs, pictures
+from .models import MAX_LENGTH, ModelShape, build, model_inputs, pictures
 from .synthetic import REAL_CAPTIONS, captions, frame, one_by_one, plan_frame
 
 PAD = 0
 STEPS = 2  # AdamW has its moments from the second on
-SMALL = Geometry(256, 4, 4, 688, 8000, 128, 4, 4, 112, 14, 32)
-WIDE = Geometry(512, 4, 8, 1376, 16000, 128, 4, 4, 112, 14, 32)
-SEEING = Geometry(256, 4, 4, 688, 4000, 256, 8, 4, 336, 14, 128)
-SEVEN = Geometry(4096, 4, 32, 11008, 32000, 1024, 24, 16, 336, 14, 128)  # the 7B model's widths, four of its layers
+SMALL = ModelShape(256, 4, 4, 688, 8000, 128, 4, 4, 112, 14, 32)
+WIDE = ModelShape(512, 4, 8, 1376, 16000, 128, 4, 4, 112, 14, 32)
+SEEING = ModelShape(256, 4, 4, 688, 4000, 256, 8, 4, 336, 14, 128)
+SEVEN = ModelShape(4096, 4, 32, 11008, 32000, 1024, 24, 16, 336, 14, 128)  # the 7B model's widths, four of its layers
 
 
 @dataclass(frozen=True)
-class Case:
+class RunContext:
     """A setting that is trained for two steps."""
 
     name: str
-    geometry: Geometry
+    geometry: ModelShape
     what: str  # trains: "adapters", "lora", "full"
     precision: str = "bf16"
     held: str = ""  # "nf4"
@@ -51,30 +51,30 @@ class Case:
 
 
 ON_CPU = (
-    Case("stage 1, fp32", SEEING, "adapters", "fp32", rows=8, plain=True, checkpointing=False),
-    Case("stage 1, checkpointing", SEEING, "adapters", rows=16, plain=True),
-    Case("full, fp32", SMALL, "full", "fp32", checkpointing=False),
-    Case("full, checkpointing", WIDE, "full", rows=4),
-    Case("full, accumulation 2", WIDE, "full", rows=4, accumulation=2),
-    Case("full, fp32, packed frame", SMALL, "full", "fp32", rows=1, packed=True),
-    Case("LoRA, fp32", SMALL, "lora", "fp32", checkpointing=False),
-    Case("LoRA, checkpointing", SEEING, "lora", rows=2),
-    Case("LoRA, eager attention", SMALL, "lora", checkpointing=False, eager=True),
-    Case("LoRA, packed frame", SMALL, "lora", rows=1, packed=True, rank=64),
-    Case("QLoRA, checkpointing", WIDE, "lora", held="nf4", rows=4),
-    Case("QLoRA, packed frame", SMALL, "lora", held="nf4", rows=1, packed=True, rank=64),
+    RunContext("stage 1, fp32", SEEING, "adapters", "fp32", rows=8, plain=True, checkpointing=False),
+    RunContext("stage 1, checkpointing", SEEING, "adapters", rows=16, plain=True),
+    RunContext("full, fp32", SMALL, "full", "fp32", checkpointing=False),
+    RunContext("full, checkpointing", WIDE, "full", rows=4),
+    RunContext("full, accumulation 2", WIDE, "full", rows=4, accumulation=2),
+    RunContext("full, fp32, packed frame", SMALL, "full", "fp32", rows=1, packed=True),
+    RunContext("LoRA, fp32", SMALL, "lora", "fp32", checkpointing=False),
+    RunContext("LoRA, checkpointing", SEEING, "lora", rows=2),
+    RunContext("LoRA, eager attention", SMALL, "lora", checkpointing=False, eager=True),
+    RunContext("LoRA, packed frame", SMALL, "lora", rows=1, packed=True, rank=64),
+    RunContext("QLoRA, checkpointing", WIDE, "lora", held="nf4", rows=4),
+    RunContext("QLoRA, packed frame", SMALL, "lora", held="nf4", rows=1, packed=True, rank=64),
 )
 ON_CUDA = (
-    Case("stage 1", SEVEN, "adapters", rows=32, plain=True),
-    Case("LoRA", SEVEN, "lora", rows=2, rank=128),
-    Case("LoRA, packed frame", SEVEN, "lora", rows=1, packed=True, rank=128),
-    Case("QLoRA", SEVEN, "lora", held="nf4", rows=2, rank=128),
-    Case("QLoRA, accumulation 2", SEVEN, "lora", held="nf4", rows=2, rank=128, accumulation=2),
-    Case("full", SEVEN, "full", rows=2),
+    RunContext("stage 1", SEVEN, "adapters", rows=32, plain=True),
+    RunContext("LoRA", SEVEN, "lora", rows=2, rank=128),
+    RunContext("LoRA, packed frame", SEVEN, "lora", rows=1, packed=True, rank=128),
+    RunContext("QLoRA", SEVEN, "lora", held="nf4", rows=2, rank=128),
+    RunContext("QLoRA, accumulation 2", SEVEN, "lora", held="nf4", rows=2, rank=128, accumulation=2),
+    RunContext("full", SEVEN, "full", rows=2),
 )
 
 
-def model_of(case: Case, device: str) -> SennaLlavaLlamaForCausalLM:
+def model_of(case: RunContext, device: str) -> SennaLlavaLlamaForCausalLM:
     """As `senna train` holds it: what trains in fp32, the rest in the precision or in 4 bits."""
     stage = 1 if case.what == "adapters" else 2
     model = build(case.geometry, case.precision, stage, checkpointing=False)
@@ -98,7 +98,7 @@ def model_of(case: Case, device: str) -> SennaLlavaLlamaForCausalLM:
     return model.to(device).train()
 
 
-def batch_of(case: Case) -> dict[str, Any]:
+def batch_of(case: RunContext) -> dict[str, Any]:
     """A micro-batch: captions, plan questions of frames, or whole frames packed."""
     geometry, generator = case.geometry, torch.Generator().manual_seed(0)
     layout = (PAD, MAX_LENGTH, geometry.view_tokens)
@@ -112,7 +112,7 @@ def batch_of(case: Case) -> dict[str, Any]:
     return Collator(*layout)([{**some["records"][0], "images": some["images"]} for some in frames])
 
 
-def setup_of(case: Case, batch: dict[str, Any], device: str) -> Setup:
+def setup_of(case: RunContext, batch: dict[str, Any], device: str) -> Setup:
     """The same for the prediction, with the batch's own sizes."""
     rows, tokens = batch["source"].shape if "source" in batch else (len(batch["input_ids"]), 0)
     views = case.rows * (1 if case.plain else 6)
@@ -133,7 +133,7 @@ def setup_of(case: Case, batch: dict[str, Any], device: str) -> Setup:
     )
 
 
-def train(case: Case, model: SennaLlavaLlamaForCausalLM, batch: dict[str, Any], device: str) -> None:
+def train(case: RunContext, model: SennaLlavaLlamaForCausalLM, batch: dict[str, Any], device: str) -> None:
     """Two of the Trainer's steps."""
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True)
@@ -178,7 +178,7 @@ def held_bytes(model: SennaLlavaLlamaForCausalLM) -> int:
     return total
 
 
-def measure(case: Case, device: str) -> tuple[float, float]:
+def measure(case: RunContext, device: str) -> tuple[float, float]:
     """(predicted, measured) bytes at the peak of a step."""
     model, batch = model_of(case, device), batch_of(case)
     with counted(device) as peak:

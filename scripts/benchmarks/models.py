@@ -13,9 +13,9 @@ from transformers import CLIPVisionConfig
 
 from senna.model import SennaConfig, SennaLlavaLlamaForCausalLM
 from senna.model.packed_attention import PACKED, use_packed_attention
-from senna.synthetic.read import ReadingRecipe
-from senna.synthetic.see import SeeingRecipe
-from senna.train.prepare import freeze
+from senna.synthetic.tiny.train_llm import ReadingRecipe
+from senna.synthetic.tiny.train_tower import SeeingRecipe
+from senna.train.build_model import freeze
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MAX_LENGTH = 2048

@@ -21,7 +21,7 @@ from senna.data import Collator, ConversationDataset, FrameDataset, PackCollator
 from senna.errors import SennaError
 from senna.model import SennaLlavaLlamaForCausalLM
 from senna.model.tokenizer import load_tokenizer
-from senna.synthetic.vocabulary import make_tokenizer
+from senna.synthetic.tiny.tokenizer import make_tokenizer
 
 from . import published
 from .common import BASELINE, Bar, Chart, embedded_world, print_table, time_ways

@@ -14,7 +14,7 @@ from senna.flags import flag, parse_flags
 if TYPE_CHECKING:
     from senna.convert.captioners import Captioner
     from senna.convert.pipeline import Source
-    from senna.convert.templates import Templates
+    from senna.templates import Templates
 
 WORK = ".convert"  # in OUT: what the run is, and its frames until they are joined
 FORMS = ("jsonl", "json")
@@ -48,7 +48,7 @@ class ConvertArguments:
     shard: str = flag(
         "I/N: the I-th of N shards, from 1; N processes share one OUT, and the last to end joins them", "1/1"
     )
-    prompts: str | None = flag("another file of texts, of the form of senna/convert/templates.yaml", None)
+    prompts: str | None = flag("another file of texts, of the form of senna/templates.yaml", None)
     compat: str | None = flag("original: the published order of images, navigation command and STOP speed", None)
     format: str = flag("jsonl, or json for the published list", "jsonl")
     name: str = flag("how the names of the record files begin", "senna_nusc")
@@ -71,9 +71,9 @@ def main(argv: list[str]) -> int:
 def run(args: ConvertArguments) -> int:
     """Convert as told. Raises SennaError."""
     from senna.convert.frames import COMPATS
-    from senna.convert.plan import compare, parse_shard
-    from senna.convert.tables import scenes_of
-    from senna.convert.templates import load_templates
+    from senna.convert.nuscenes_tables import scenes_of
+    from senna.convert.shards import compare, parse_shard
+    from senna.templates import load_templates
 
     if args.limit is not None and args.limit < 1:
         raise UsageError(f"--limit {args.limit}: at least 1")
@@ -107,7 +107,7 @@ def _convert(
     from senna.convert.can_bus import can_bus_folder
     from senna.convert.frames import load_tables
     from senna.convert.pipeline import Images, Source, check_images, convert_part
-    from senna.convert.plan import claim, parse_shard, plan_scenes, shard_of
+    from senna.convert.shards import claim, parse_shard, plan_scenes, shard_of
 
     root, out = Path(args.nuscenes), Path(args.out)
     shard, shards = parse_shard(args.shard)
@@ -130,7 +130,7 @@ def _convert(
 
 
 def _finish(args: ConvertArguments, source: "Source", captioner: "Captioner", parts: list[Path]) -> int:
-    from senna.convert.finish import clear, join, report
+    from senna.convert.join import clear, join, report
     from senna.convert.journal import is_finished
 
     out = Path(args.out)
@@ -172,7 +172,7 @@ def _captioner(args: ConvertArguments, out: Path) -> "Captioner":
 
 def _settings(args: ConvertArguments, captioner: "Captioner", shards: int, templates: "Templates") -> dict[str, Any]:
     """What makes a run's records what they are: one that goes on must have the same."""
-    from senna.convert.plan import fingerprint
+    from senna.convert.shards import fingerprint
 
     root = Path(args.nuscenes) / args.version
     tables = [(root / name).read_bytes() for name in ("scene.json", "sample.json") if (root / name).is_file()]
@@ -192,13 +192,13 @@ def _settings(args: ConvertArguments, captioner: "Captioner", shards: int, templ
 
 
 def _joined(work: Path) -> bool:
-    from senna.convert.plan import JOINED
+    from senna.convert.shards import JOINED
 
     return (work / JOINED).is_file()
 
 
 def _refuse_strange_files(out: Path, args: ConvertArguments) -> None:
-    from senna.convert.plan import SPLITS, output_path
+    from senna.convert.shards import SPLITS, output_path
 
     for path in (output_path(out, args.name, split, args.format) for split in SPLITS):
         if path.exists() and not (out / WORK).is_dir():

@@ -9,8 +9,6 @@ import numpy as np
 
 from senna.meta_actions import MetaAction
 
-STEP, FUTURE_STEPS, COMMAND_STEPS = 0.5, 6, 12  # seconds, steps, steps
-
 
 class Agent(NamedTuple):
     """An annotated object that somebody could see (it has a lidar or radar point).

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from senna.convert.can_bus import can_bus_folder, can_bus_speeds
 from senna.convert.categories import category_of
-from senna.convert.facts import COMMAND_STEPS, FUTURE_STEPS, Agent, Frame
+from senna.convert.facts import Agent, Frame
 from senna.convert.geometry import Array, headings, into_frames, into_own_frames, rotations
-from senna.convert.navigation import command_to, published_command_to
-from senna.convert.tables import chosen_scenes, load_tables, scenes_of, traffic_lights
+from senna.convert.nuscenes_tables import chosen_scenes, load_tables, scenes_of, traffic_lights
 from senna.errors import DataError, UsageError
-from senna.meta_actions import PEDESTRIAN_STOP_SPEED, STOP_SPEED, label_trajectories
+from senna.meta_actions import COMMAND_STEPS, FUTURE_STEPS, PEDESTRIAN_STOP_SPEED, STOP_SPEED, label_trajectories
+from senna.navigation import command_to, published_command_to
 from senna.views import VIEWS, view_of
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from senna.convert.captioners import Captioner, Request
 from senna.convert.facts import Frame
 from senna.convert.frames import frames_of
 from senna.convert.journal import Part, open_part
-from senna.convert.plan import Scene
 from senna.convert.quality import asked_view, facts_of
 from senna.convert.questions import Answer, Templates, questions_of, records_of
+from senna.convert.shards import Scene
 from senna.errors import DataError, UsageError
 from senna.views import VIEWS
 

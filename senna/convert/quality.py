@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from senna.convert.facts import STEP, Agent, Frame
-from senna.meta_actions import parse_meta_action
+from senna.convert.facts import Agent, Frame
+from senna.meta_actions import STEP, parse_meta_action
 from senna.records import Record
 from senna.views import IMAGE_TOKEN, VIEWS
 

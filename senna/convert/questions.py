@@ -9,13 +9,13 @@ import numpy as np
 
 from senna.convert.categories import is_vulnerable
 from senna.convert.facts import Agent, Frame
-from senna.convert.templates import Templates, load_templates
+from senna.kinds import all_kinds, kind_named, resolve
 from senna.records import Record
+from senna.templates import Templates, load_templates
 from senna.views import VIEWS, image_block
 
-__all__ = ["KINDS", "Answer", "Question", "Templates", "load_templates", "questions_of", "records_of"]
+__all__ = ["Answer", "Question", "Templates", "load_templates", "questions_of", "records_of"]
 
-KINDS = ("vru", "motion", "traffic_light", "description", "explanation", "plan")
 TABLES = "tables"  # who answered, where no captioner did
 
 _VRU_REACH = 20.0  # metres
@@ -50,21 +50,7 @@ def questions_of(frame: Frame, templates: Templates) -> list[Question]:
     No plan and no explanation where the 3 s to come are not whole, and nothing about road users where nobody annotated
     them. At most one question a kind and view.
     """
-    questions: list[Question] = []
-    if frame.annotated:
-        questions.append(_vru(frame, templates))
-        questions.extend(_motion(frame, templates))
-    light = None if frame.light is None else frame.light.capitalize()
-    questions.append(Question("traffic_light", VIEWS, templates["traffic_light"]["question"], light, "front"))
-    describe = templates["description"]["question"]
-    questions.extend(Question("description", VIEWS, _piece(describe, "view", view), None, view) for view in VIEWS)
-    if frame.plan is not None:
-        slots = {"command": frame.command, "speed": _speed(frame.speed, templates["words"])}
-        why = templates["explanation"]["question"].format(plan=frame.plan, **slots)
-        what = templates["plan"]["question"].format(**slots)
-        questions.append(Question("explanation", VIEWS, why, None, "front"))
-        questions.append(Question("plan", VIEWS, what, f"{frame.plan}\n", "front"))
-    return questions
+    return [question for kind in all_kinds() for question in resolve(kind.ask)(frame, templates)]
 
 
 def records_of(frame: Frame, captions: Mapping[tuple[str, str], Answer], templates: Templates) -> list[Record]:
@@ -95,7 +81,7 @@ def records_of(frame: Frame, captions: Mapping[tuple[str, str], Answer], templat
 
 
 def _record(about: Record, question: Question, answer: Answer) -> Record:
-    name = f"{question.kind}-{question.view.replace(' ', '-')}" if question.kind in _BY_VIEW else question.kind
+    name = f"{question.kind}-{question.view.replace(' ', '-')}" if _is_per_view(question.kind) else question.kind
     block = _ALL_IMAGES if question.views is VIEWS else image_block(question.views)
     return {
         "id": f"{about['token']}-{name}",
@@ -109,10 +95,10 @@ def _record(about: Record, question: Question, answer: Answer) -> Record:
     }
 
 
-_BY_VIEW = ("motion", "description")
-
-
-def _vru(frame: Frame, templates: Templates) -> Question:
+def ask_vru(frame: Frame, templates: Templates) -> Iterator[Question]:
+    """Ask for the vulnerable road users in front; the tables answer."""
+    if not frame.annotated:
+        return
     texts, reach = templates["vru"], f"{_VRU_REACH:.0f}"
     users = _nearest(
         agent
@@ -127,10 +113,13 @@ def _vru(frame: Frame, templates: Templates) -> Question:
         if users
         else texts["none"].format(reach=reach)
     )
-    return Question("vru", VIEWS, texts["question"].format(reach=reach), answer, "front")
+    yield Question("vru", VIEWS, texts["question"].format(reach=reach), answer, "front")
 
 
-def _motion(frame: Frame, templates: Templates) -> Iterator[Question]:
+def ask_motion(frame: Frame, templates: Templates) -> Iterator[Question]:
+    """Ask what the moving objects of each view will do; the tables answer."""
+    if not frame.annotated:
+        return
     texts, words = templates["motion"], templates["words"]
     in_view: dict[str, list[Agent]] = {view: [] for view in VIEWS}
     for agent in frame.agents:
@@ -143,6 +132,42 @@ def _motion(frame: Frame, templates: Templates) -> Iterator[Question]:
             question = texts["question"].format(objects="\n".join(lines), view=view)
             answer = "".join(f"Object {number}: {agent.plan}\n" for number, agent in enumerate(nearest, 1))
             yield Question("motion", VIEWS, question, answer, view)
+
+
+def ask_traffic_light(frame: Frame, templates: Templates) -> Iterator[Question]:
+    """Ask what the traffic light shows; a captioner answers where the tables do not know."""
+    light = None if frame.light is None else frame.light.capitalize()
+    yield Question("traffic_light", VIEWS, templates["traffic_light"]["question"], light, "front")
+
+
+def ask_description(frame: Frame, templates: Templates) -> Iterator[Question]:
+    """Ask for a description of each view; a captioner answers."""
+    text = templates["description"]["question"]
+    for view in VIEWS:
+        yield Question("description", VIEWS, _piece(text, "view", view), None, view)
+
+
+def ask_explanation(frame: Frame, templates: Templates) -> Iterator[Question]:
+    """Ask for the reasons of the plan, where the whole 3 s future is known; a captioner answers."""
+    if frame.plan is not None:
+        text = templates["explanation"]["question"].format(plan=frame.plan, **_situation(frame, templates))
+        yield Question("explanation", VIEWS, text, None, "front")
+
+
+def ask_plan(frame: Frame, templates: Templates) -> Iterator[Question]:
+    """Ask for the plan, where the whole 3 s future is known; the tables answer."""
+    if frame.plan is not None:
+        text = templates["plan"]["question"].format(**_situation(frame, templates))
+        yield Question("plan", VIEWS, text, f"{frame.plan}\n", "front")
+
+
+def _situation(frame: Frame, templates: Templates) -> dict[str, str]:
+    return {"command": frame.command, "speed": _speed(frame.speed, templates["words"])}
+
+
+def _is_per_view(name: str) -> bool:
+    kind = kind_named(name)
+    return kind is not None and kind.per_view
 
 
 def _motion_line(number: int, agent: Agent, text: str, words: Mapping[str, str]) -> str:

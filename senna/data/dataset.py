@@ -16,7 +16,8 @@ from senna.data.sampler import PADDING
 from senna.data.tokenize import encode_conversation
 from senna.errors import DataError, UsageError
 from senna.model.config import IMAGE_TOKEN_INDEX
-from senna.records import Record, RecordFile, prompt_images
+from senna.record_file import RecordFile
+from senna.records import Record, prompt_images
 from senna.views import IMAGE_TOKEN
 
 Sample = dict[str, Any]
@@ -65,7 +66,7 @@ class ConversationDataset(Dataset):
         self.tokens_per_image = tokens_per_image
         self.lengths = self.records.words.astype(np.int64) + tokens_per_image * self.records.images.astype(np.int64)
         self.multimodal = self.records.images > 0
-        rules = PixelRules.of(image_processor)
+        rules = PixelRules.from_processor(image_processor)
         self._image_size = rules.crop or rules.resized(1, 1)[::-1]
 
     def __len__(self) -> int:

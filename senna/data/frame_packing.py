@@ -24,7 +24,7 @@ class CutRecord(NamedTuple):
     lost_targets: bool
 
 
-class TreePlan(NamedTuple):
+class PackedTree(NamedTuple):
     """Records that become one tree."""
 
     records: tuple[int, ...]
@@ -46,7 +46,7 @@ def cut_record(input_ids: torch.Tensor, labels: torch.Tensor, max_length: int, t
     return CutRecord(ids[:kept], targets[:kept], np.minimum(sizes, max_length - starts)[:kept], lost)
 
 
-def plan_trees(records: Sequence[CutRecord], pack_max_tokens: int) -> list[TreePlan]:
+def plan_trees(records: Sequence[CutRecord], pack_max_tokens: int) -> list[PackedTree]:
     """The trees of a frame's records, each of at most ``pack_max_tokens`` places; every record is in exactly one.
 
     Records share a tree where they are equal up to their last image. A prefix goes on as far as all are equal, but ends
@@ -81,7 +81,7 @@ def even_bins(sizes: Sequence[int], capacity: int) -> list[list[int]]:
 
 def lay_out(
     records: Sequence[CutRecord],
-    rows: Sequence[Sequence[TreePlan]],
+    rows: Sequence[Sequence[PackedTree]],
     first_views: Sequence[int],
     views: int,
     tokens_per_image: int,
@@ -151,7 +151,7 @@ class _Piece(NamedTuple):
     position: int  # of its first place
 
 
-def _pieces(records: Sequence[CutRecord], tree: TreePlan) -> list[_Piece]:
+def _pieces(records: Sequence[CutRecord], tree: PackedTree) -> list[_Piece]:
     first = records[tree.records[0]]
     prefix = _Piece(tree.records[0], 0, tree.prefix, int(first.sizes[: tree.prefix].sum()), 0)
     if len(tree.records) == 1:
@@ -165,7 +165,7 @@ def _pieces(records: Sequence[CutRecord], tree: TreePlan) -> list[_Piece]:
     return [prefix, *branches]
 
 
-def _layout(rows: Sequence[Sequence[TreePlan]], trees: Sequence[Sequence[_Piece]]) -> tuple[Tree, ...]:
+def _layout(rows: Sequence[Sequence[PackedTree]], trees: Sequence[Sequence[_Piece]]) -> tuple[Tree, ...]:
     places = [
         (number, start)
         for number, row in enumerate(rows)
@@ -189,7 +189,7 @@ def _longest_prefix(record: CutRecord) -> int:
     return (int(targets[0]) if len(targets) else len(record.labels)) - 1
 
 
-def _trees_of(records: Sequence[CutRecord], members: list[int], pack_max_tokens: int) -> list[TreePlan]:
+def _trees_of(records: Sequence[CutRecord], members: list[int], pack_max_tokens: int) -> list[PackedTree]:
     """The trees of records that can share a prefix."""
     if len(members) == 1:
         return [_alone(records, members[0])]
@@ -202,15 +202,17 @@ def _trees_of(records: Sequence[CutRecord], members: list[int], pack_max_tokens:
     branches = [len(records[number].input_ids) - prefix for number in members]
     parts = even_bins(branches, pack_max_tokens - prefix_size)
     return [
-        TreePlan(tuple(members[place] for place in part), prefix, prefix_size + sum(branches[place] for place in part))
+        PackedTree(
+            tuple(members[place] for place in part), prefix, prefix_size + sum(branches[place] for place in part)
+        )
         if len(part) > 1
         else _alone(records, members[part[0]])
         for part in parts
     ]
 
 
-def _alone(records: Sequence[CutRecord], number: int) -> TreePlan:
-    return TreePlan((number,), len(records[number].input_ids), int(records[number].sizes.sum()))
+def _alone(records: Sequence[CutRecord], number: int) -> PackedTree:
+    return PackedTree((number,), len(records[number].input_ids), int(records[number].sizes.sum()))
 
 
 def _first_fit(sizes: Sequence[int], order: list[int], capacity: int) -> list[list[int]]:

@@ -48,7 +48,7 @@ class PixelRules:
     resample: int = Image.Resampling.BICUBIC
 
     @classmethod
-    def of(cls, image_processor: Any) -> "PixelRules":
+    def from_processor(cls, image_processor: Any) -> "PixelRules":
         """Read the rules from a CLIP image processor, or from any object with its attributes.
 
         `size` and `crop_size` may be numbers, dictionaries or transformers' SizeDict.
@@ -93,7 +93,7 @@ def load_image(
 
     Raises DataError, naming the file, for a picture that is missing, empty, damaged or absurdly large.
     """
-    rules = PixelRules.of(image_processor)
+    rules = PixelRules.from_processor(image_processor)
     return normalise(load_pixels(source, rules, aspect_ratio, decode), rules)
 
 

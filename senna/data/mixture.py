@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from senna.errors import DataError, UsageError
-from senna.records import Record, RecordFile, open_records
+from senna.record_file import RecordFile, open_records
+from senna.records import Record
 
 PLAN = "plan"  # the kind that stage 3 trains on, and stage 2 leaves to it
 _STAGES = {None: "every kind", 1: "every kind", 2: f"every kind but {PLAN}", 3: f"the kind {PLAN} alone"}

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from senna.convert.navigation import COMMANDS
 from senna.demo.questions import MOST_SPEED
 from senna.errors import DataError
-from senna.evaluate.situation import situation_of
+from senna.evaluate.metrics.plan_prompt import parse_situation
 from senna.meta_actions import MetaAction, parse_meta_action
-from senna.records import Record, RecordFile, image_paths, open_records
+from senna.navigation import COMMANDS
+from senna.record_file import RecordFile, open_records
+from senna.records import Record, image_paths
 from senna.views import IMAGE_TOKEN, VIEWS, paths_by_camera, prompt_views
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,7 +92,7 @@ def _example(record: Record, folder: Path) -> Example | None:
     except (DataError, OSError):  # no six views, or a damaged picture
         return None
     turns = record["conversations"]
-    situation = situation_of(turns[0]["value"].rpartition(IMAGE_TOKEN)[2])
+    situation = parse_situation(turns[0]["value"].rpartition(IMAGE_TOKEN)[2])
     speed = None if situation.speed is None else min(max(float(situation.speed), 0.0), MOST_SPEED)
     command = situation.command if situation.command in COMMANDS else None
     truth = parse_meta_action(turns[-1]["value"]) if turns[-1]["from"] == "gpt" else None

@@ -12,8 +12,6 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from senna.convert.navigation import COMMANDS
-from senna.convert.templates import load_templates
 from senna.demo.answer import Answerer
 from senna.demo.examples import Example
 from senna.demo.questions import (
@@ -27,8 +25,10 @@ from senna.demo.questions import (
     views_to_show,
 )
 from senna.demo.result import NOTHING_YET, Result, draw, draw_problem, is_over
-from senna.demo.uploads import open_picture
+from senna.demo.uploads import open_upload
 from senna.meta_actions import MetaAction
+from senna.navigation import COMMANDS
+from senna.templates import load_templates
 from senna.views import VIEWS
 
 Upload = dict[str, Any] | None
@@ -61,7 +61,7 @@ class Desk:
         """
         try:
             if upload is not None:
-                open_picture(upload["path"], view, self.most_megapixels)
+                open_upload(upload["path"], view, self.most_megapixels)
             return gr.skip(), NOTHING_YET if is_over(shown) else gr.skip(), None
         except Refusal as refusal:
             gr.Warning(str(refusal), title="Not this picture", duration=12)
@@ -120,7 +120,7 @@ class Desk:
         yield draw(result.but(text=result.text or "", seconds=time.perf_counter() - start))
 
     def _pictures(self, views: Sequence[str], paths: dict[str, str | None]) -> Iterator[Image.Image]:
-        return (open_picture(paths[view] or "", view, self.most_megapixels) for view in views)
+        return (open_upload(paths[view] or "", view, self.most_megapixels) for view in views)
 
 
 def build_page(desk: Desk, model_name: str, device: str) -> gr.Blocks:

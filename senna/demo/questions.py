@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from senna.convert.navigation import COMMANDS
-from senna.convert.templates import Templates
+from senna.navigation import COMMANDS
+from senna.templates import Templates
 from senna.views import IMAGE_TOKEN, VIEWS
 
 KINDS = {

@@ -12,7 +12,7 @@ _LEAST_SIDE = 16  # pixels; below, there is nothing to see
 _MOST_STRETCH = 20  # times as long as wide
 
 
-def open_picture(path: str | os.PathLike[str], view: str, most_megapixels: float) -> Image.Image:
+def open_upload(path: str | os.PathLike[str], view: str, most_megapixels: float) -> Image.Image:
     """The picture of a view, RGB, turned as its EXIF says (so the visitor's browser shows it).
 
     A picture of more pixels than allowed is refused by its header, before it is decoded. Raises Refusal.

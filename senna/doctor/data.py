@@ -10,7 +10,7 @@ import numpy as np
 from senna.data.dataset import find_image
 from senna.data.images import PixelRules, load_pixels
 from senna.data.mixture import open_mixture, parse_data_path
-from senna.doctor.case import Case
+from senna.doctor.context import RunContext
 from senna.doctor.findings import FAIL, OK, WARN, Finding, some
 from senna.errors import DataError, UsageError
 from senna.records import Record, image_paths, prompt_images
@@ -21,7 +21,7 @@ _FOLDERS_TRIED = 300  # below and above the image folder, for where the images m
 _RULES = PixelRules(size=336, crop=(336, 336), mean=(0.5,) * 3, std=(0.5,) * 3)  # pictures are decoded, and thrown away
 
 
-def records(case: Case) -> Iterator[Finding]:
+def records(case: RunContext) -> Iterator[Finding]:
     """Reads and validates every record, into the case.
 
     Raises UsageError for an image folder that is not there, and as `open_mixture` does, DataError too.
@@ -40,7 +40,7 @@ def records(case: Case) -> Iterator[Finding]:
     yield Finding(OK, "data", says)
 
 
-def images(case: Case) -> Iterator[Finding]:
+def images(case: RunContext) -> Iterator[Finding]:
     """Of a sample of records: that their images are there and as many as the prompt's, and that one of each can be decoded."""
     if case.records is None:
         return
@@ -79,7 +79,7 @@ def images(case: Case) -> Iterator[Finding]:
         )
 
 
-def _look(case: Case, record: Record, index: int, turn: int) -> str:
+def _look(case: RunContext, record: Record, index: int, turn: int) -> str:
     """What kind of record it is; raises DataError where it cannot be used. Decodes one of its images, by turns each."""
     wanted = sum(turn["value"].count(IMAGE_TOKEN) for turn in record["conversations"])
     named = prompt_images(record)
@@ -112,7 +112,7 @@ def _whole(looks: Counter, total: int) -> Iterator[Finding]:
         yield Finding(OK, "images", says)
 
 
-def _all_missing(case: Case, samples: list[str]) -> Finding:
+def _all_missing(case: RunContext, samples: list[str]) -> Finding:
     """No image was found: why, and where they may be."""
     folder = Path(case.args.image_folder or case.records.folder(0))
     with os.scandir(folder) as entries:

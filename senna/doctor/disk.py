@@ -4,20 +4,20 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from senna.doctor.case import Case
+from senna.doctor.context import RunContext
 from senna.doctor.findings import FAIL, OK, WARN, Finding, size
-from senna.doctor.geometry import Geometry
-from senna.doctor.verdict import gib
 from senna.files import free_space, nearest_existing
 from senna.train import checkpoint
+from senna.train.memory.estimate import gib
+from senna.train.memory.model_shape import ModelShape
 
 CHECKPOINT = 12  # bytes a trained weight: fp32, and AdamW's two moments
 _IN_MEMORY = ("tmpfs", "ramfs")
 
 
-def counts(case: Case) -> tuple[int, int]:
+def counts(case: RunContext) -> tuple[int, int]:
     """How many weights train, and how many the final folder holds."""
-    args, geometry = case.args, Geometry.of(case.config)
+    args, geometry = case.args, ModelShape.of(case.config)
     adapters = geometry.adapter_weights
     if args.lora_enable:
         trained = geometry.lora_weights(args.lora_r) + adapters
@@ -26,7 +26,7 @@ def counts(case: Case) -> tuple[int, int]:
     return llm + adapters, geometry.llm_weights + adapters + geometry.tower.weights
 
 
-def disk(case: Case) -> Iterator[Finding]:
+def disk(case: RunContext) -> Iterator[Finding]:
     """Room for the checkpoint that is kept, the one that is being written, and the final folder."""
     folder = Path(case.args.output_dir)
     place = nearest_existing(folder)
@@ -96,13 +96,13 @@ def _lines(path: Path) -> dict[str, str]:
         return {}
 
 
-def loading(case: Case) -> Iterator[Finding]:
+def loading(case: RunContext) -> Iterator[Finding]:
     """Main memory against what loading takes: each process reads the checkpoint, and holds it until it is on the card."""
     total, free = main_memory()
     if case.config is None or case.elsewhere:
         yield Finding(OK, "main memory", f"{gib(total)}, {gib(free)} available")
         return
-    args, geometry = case.args, Geometry.of(case.config)
+    args, geometry = case.args, ModelShape.of(case.config)
     trained, _ = counts(case)
     everything = geometry.llm_weights + geometry.adapter_weights + geometry.tower.weights
     frozen = everything - (0 if args.lora_enable else trained)

@@ -9,7 +9,8 @@ from senna.doctor.findings import FAIL, WARN, Finding, size
 from senna.doctor.weights import read_weights
 from senna.download.hub import patiently
 from senna.files import free_space
-from senna.model.lora import ADAPTER_CONFIG, LORA_WEIGHTS
+from senna.model.lora import LORA_WEIGHTS
+from senna.model.source import ADAPTER_CONFIG
 
 _PATIENCE = 5.0  # seconds for the hub's answer
 _DESCRIBES = {"config.json": ("model", "pytorch_model"), ADAPTER_CONFIG: (LORA_WEIGHTS, LORA_WEIGHTS)}

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from senna.doctor.findings import FAIL, OK, WARN, Finding
-from senna.doctor.verdict import gib
+from senna.train.memory.estimate import gib
 
 INSTALL = "pip install -c constraints.txt -e ."
 CUDA_TORCH = (

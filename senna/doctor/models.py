@@ -5,15 +5,15 @@ from pathlib import Path
 
 import torch
 
-from senna.doctor.case import Case
+from senna.doctor.context import RunContext
 from senna.doctor.findings import FAIL, OK, WARN, Finding, failed, size
 from senna.doctor.hub import here, is_hub_name, locate, not_here
 from senna.doctor.weights import Shape, Weights, read_weights
 from senna.errors import UsageError
 from senna.model.config import SennaConfig
-from senna.model.config_files import DEFAULT_TOWER, read_config, resolve_tower
-from senna.model.loading import PARTS, load_image_processor
-from senna.model.lora import ADAPTER_CONFIG, LORA_WEIGHTS, OTHER_WEIGHTS, base_of
+from senna.model.lora import LORA_WEIGHTS, OTHER_WEIGHTS
+from senna.model.parts import PARTS
+from senna.model.source import ADAPTER_CONFIG, DEFAULT_TOWER, base_of, load_image_processor, read_config, resolve_tower
 
 STAGE1 = "train stage 1 first: sh train_tools/pretrain_senna_llava.sh"
 TOWER_WEIGHTS = PARTS["vision_tower"] + "vision_tower.vision_model."
@@ -30,7 +30,7 @@ def lineage(path: str, base: str | None) -> list[str]:
     return found
 
 
-def config(case: Case) -> Iterator[Finding]:
+def config(case: RunContext) -> Iterator[Finding]:
     """Reads the configuration into the case. Raises UsageError, or says what the hub says, where that cannot be."""
     args = case.args
     if not args.model_name_or_path:
@@ -52,12 +52,12 @@ def config(case: Case) -> Iterator[Finding]:
     case.config = found
 
 
-def _ask(case: Case, topic: str, name: str) -> Finding:
+def _ask(case: RunContext, topic: str, name: str) -> Finding:
     case.hub[name] = not_here(topic, name)
     return case.hub[name]
 
 
-def weights(case: Case) -> Iterator[Finding]:
+def weights(case: RunContext) -> Iterator[Finding]:
     """Every file of the model and of its bases; that they hold what the configuration needs."""
     if case.config is None:
         return
@@ -84,7 +84,7 @@ def expected_weights(config: SennaConfig) -> dict[str, Shape]:
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in tied}
 
 
-def _whole_model(case: Case, folder: Path, expected: dict[str, Shape]) -> Iterator[Finding]:
+def _whole_model(case: RunContext, folder: Path, expected: dict[str, Shape]) -> Iterator[Finding]:
     held = read_weights(folder)
     case.holds(held)
     if held.problems:
@@ -124,7 +124,7 @@ def _whole_model(case: Case, folder: Path, expected: dict[str, Shape]) -> Iterat
     )
 
 
-def _lora_folder(case: Case, folder: Path) -> Iterator[Finding]:
+def _lora_folder(case: RunContext, folder: Path) -> Iterator[Finding]:
     lora = read_weights(folder, (LORA_WEIGHTS, LORA_WEIGHTS))
     others = read_weights(folder, (OTHER_WEIGHTS, OTHER_WEIGHTS))
     case.holds(lora)
@@ -141,14 +141,14 @@ def _problems(topic: str, held: Weights) -> Iterator[Finding]:
         yield Finding(FAIL, topic, problem.says, problem.remedy)
 
 
-def _untrained_parts(case: Case) -> Iterator[Finding]:
+def _untrained_parts(case: RunContext) -> Iterator[Finding]:
     new = [part for part in ("mm_projector", "img_adapter") if not case.has(part)]
     if case.names != set() and new and not case.args.tune_mm_mlp_adapter and not case.hub.keys() & set(case.lineage):
         says = f"{case.args.model_name_or_path} holds no {' and no '.join(new)}: it would start untrained"
         yield Finding(WARN, "model", says, STAGE1)
 
 
-def tower(case: Case) -> Iterator[Finding]:
+def tower(case: RunContext) -> Iterator[Finding]:
     """The vision tower's files, and that pictures are made as large as it takes them."""
     if case.config is None:
         return
@@ -168,7 +168,7 @@ def tower(case: Case) -> Iterator[Finding]:
     yield from _pictures(case)
 
 
-def _tower_folder(case: Case, folder: Path) -> Iterator[Finding]:
+def _tower_folder(case: RunContext, folder: Path) -> Iterator[Finding]:
     held = read_weights(folder)
     yield from _problems("tower", held)
     if held.problems:
@@ -194,13 +194,13 @@ def _tower_folder(case: Case, folder: Path) -> Iterator[Finding]:
     yield Finding(OK, "tower", says)
 
 
-def _pictures(case: Case) -> Iterator[Finding]:
+def _pictures(case: RunContext) -> Iterator[Finding]:
     from senna.data.images import PixelRules
 
     side = case.config.vision_config.image_size
     source = here(case.args.vision_tower) if case.args.vision_tower else case.lineage[0]
     base = case.lineage[1] if not case.args.vision_tower and len(case.lineage) > 1 else None
-    rules = PixelRules.of(load_image_processor(source, case.config, base))
+    rules = PixelRules.from_processor(load_image_processor(source, case.config, base))
     made = rules.crop or rules.resized(1, 1)[::-1]
     if made != (side, side):
         yield Finding(

@@ -6,12 +6,12 @@ from pathlib import Path
 from huggingface_hub import constants
 
 from senna.data.tokenize import encode_conversation
-from senna.doctor.case import Case
+from senna.doctor.context import RunContext
 from senna.doctor.findings import FAIL, OK, WARN, Finding
 from senna.doctor.hub import is_cached, locate
 from senna.doctor.weights import DamagedFile, check_pointer
 from senna.model.config import IGNORE_INDEX, SennaConfig
-from senna.model.loading import tokenizer_source
+from senna.model.source import tokenizer_source
 from senna.model.tokenizer import load_tokenizer
 from senna.views import image_block
 
@@ -25,7 +25,7 @@ _QUESTION = [
 ]
 
 
-def tokenizer(case: Case) -> Iterator[Finding]:
+def tokenizer(case: RunContext) -> Iterator[Finding]:
     """Files, vocabulary against the embedding, special tokens against the configuration, and one conversation encoded."""
     if case.config is None or locate(case.lineage[-1]) is None:
         return

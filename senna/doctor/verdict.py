@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from senna.doctor.findings import FAIL, OK, WARN, Finding
-from senna.doctor.fit import ERROR, Choice, choices, setup_of
-from senna.doctor.geometry import Geometry
-from senna.doctor.memory import Estimate, Setup, estimate, trained_weights
+from senna.train.memory.estimate import Estimate, Setup, estimate, gib, trained_weights
+from senna.train.memory.fit import ERROR, Choice, choices, setup_of
+from senna.train.memory.model_shape import ModelShape
 
 if TYPE_CHECKING:
     from senna.model.config import SennaConfig
@@ -16,42 +16,15 @@ if TYPE_CHECKING:
 BAR = 40  # characters of the longest
 
 
-def gib(count: float) -> str:
-    """Bytes as cards are sold and nvidia-smi counts: "13.5 GiB"; small ones in MiB."""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**29 else f"{count / 2**20:.0f} MiB"
-
-
 def memory_findings(
     args: TrainArguments, config: SennaConfig, card_bytes: int | None, gpus: int
 ) -> tuple[list[Finding], str]:
     """Whether the run fits a card of ``card_bytes`` (None: unknown), and a chart of what it takes by part."""
-    g = Geometry.of(config)
+    g = ModelShape.of(config)
     setup = setup_of(args, g, gpus)
     needed = estimate(g, setup)
     found = choices(args, g, card_bytes, gpus) if card_bytes else []
     return [_of_card(needed, card_bytes, found, setup), *_of_machine(g, setup)], chart(setup, needed, card_bytes, found)
-
-
-def published_config() -> SennaConfig:
-    """Of the published model, Vicuna-7B and CLIP ViT-L/14-336: what is judged where no model is named."""
-    from senna.model.config import SennaConfig
-
-    heads = {"num_attention_heads": 32, "num_key_value_heads": 32}
-    return SennaConfig(
-        hidden_size=4096,
-        intermediate_size=11008,
-        num_hidden_layers=32,
-        **heads,
-        vocab_size=32000,
-        tie_word_embeddings=False,
-    )
-
-
-def smaller(args: TrainArguments, config: SennaConfig) -> str:
-    """Settings that surely take less than these: the nearest, as flags or a script; "" where there are none."""
-    g = Geometry.of(config)
-    found = choices(args, g, estimate(g, setup_of(args, g)).total, args.world_size)
-    return f"{found[0].method}: {found[0].flags}" if found else ""
 
 
 def _of_card(needed: Estimate, card: int | None, found: list[Choice], setup: Setup) -> Finding:
@@ -71,7 +44,7 @@ def _of_card(needed: Estimate, card: int | None, found: list[Choice], setup: Set
     return Finding(FAIL, "memory", f"{says}: it does not fit", remedy)
 
 
-def _of_machine(g: Geometry, setup: Setup) -> list[Finding]:
+def _of_machine(g: ModelShape, setup: Setup) -> list[Finding]:
     """What DeepSpeed keeps in main memory instead of on the card: fp32 weight, gradient and moments, and weights in 16 bits."""
     zero, count = setup.zero, trained_weights(g, setup)
     if not zero.offload_optimizer:

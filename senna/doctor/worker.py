@@ -107,7 +107,7 @@ def main(words: list[str]) -> None:
 
 def _results(topic: str, run: list[str]) -> Iterable[Finding | str]:
     if topic == "run":
-        from senna.doctor.run import run_findings
+        from senna.doctor.dry_run import run_findings
 
         gpu_memory, gpus, *argv = run
         return run_findings(argv, float(gpu_memory) or None, int(gpus) or None)

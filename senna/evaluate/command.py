@@ -89,7 +89,7 @@ def _check(args: EvaluateArguments) -> None:
 
 
 def _compare(args: EvaluateArguments) -> int:
-    from senna.evaluate.compare import write_comparison
+    from senna.evaluate.report.compare import write_comparison
 
     folders = [Path(folder) for folder in args.compare or []]
     page = write_comparison(folders, Path(args.out) if args.out else folders[0])
@@ -101,7 +101,7 @@ def run(args: EvaluateArguments) -> int:
     """Evaluate as told. Raises SennaError."""
     from senna.data.mixture import Mixture
     from senna.evaluate.predictions import Store, claim
-    from senna.records import open_records
+    from senna.record_file import open_records
 
     records = open_records(args.data)
     chosen = choose(records, args.kinds, args.limit)
@@ -171,19 +171,29 @@ def _predict(args: EvaluateArguments, records: Any, chosen: list[int], stores: l
     plans = [place for place in chosen if records.kind_names[records.kinds[place]] == "plan"]
     scores = args.mode == "score"
     others = [place for place in chosen if not scores or place not in set(plans)]
-    patience, share = p.Patience(args.skip_bad_samples), p.Share(rank, world, args.workers)
+    patience, share = p.SkipBudget(args.skip_bad_samples), p.RankShare(rank, world, args.workers)
     for store in stores:
         blackout = store.path.stem == BLACKOUT
         what = "images blacked out" if blackout else "plans"
         if scores and plans:
-            scorer = PlanScorer(model, tokenizer, args.version, p.ending_of(records, plans), args.pack_attention)
-            asked = p.Questions(dataset, scorer.encoder, blackout)
-            p.predict(store, asked, p.cut_into_batches(plans, args.batch_size), p.scored(scorer), share, patience, what)
-        if others:
-            speaker = p.Speaker(model, tokenizer, args.max_new_tokens)
-            asked = p.Questions(dataset, None, blackout)
+            scorer = PlanScorer(
+                model, tokenizer, args.version, p.find_answer_ending(records, plans), args.pack_attention
+            )
+            asked = p.PromptDataset(dataset, scorer.encoder, blackout)
             p.predict(
-                store, asked, p.cut_into_batches(others, args.batch_size), p.spoken(speaker), share, patience, what
+                store, asked, p.cut_into_batches(plans, args.batch_size), p.scored_fields(scorer), share, patience, what
+            )
+        if others:
+            speaker = p.TextGenerator(model, tokenizer, args.max_new_tokens)
+            asked = p.PromptDataset(dataset, None, blackout)
+            p.predict(
+                store,
+                asked,
+                p.cut_into_batches(others, args.batch_size),
+                p.generated_fields(speaker),
+                share,
+                patience,
+                what,
             )
 
 
@@ -210,7 +220,7 @@ def _train_plans(path: str | None) -> list[dict[str, str]] | None:
     """Question and answer of every plan of the training records."""
     if path is None:
         return None
-    from senna.records import open_records
+    from senna.record_file import open_records
 
     records = open_records(path)
     plans = [records[place] for place in choose(records, "plan", None)]
@@ -225,10 +235,10 @@ def _judge(
     args: EvaluateArguments, predictions: "list[list[Prediction]]", train_plans: list[dict[str, str]] | None, out: Path
 ) -> None:
     """Write metrics.json and the report, and print the headline."""
-    from senna.evaluate.metrics import evaluate_predictions
-    from senna.evaluate.report import write_report
-    from senna.evaluate.shown import picture_finder
-    from senna.evaluate.summary import headline
+    from senna.evaluate.metrics.evaluate_predictions import evaluate_predictions
+    from senna.evaluate.report.console import headline
+    from senna.evaluate.report.frame_cards import picture_finder
+    from senna.evaluate.report.report_page import write_report
 
     usable = [[one for one in some if "error" not in one] for some in predictions]
     facts = {

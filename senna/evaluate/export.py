@@ -10,7 +10,7 @@ import numpy as np
 
 from senna.errors import UsageError
 from senna.evaluate.predictions import read_predictions
-from senna.files import whole_file
+from senna.files import atomic_write
 from senna.flags import flag, parse_flags
 from senna.meta_actions import ALL_META_ACTIONS
 
@@ -71,7 +71,7 @@ def probabilities_by_token(predictions: Sequence[Mapping[str, Any]], source: Pat
 def write_table(path: Path, table: Mapping[str, np.ndarray]) -> None:
     """Write the table whole or not at all, in the format that the suffix says. Raises SennaError."""
     names = [str(action) for action in ALL_META_ACTIONS]
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         if path.suffix == ".safetensors":
             from safetensors.numpy import save_file
 

@@ -17,13 +17,14 @@ from senna.evaluate.predictions import Prediction, Store
 from senna.evaluate.score import AnswerEncoder, PlanScorer, answer_ending
 from senna.meta_actions import parse_meta_action
 from senna.model.senna_llava_llama import SennaLlavaLlamaForCausalLM
-from senna.records import Record, RecordFile, record_kind, record_name
+from senna.record_file import RecordFile
+from senna.records import Record, record_kind, record_name
 from senna.views import IMAGE_TOKEN
 
 Item = dict[str, Any]
 
 
-class Questions(Dataset):
+class PromptDataset(Dataset):
     """Map-style: record ``i`` as what a model is asked, without its last answer.
 
     An item is ``{"facts": of `facts_of`, "images": float32 (V, 3, H, W)}`` and either what an `AnswerEncoder`
@@ -59,7 +60,7 @@ class Questions(Dataset):
 
     def _black(self, views: int) -> torch.Tensor:
         """float32 (V, 3, H, W): level 0 everywhere."""
-        rules = PixelRules.of(self.dataset.image_processor)
+        rules = PixelRules.from_processor(self.dataset.image_processor)
         level = -torch.tensor(rules.mean) / torch.tensor(rules.std)
         return level[:, None, None].expand(self.dataset.no_images().shape[1:]).repeat(views, 1, 1, 1)
 
@@ -85,7 +86,7 @@ def facts_of(record: Record, paths: Sequence[str]) -> Prediction:
 
 
 @dataclass(frozen=True)
-class Speaker:
+class TextGenerator:
     """Greedy text: to prompts (T,) with images (V, 3, H, W), up to the terminator or ``max_new_tokens``."""
 
     model: SennaLlavaLlamaForCausalLM
@@ -113,7 +114,7 @@ class Speaker:
         return [self.tokenizer.decode(row, skip_special_tokens=True) for row in ids]
 
 
-def scored(scorer: PlanScorer) -> Callable[[list[Item]], list[Prediction]]:
+def scored_fields(scorer: PlanScorer) -> Callable[[list[Item]], list[Prediction]]:
     """What to do with a batch of plan questions: the fields of their predictions."""
 
     def fields(items: list[Item]) -> list[Prediction]:
@@ -130,7 +131,7 @@ def scored(scorer: PlanScorer) -> Callable[[list[Item]], list[Prediction]]:
     return fields
 
 
-def spoken(speaker: Speaker) -> Callable[[list[Item]], list[Prediction]]:
+def generated_fields(speaker: TextGenerator) -> Callable[[list[Item]], list[Prediction]]:
     """The same for questions that are answered with text."""
 
     def fields(items: list[Item]) -> list[Prediction]:
@@ -141,7 +142,7 @@ def spoken(speaker: Speaker) -> Callable[[list[Item]], list[Prediction]]:
 
 
 @dataclass
-class Patience:
+class SkipBudget:
     """How many records may be left out because they cannot be used; then it is an error."""
 
     left: int
@@ -159,7 +160,7 @@ class Patience:
 
 
 @dataclass(frozen=True)
-class Share:
+class RankShare:
     """Which of the batches are this process's, and how they are loaded."""
 
     rank: int = 0
@@ -169,11 +170,11 @@ class Share:
 
 def predict(
     store: Store,
-    questions: Questions,
+    questions: PromptDataset,
     batches: Sequence[Sequence[int]],
     answer: Callable[[list[Item]], list[Prediction]],
-    share: Share,
-    patience: Patience,
+    share: RankShare,
+    patience: SkipBudget,
     what: str,
 ) -> None:
     """Compute this process's share of the batches as far as the store lacks them, and append each to it.
@@ -202,7 +203,7 @@ def predict(
             bar.update(len(items))
 
 
-def ending_of(records: RecordFile, plans: Sequence[int]) -> str:
+def find_answer_ending(records: RecordFile, plans: Sequence[int]) -> str:
     """What follows the meta-action in the file's own answers (see `PlanScorer`): of the first that is one."""
     for index in plans:
         answer = records[index]["conversations"][-1]["value"]

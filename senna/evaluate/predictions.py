@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from senna.errors import SennaError, UsageError
-from senna.files import whole_file, write_json
+from senna.files import atomic_write, write_json
 
 Prediction = dict[str, Any]
 RUN = "run.json"
@@ -89,7 +89,7 @@ def read_predictions(path: Path) -> list[Prediction]:
 
 def write_lines(path: Path, lines: Iterable[Prediction]) -> None:
     """Write JSON Lines whole or not at all. Raises SennaError."""
-    with whole_file(path) as partial, partial.open("w", encoding="utf-8") as file:
+    with atomic_write(path) as partial, partial.open("w", encoding="utf-8") as file:
         for line in lines:
             file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
 

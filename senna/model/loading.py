@@ -5,7 +5,6 @@ import pickle
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
@@ -15,19 +14,19 @@ from transformers.utils import logging as hf_logging
 
 from senna.errors import UsageError
 from senna.model.config import SennaConfig
-from senna.model.config_files import DEFAULT_TOWER, read_config, resolve_tower
-from senna.model.lora import attach_lora, holds_tokenizer, is_lora, lineage, merge_lora, read_lora
+from senna.model.lora import attach_lora, merge_lora, read_lora
+from senna.model.parts import NOT_QUANTIZED, PARTS
 from senna.model.senna_llava_llama import SennaLlavaLlamaForCausalLM
+from senna.model.source import (
+    is_lora,
+    load_image_processor,
+    read_config,
+    resolve_tower,
+    tokenizer_source,
+)
 from senna.model.tokenizer import load_tokenizer
 
 logger = logging.getLogger(__name__)
-
-NOT_QUANTIZED = ["model.vision_tower", "model.mm_projector", "model.img_adapter", "lm_head"]
-PARTS = {
-    "vision_tower": "model.vision_tower.",
-    "mm_projector": "model.mm_projector.",
-    "img_adapter": "model.img_adapter.",
-}
 
 
 def _quantization(kind: str, dtype: str | torch.dtype) -> BitsAndBytesConfig:
@@ -186,23 +185,6 @@ def _open_whole(
     return model, new
 
 
-def load_image_processor(path: str, config: SennaConfig, base: str | None = None) -> CLIPImageProcessorPil:
-    """The preprocessing of ``path`` (a checkpoint or a tower), else of a LoRA folder's base, else of the tower that the
-    configuration names. Where none has one, and for OpenAI's own tower, CLIP's constants at the tower's size.
-    """
-    for source in (*lineage(path, base), resolve_tower(config.mm_vision_tower, path, base)):
-        folder = Path(source)
-        lacks_one = folder.is_dir() and not (folder / "preprocessor_config.json").is_file()
-        if lacks_one or source == DEFAULT_TOWER:
-            continue
-        try:
-            return CLIPImageProcessorPil.from_pretrained(source)
-        except OSError:
-            continue  # a hub name without one, as that of a language model
-    side = config.vision_config.image_size
-    return CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
-
-
 def load_model(
     path: str,
     base: str | None = None,
@@ -237,11 +219,3 @@ def load_model(
         )
     tokenizer = load_tokenizer(tokenizer_source(path, base), model.config.tokenizer_model_max_length)
     return model, tokenizer, load_image_processor(path, model.config, base if is_lora(path) else None)
-
-
-def tokenizer_source(path: str, base: str | None = None) -> str:
-    """Where the tokenizer of a checkpoint is: ``base`` where given; of a LoRA folder without one, down its bases."""
-    if not is_lora(path):
-        return base or path
-    *folders, whole = lineage(path, base)
-    return next((folder for folder in folders if holds_tokenizer(folder)), whole)

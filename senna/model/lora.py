@@ -16,16 +16,15 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers.utils import cached_file
 
 from senna.errors import UsageError
+from senna.model.parts import is_adapter_weight
+from senna.model.source import ADAPTER_CONFIG, _find, base_of
 
 if TYPE_CHECKING:  # PEFT takes seconds to import, and a plain checkpoint opens without it
     from peft import LoraConfig
 
-ADAPTER_CONFIG = "adapter_config.json"
 LORA_WEIGHTS, OTHER_WEIGHTS = "adapter_model", "non_lora_trainables"
-HOW_TO_NAME = "--model_base in training, --base of senna merge, base=... of load_model"
 PREFIX = "base_model.model."  # what PEFT puts before every name of the model it wraps
 TARGETS = r"model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
 """Every Linear of the LLM but lm_head; of the tower, whose Linears have like names, none."""
@@ -41,56 +40,6 @@ class LoraFolder:
     config: LoraConfig
     lora: dict[str, torch.Tensor]
     others: dict[str, torch.Tensor]
-
-
-def _find(path: str, name: str) -> Path | None:
-    """A file of a folder or of a hub repository, None where there is none."""
-    if Path(path).exists():
-        return Path(path) / name if (Path(path) / name).is_file() else None
-    try:
-        found = cached_file(path, name, _raise_exceptions_for_missing_entries=False)
-    except (OSError, ValueError):
-        return None
-    return None if found is None else Path(found)
-
-
-def is_lora(path: str) -> bool:
-    """Whether ``path`` (a folder or a hub name) is a LoRA folder."""
-    return _find(path, ADAPTER_CONFIG) is not None
-
-
-def holds_tokenizer(path: str) -> bool:
-    """Whether ``path`` has a tokenizer of its own."""
-    return any(_find(path, name) is not None for name in ("tokenizer.json", "tokenizer.model"))
-
-
-def base_of(path: str, base: str | None = None) -> str:
-    """The model that a LoRA folder was trained on: ``base`` where given, else as the folder says, beside it if it has moved.
-
-    Raises UsageError where it is not there.
-    """
-    named = base or json.loads(_find(path, ADAPTER_CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
-    if not named:
-        raise UsageError(f"LoRA folder {path}: does not say what its base is; name it ({HOW_TO_NAME})")
-    neighbour = Path(path).resolve().parent / Path(named).name
-    if Path(named).exists():
-        return named
-    if base is None and (neighbour / "config.json").is_file():
-        return str(neighbour)
-    if Path(named).is_absolute() or named.startswith("."):
-        raise UsageError(f"LoRA folder {path}: its base {named} is not there; say where it is ({HOW_TO_NAME})")
-    return named
-
-
-def lineage(path: str, base: str | None = None) -> list[str]:
-    """A checkpoint, and of a LoRA folder its base, that one's base, and so on to a whole model."""
-    found = [path]
-    while is_lora(found[-1]):
-        found.append(base_of(found[-1], base))
-        base = None
-        if found[-1] in found[:-1]:
-            raise UsageError(f"LoRA folder {found[-1]}: is its own base, by way of {found[-2]}")
-    return found
 
 
 def _read_weights(path: str, stem: str) -> dict[str, torch.Tensor]:
@@ -193,17 +142,12 @@ def merge_lora(model: nn.Module) -> None:
     model._hf_peft_config_loaded = False
 
 
-def is_other(name: str) -> bool:
-    """Whether a weight belongs to what a LoRA run trains in full: the projector and the driving vision adapter."""
-    return name.startswith(("model.mm_projector.", "model.img_adapter."))
-
-
 def save_lora(model: nn.Module, weights: dict[str, torch.Tensor], folder: Path, base: str) -> None:
     """Write the LoRA part of a folder from ``weights`` (by their names in the model, LoRA, projector and adapter)."""
     from peft import get_peft_model_state_dict
 
     lora = get_peft_model_state_dict(model, {name: tensor for name, tensor in weights.items() if "lora_" in name})
-    others = {name: tensor for name, tensor in weights.items() if is_other(name)}
+    others = {name: tensor for name, tensor in weights.items() if is_adapter_weight(name)}
     for stem, tensors in ((LORA_WEIGHTS, lora), (OTHER_WEIGHTS, others)):
         named = {PREFIX + name: tensor.contiguous() for name, tensor in tensors.items()}
         save_file(named, folder / f"{stem}.safetensors", metadata={"format": "pt"})

@@ -15,9 +15,9 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from senna.model.adapter import AdapterLinear, DrivingVisionAdapter, Projector, ProjectorLinear
 from senna.model.config import IGNORE_INDEX, IMAGE_TOKEN_INDEX, SennaConfig
-from senna.model.config_files import read_config
 from senna.model.layout import Layout
 from senna.model.packed_attention import PackedAttention, packed_kind
+from senna.model.source import read_config
 from senna.model.splice import SplicePlan, plan_splice, splice_embeddings
 from senna.model.vision_tower import VisionTower
 

@@ -6,16 +6,16 @@ from transformers import ProgressCallback, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from senna.data import Collator, ConversationDataset, FrameDataset, Mixture, PackCollator, open_mixture
-from senna.doctor.before_training import before_training
+from senna.doctor.preflight import before_training
 from senna.files import write_json
-from senna.model.loading import load_image_processor, tokenizer_source
 from senna.model.packed_attention import use_packed_attention
+from senna.model.source import load_image_processor, tokenizer_source
 from senna.model.tokenizer import load_tokenizer
 from senna.train import checkpoint
 from senna.train.arguments import TrainArguments, parse_arguments
-from senna.train.finish import save_final
-from senna.train.memory import out_of_memory
-from senna.train.prepare import build_model
+from senna.train.build_model import build_model
+from senna.train.export import save_final
+from senna.train.out_of_memory import out_of_memory
 from senna.train.progress import LogFile, Progress
 from senna.train.summary import describe, report
 from senna.train.trainer import SennaTrainer

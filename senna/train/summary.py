@@ -7,9 +7,9 @@ from torch import nn
 from senna.data import FrameDataset
 from senna.data.statistics import TokenStatistics, packing_statistics, token_statistics
 from senna.errors import SennaError
-from senna.model.lora import base_of, is_lora
 from senna.model.packed_attention import packed_kind
-from senna.train.prepare import count
+from senna.model.source import base_of, is_lora
+from senna.train.build_model import count
 from senna.train.progress import plot_losses
 from senna.train.trainer import SennaTrainer
 

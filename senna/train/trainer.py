@@ -204,7 +204,7 @@ class SennaTrainer(Trainer):
         """The weights that this run trains, by name."""
         return {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
 
-    def whole_weights(self, wanted: Callable[[str, nn.Parameter], bool]) -> dict[str, torch.Tensor]:
+    def gathered_weights(self, wanted: Callable[[str, nn.Parameter], bool]) -> dict[str, torch.Tensor]:
         """Weights by name, put together where ZeRO-3 has split them; for all processes to call, empty but on the main one."""
         weights = {}
         for name, parameter in self.model.named_parameters():

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from senna.convert.templates import Templates
 from senna.errors import DataError
-from senna.evaluate.situation import Situation, situation_of
+from senna.evaluate.metrics.plan_prompt import Situation, parse_situation
 from senna.meta_actions import MetaAction, parse_meta_action
-from senna.records import RecordFile, prompt_images
+from senna.record_file import RecordFile
+from senna.records import prompt_images
+from senna.templates import Templates
 from senna.views import IMAGE_TOKEN
-from senna.visualize.answers import Answer, Question, Turns
 from senna.visualize.facts import FrameFacts
 from senna.visualize.frame import draw_frame
 from senna.visualize.key_frames import (
@@ -25,6 +25,7 @@ from senna.visualize.key_frames import (
     make_question,
     question_of,
 )
+from senna.visualize.predictions import Answer, Question, Turns
 from senna.visualize.road import camera_of_car
 
 Ask = Callable[[KeyFrame, Question, Question | None], Answer]
@@ -57,7 +58,7 @@ def plan_of(records: RecordFile, frame: KeyFrame, templates: Templates) -> Plan:
         turns, answer = asked_and_answered(record)
         truth = parse_meta_action(answer) if answer else None
         trajectory = trajectory_of(record)
-        return Plan(turns, images_of(records, frame.plan), situation_of(question_of(record)), truth, trajectory)
+        return Plan(turns, images_of(records, frame.plan), parse_situation(question_of(record)), truth, trajectory)
     slots = {"command": "not known", "speed": templates["words"]["speed_unknown"]}
     turns = make_question(templates["plan"]["question"].format(**slots), frame.paths)
     trajectory = next((found for place in frame.records if (found := trajectory_of(records[place]))), [])
@@ -90,7 +91,7 @@ def trajectory_of(record: Mapping[str, Any]) -> list[list[float]]:
     return points[:, :2].tolist() if fits else []
 
 
-def open_picture(path: Path) -> Image.Image:
+def open_upload(path: Path) -> Image.Image:
     """The image, RGB. Raises DataError, which says why it cannot be read but not where it is."""
     try:
         with Image.open(path) as image:
@@ -140,7 +141,7 @@ class Album:
         for view, path in frame.paths.items():
             file = find_image(path, self.folders)
             try:
-                views[view] = open_picture(file)
+                views[view] = open_upload(file)
             except DataError as error:
                 views[view], reasons[view] = None, f"{file.name}: {error}"
                 self.problems.append(f"{file}: {error}")
@@ -151,7 +152,7 @@ class Album:
         found = []
         for path in paths:
             try:
-                found.append(pictures[path] if path in pictures else open_picture(find_image(path, self.folders)))
+                found.append(pictures[path] if path in pictures else open_upload(find_image(path, self.folders)))
             except DataError:
                 found.append(None)
         return found

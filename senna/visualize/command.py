@@ -12,7 +12,7 @@ from senna.flags import flag, parse_flags
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from senna.records import RecordFile
+    from senna.record_file import RecordFile
     from senna.visualize.album import Album, Ask
     from senna.visualize.key_frames import KeyFrame
 
@@ -59,12 +59,12 @@ def main(argv: list[str]) -> int:
 
 def run(args: VisualizeArguments) -> int:
     """Draw as told. Raises SennaError."""
-    from senna.convert.templates import load_templates
-    from senna.records import open_records
+    from senna.record_file import open_records
+    from senna.templates import load_templates
     from senna.visualize.album import Album
     from senna.visualize.film import film_form
     from senna.visualize.key_frames import key_frames
-    from senna.visualize.stored import missing
+    from senna.visualize.png_store import missing
 
     _check(args)
     form, templates = film_form(args.film), load_templates(args.prompts)
@@ -141,8 +141,8 @@ def _asker(args: VisualizeArguments, records: "RecordFile") -> "Ask":
     """Who answers: the predictions of a file, the model, or both, the model then for descriptions alone."""
     from dataclasses import replace
 
-    from senna.visualize.answers import Model, Predictions
     from senna.visualize.key_frames import front_description
+    from senna.visualize.predictions import Model, Predictions
 
     file = Predictions(Path(args.predictions)) if args.predictions else None
     model = None
@@ -162,23 +162,25 @@ def _asker(args: VisualizeArguments, records: "RecordFile") -> "Ask":
 
 def _ending(records: "RecordFile") -> str:
     """What follows the meta-action in the answers that the model was trained on, told from this file's own."""
-    from senna.evaluate.predict import ending_of
+    from senna.evaluate.predict import find_answer_ending
 
     kinds = records.kind_names
-    return ending_of(records, (records.kinds == kinds.index("plan")).nonzero()[0].tolist() if "plan" in kinds else [])
+    return find_answer_ending(
+        records, (records.kinds == kinds.index("plan")).nonzero()[0].tolist() if "plan" in kinds else []
+    )
 
 
 def _draw(album: "Album", frames: "Mapping[Path, KeyFrame]", settings: dict[str, Any]) -> int:
     """Draw the pictures of frames; how many of them lack an image."""
     from tqdm import tqdm
 
-    from senna.visualize.stored import write_picture
+    from senna.visualize.png_store import write_png
 
     lacking = 0
     for path, frame in tqdm(frames.items(), desc="pictures", unit="frame", disable=not frames):
         picture, unreadable = album.draw(frame)
         lacking += bool(unreadable)
-        write_picture(picture, path, settings, unreadable)
+        write_png(picture, path, settings, unreadable)
     return lacking
 
 
@@ -186,7 +188,7 @@ def _films(paths: "Mapping[Path, KeyFrame]", out: Path, form: str, fps: float) -
     """A film of each scene's pictures; one that is there and is of the same pictures stays."""
     from tqdm import tqdm
 
-    from senna.convert.plan import fingerprint
+    from senna.convert.shards import fingerprint
     from senna.files import write_json
     from senna.visualize.film import make_film
     from senna.visualize.key_frames import file_name

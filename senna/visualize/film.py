@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from senna.errors import SennaError, UsageError
-from senna.files import whole_file
+from senna.files import atomic_write
 from senna.visualize.style import MEANT, PAPER
 
 FILMS = ("auto", "gif", "mp4", "none")
@@ -39,7 +39,7 @@ def make_film(pictures: Sequence[Path], path: Path, fps: float) -> None:
     """
     sizes = [_size(picture) for picture in pictures]
     size = (max(width for width, _ in sizes), max(height for _, height in sizes))
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         if path.suffix == ".gif":
             _gif(pictures, partial, size, fps)
         elif complaint := _mp4(pictures, partial, size, fps):

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from senna.records import Record, RecordFile
+from senna.record_file import RecordFile
+from senna.records import Record
 from senna.views import VIEWS, image_block, paths_by_camera, prompt_views
 
 _LONGEST = 80  # characters of a scene in a file name

@@ -23,11 +23,11 @@ from transformers.utils.import_utils import is_serve_available
 from senna.convert.captioners import Request, make_captioner
 from senna.convert.captioners.cache import CachedCaptioner
 from senna.convert.captioners.llava import LlavaCaptioner
-from senna.convert.captioners.openai import OpenAICaptioner, Patience
+from senna.convert.captioners.openai import OpenAICaptioner, RetryPolicy
 from senna.errors import DataError, SennaError, UsageError
 from tests.convert.tiny_llava import tiny_llava
 
-HASTE = Patience(timeout=1.5, attempts=8, first_pause=0.01, longest_pause=0.05)
+HASTE = RetryPolicy(timeout=1.5, attempts=8, first_pause=0.01, longest_pause=0.05)
 
 
 class _Server(ThreadingHTTPServer):
@@ -223,7 +223,7 @@ def test_a_server_that_is_not_there_is_given_up_in_the_end(ask_for):
     with serving() as server:
         address = server.address
     with pytest.raises(SennaError, match=r"after 3 attempts .*refused.*run the same command again"):
-        OpenAICaptioner(address, "tiny", 2, patience=Patience(1, 3, 0.01, 0.01)).answer(ask_for(3))
+        OpenAICaptioner(address, "tiny", 2, patience=RetryPolicy(1, 3, 0.01, 0.01)).answer(ask_for(3))
 
 
 def test_a_missing_key_is_named(ask_for, monkeypatch):

@@ -6,12 +6,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from senna.convert.facts import FUTURE_STEPS
 from senna.convert.frames import frames_of, load_tables, read_frames
+from senna.convert.nuscenes_tables import scenes_of
 from senna.convert.questions import load_templates, questions_of, records_of
-from senna.convert.tables import scenes_of
 from senna.errors import DataError, UsageError
-from senna.meta_actions import label_trajectory
+from senna.meta_actions import FUTURE_STEPS, label_trajectory
 from senna.views import VIEWS, camera_of
 from tests.convert.worlds import START, write_world
 
@@ -143,7 +142,7 @@ def test_the_speed_is_the_can_bus_last_message_until_now(tmp_path, beside):
     assert speeds == pytest.approx([3.0, 4.0, 5.0, 8.0, 8.0, 6.0])
 
 
-def test_each_can_bus_file_is_read_once(golden, monkeypatch):
+def test_each_can_bus_file_is_read_once(shared_golden, monkeypatch):
     from senna.convert import can_bus as module
 
     read, read_bytes = Counter(), module.Path.read_bytes
@@ -153,7 +152,7 @@ def test_each_can_bus_file_is_read_once(golden, monkeypatch):
         return read_bytes(path)
 
     monkeypatch.setattr(module.Path, "read_bytes", counted)
-    frames = list(read_frames(golden / "synthetic_nuscenes", MINI))
+    frames = list(read_frames(shared_golden / "synthetic_nuscenes", MINI))
     assert read == {"scene-0061_pose.json": 1, "scene-0553_pose.json": 1}
     assert frames[0].speed == pytest.approx(8.15)  # not the poses' 8.0
 
@@ -198,9 +197,9 @@ def test_the_test_split_tells_nothing_that_needs_the_future(tmp_path):
 # compat
 
 
-def test_compat_original_is_the_published_order_command_and_stop(golden):
+def test_compat_original_is_the_published_order_command_and_stop(shared_golden):
     ours, theirs = (
-        list(read_frames(golden / "synthetic_nuscenes", MINI, compat=compat)) for compat in (None, "original")
+        list(read_frames(shared_golden / "synthetic_nuscenes", MINI, compat=compat)) for compat in (None, "original")
     )
     templates = load_templates()
     channels = [path.split("/")[1] for path in records_of(theirs[0], {}, templates)[0]["images"]]
@@ -223,7 +222,7 @@ def test_compat_original_is_the_published_order_command_and_stop(golden):
     assert set(walkers[0]) == {"KEEP"}
     assert set(walkers[1]) == {"STOP"}
     with pytest.raises(UsageError, match="original"):
-        read_frames(golden / "synthetic_nuscenes", MINI, compat="published")
+        read_frames(shared_golden / "synthetic_nuscenes", MINI, compat="published")
 
 
 def test_most_pedestrians_that_move_do_not_stand(mini):

@@ -15,7 +15,8 @@ import pytest
 
 from senna.cli import main
 from senna.convert import journal
-from senna.records import open_records, write_records
+from senna.record_file import open_records
+from senna.records import write_records
 from tests.conftest import REPOSITORY
 from tests.convert import slowly
 from tests.forks import Run
@@ -24,8 +25,8 @@ SPLITS = ("train", "val")
 
 
 @pytest.fixture(scope="module")
-def world(golden):
-    return ["convert", "--nuscenes", str(golden / "synthetic_nuscenes"), "--version", "v1.0-mini"]
+def world(shared_golden):
+    return ["convert", "--nuscenes", str(shared_golden / "synthetic_nuscenes"), "--version", "v1.0-mini"]
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +41,8 @@ def contents(out, form="jsonl"):
     return [(out / f"senna_nusc_{split}.{form}").read_bytes() for split in SPLITS]
 
 
-def test_every_frame_of_both_splits_is_in_the_files_in_order(whole, golden):
-    tables = golden / "synthetic_nuscenes" / "v1.0-mini"
+def test_every_frame_of_both_splits_is_in_the_files_in_order(whole, shared_golden):
+    tables = shared_golden / "synthetic_nuscenes" / "v1.0-mini"
     samples = {one["token"]: one for one in json.loads((tables / "sample.json").read_text())}
     scenes = json.loads((tables / "scene.json").read_text())
     expected = {"train": [], "val": []}
@@ -262,15 +263,15 @@ def server():
     server.server_close()
 
 
-def test_the_test_split_gets_only_what_needs_no_future(golden, tmp_path, server, capsys):
+def test_the_test_split_gets_only_what_needs_no_future(shared_golden, tmp_path, server, capsys):
     from nuscenes.utils.splits import test as names
 
     root = tmp_path / "nuscenes"
-    shutil.copytree(golden / "synthetic_nuscenes" / "samples", root / "samples")
-    shutil.copytree(golden / "synthetic_nuscenes" / "maps", root / "maps")
+    shutil.copytree(shared_golden / "synthetic_nuscenes" / "samples", root / "samples")
+    shutil.copytree(shared_golden / "synthetic_nuscenes" / "maps", root / "maps")
     tables = root / "v1.0-test"
     tables.mkdir()
-    for path in (golden / "synthetic_nuscenes" / "v1.0-mini").iterdir():
+    for path in (shared_golden / "synthetic_nuscenes" / "v1.0-mini").iterdir():
         rows = json.loads(path.read_text())
         if path.stem == "scene":
             rows = [{**row, "name": name} for row, name in zip(rows, names, strict=False)]

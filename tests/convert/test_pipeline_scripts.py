@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from senna.records import open_records
+from senna.record_file import open_records
 from tests.conftest import REPOSITORY
 
 SHELL = REPOSITORY / "data_tools" / "senna_nusc_converter.sh"
@@ -37,8 +37,8 @@ def test_without_nuscenes_the_script_says_so_and_writes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_script_converts_from_any_folder_with_flags_passed_through(golden, tmp_path):
-    root = golden / "synthetic_nuscenes"
+def test_the_script_converts_from_any_folder_with_flags_passed_through(shared_golden, tmp_path):
+    root = shared_golden / "synthetic_nuscenes"
     result = sh("--limit", "3", cwd=tmp_path, NUSCENES=root, CANBUS=root, VERSION="v1.0-mini", OUT_DIR="out")
     assert result.returncode == 0, result.stderr
     tokens = {record["token"] for record in open_records(tmp_path / "out" / "senna_nusc_train.jsonl")}
@@ -60,8 +60,8 @@ def test_the_published_arguments_are_translated(published):
     assert "v1.0-mini" in published.translate("nuscenes --root-path R --version v1.0-mini".split())
 
 
-def test_the_published_command_writes_files_of_its_tag(golden, tmp_path):
-    flags = ["nuscenes", "--root-path", golden / "synthetic_nuscenes", "--out-dir", "out", "--extra-tag", "mine"]
+def test_the_published_command_writes_files_of_its_tag(shared_golden, tmp_path):
+    flags = ["nuscenes", "--root-path", shared_golden / "synthetic_nuscenes", "--out-dir", "out", "--extra-tag", "mine"]
     command = [sys.executable, PUBLISHED, *flags, "--version", "v1.0-mini", "--limit", "2"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stderr

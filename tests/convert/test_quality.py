@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from senna.convert.facts import Agent, Frame
-from senna.convert.page import Shown, draw_above, write_page
-from senna.convert.pictures import project_edges
 from senna.convert.quality import Summary, facts_of, label_problems, pick, record_problems
+from senna.convert.quality_images import project_edges
+from senna.convert.quality_page import Shown, draw_above, write_page
 from senna.meta_actions import MetaAction
 from senna.views import VIEWS, image_block
 

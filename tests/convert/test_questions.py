@@ -6,11 +6,13 @@ import pytest
 import yaml
 
 from senna.convert.facts import Agent, Frame
-from senna.convert.questions import KINDS, Answer, load_templates, questions_of, records_of
-from senna.convert.templates import DEFAULT
+from senna.convert.questions import Answer, load_templates, questions_of, records_of
 from senna.errors import UsageError
+from senna.kinds import all_kinds
 from senna.meta_actions import MetaAction, parse_meta_action
-from senna.records import open_records, prompt_images, record_kind, write_records
+from senna.record_file import open_records
+from senna.records import prompt_images, record_kind, write_records
+from senna.templates import DEFAULT
 from senna.views import VIEWS, camera_of, image_block, view_of
 
 KEEP = MetaAction("KEEP", "STRAIGHT")
@@ -50,7 +52,7 @@ def answers_to(of):
 
 def test_a_frame_is_asked_every_kind_and_no_kind_and_view_twice():
     questions = questions_of(frame(agent(0, 10), agent(0, -10)), TEMPLATES)
-    assert list(dict.fromkeys(question.kind for question in questions)) == list(KINDS)
+    assert list(dict.fromkeys(question.kind for question in questions)) == [kind.name for kind in all_kinds()]
     assert len({(question.kind, question.view) for question in questions}) == len(questions)
     assert [question.view for question in questions if question.kind == "description"] == list(VIEWS)
     assert {question.kind for question in questions if question.answer is None} == {
@@ -106,7 +108,7 @@ def test_without_a_whole_future_there_is_no_plan_and_no_explanation():
     future = np.array(frame().future)
     future[4:] = np.nan
     cut = frame(future=future, plan=None)
-    assert {question.kind for question in questions_of(cut, TEMPLATES)} == set(KINDS) - {
+    assert {question.kind for question in questions_of(cut, TEMPLATES)} == {kind.name for kind in all_kinds()} - {
         "plan",
         "explanation",
         "motion",

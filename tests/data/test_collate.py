@@ -23,9 +23,9 @@ def nothing() -> dict:
 
 
 @pytest.mark.parametrize("case_number", [0, 1, 2])
-def test_batches_equal_the_published_ones(golden, case_number):
-    case = json.loads((golden / "collator.json").read_text())[case_number]
-    tokenizer = AutoTokenizer.from_pretrained(golden / "vicuna_tokenizer")
+def test_batches_equal_the_published_ones(shared_golden, case_number):
+    case = json.loads((shared_golden / "collator.json").read_text())[case_number]
+    tokenizer = AutoTokenizer.from_pretrained(shared_golden / "vicuna_tokenizer")
     rows = []
     for conversation in case["conversations"]:
         encoded = encode_conversation(conversation, tokenizer)

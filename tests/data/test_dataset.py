@@ -15,7 +15,8 @@ from senna.data.mixture import open_mixture
 from senna.data.sampler import PADDING
 from senna.data.tokenize import IMAGE_TOKEN_INDEX, encode_conversation
 from senna.errors import UsageError
-from senna.records import open_records, write_records
+from senna.record_file import open_records
+from senna.records import write_records
 from senna.views import VIEWS, image_block
 from tests.data.small_tokenizers import byte_level
 

@@ -263,12 +263,12 @@ def test_statistics_of_nothing_that_can_be_used_are_zero(tmp_path):
     assert (found.records, found.packed_tokens, found.unpacked_tokens) == (0, 0, 0)
 
 
-def test_converted_frames_of_nuscenes_pack_to_a_fraction(data, golden, tmp_path):
+def test_converted_frames_of_nuscenes_pack_to_a_fraction(data, shared_golden, tmp_path):
     flags = ["--nuscenes", str(data / "nuscenes_mini3"), "--version", "v1.0-mini", "--allow-missing-images"]
     assert main(["convert", *flags, "--out", str(tmp_path)]) == 0
     path = tmp_path / "senna_nusc_train.jsonl"
     tokens = [json.loads(line)["token"] for line in path.read_text().splitlines()]
-    tokenizer = AutoTokenizer.from_pretrained(golden / "vicuna_tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(shared_golden / "vicuna_tokenizer")
     frames = FrameDataset(ConversationDataset(open_mixture(f"{path}"), tokenizer, PROCESSOR))
     by_frame = [{tokens[index] for index in frames.draw.members(number)} for number in range(len(frames))]
     assert all(len(of) == 1 for of in by_frame), "records of one frame have one token"

@@ -81,7 +81,7 @@ def test_golden_images_have_the_published_values(golden, aspect_ratio):
 
 
 def test_golden_uint8_pixels_are_the_published_ones(golden):
-    rules = PixelRules.of(CLIPImageProcessorPil.from_pretrained(golden / "clip_tiny"))
+    rules = PixelRules.from_processor(CLIPImageProcessorPil.from_pretrained(golden / "clip_tiny"))
     arrays = np.load(golden / "images.npz")
     for record in golden_images(golden):
         if "resized_uint8_sum" in record:
@@ -105,7 +105,7 @@ def test_fast_is_off_by_one_level_in_at_most_two_pixels_in_a_thousand_on_camera_
     processor = clip_processor()
     for path in sorted((data / "drivelm").rglob("*.jpg"))[::9]:
         expected = published_pixels(Image.open(path), processor, "pad").astype(int)
-        off = np.abs(load_pixels(path, PixelRules.of(processor), decode="fast") - expected).max(axis=2)
+        off = np.abs(load_pixels(path, PixelRules.from_processor(processor), decode="fast") - expected).max(axis=2)
         assert off.max() <= 1
         assert (off > 0).mean() <= 0.002
 
@@ -120,7 +120,7 @@ def test_exact_equals_pillow_and_transformers_at_odd_sizes(size, aspect_ratio):
     picture = Image.fromarray(draw(*size))
     expected = published(picture, processor, aspect_ratio)
     assert torch.equal(load_image(picture, processor, aspect_ratio), expected)
-    near = load_pixels(picture, PixelRules.of(processor), aspect_ratio, decode="fast").astype(int)
+    near = load_pixels(picture, PixelRules.from_processor(processor), aspect_ratio, decode="fast").astype(int)
     assert np.abs(near - published_pixels(picture, processor, aspect_ratio)).max() <= 1
 
 
@@ -172,7 +172,7 @@ def test_every_mode_becomes_what_convert_rgb_makes_of_it(tmp_path, mode, suffix,
     processor = clip_processor(56)
     expected = published_pixels(Image.open(path), processor, "pad").astype(int)
     for source in (path, str(path), Image.open(path)):
-        pixels = load_pixels(source, PixelRules.of(processor), decode=decode)
+        pixels = load_pixels(source, PixelRules.from_processor(processor), decode=decode)
         assert np.abs(pixels - expected).max() <= (decode == "fast")
 
 

@@ -7,7 +7,8 @@ import pytest
 from senna.data.mixture import Frames, Mixture, open_mixture, parse_data_path
 from senna.data.sampler import LengthGroupedSampler
 from senna.errors import DataError, UsageError
-from senna.records import open_records, write_records
+from senna.record_file import open_records
+from senna.records import write_records
 
 
 def a_record(number: int, answer: str = "a white car", **more) -> dict:

@@ -109,10 +109,10 @@ def test_records_that_cannot_be_used_are_left_to_the_run(tmp_path):
     assert (nothing.mean, nothing.longest, nothing.share_cut, nothing.looked_at) == (0, 0, 0, 0)
 
 
-def test_the_published_questions_have_the_tokens_that_the_published_code_counts(golden, tmp_path):
-    cases = {case["name"]: case for case in json.loads((golden / "preprocess.json").read_text())}
+def test_the_published_questions_have_the_tokens_that_the_published_code_counts(shared_golden, tmp_path):
+    cases = {case["name"]: case for case in json.loads((shared_golden / "preprocess.json").read_text())}
     case = cases["v1_plan"]
     write_records(tmp_path / "a.jsonl", [{"images": list("abcdef"), "conversations": case["conversations"]}])
-    tokenizer = AutoTokenizer.from_pretrained(golden / "vicuna_tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(shared_golden / "vicuna_tokenizer")
     data = ConversationDataset(open_mixture(f"{tmp_path}/a.jsonl"), tokenizer, PROCESSOR)
     assert token_statistics(data, 2048, 128).longest == len(case["input_ids"]) + 6 * 127

@@ -33,16 +33,17 @@ def small(small_folder):
 
 
 @pytest.fixture(scope="module")
-def vicuna(golden):
+def vicuna(shared_golden):
     """The tokenizers by their ``legacy`` flag, as transformers loads them: encoding must not depend on our loading."""
     return {
-        legacy: AutoTokenizer.from_pretrained(golden / "vicuna_tokenizer", legacy=legacy) for legacy in (False, True)
+        legacy: AutoTokenizer.from_pretrained(shared_golden / "vicuna_tokenizer", legacy=legacy)
+        for legacy in (False, True)
     }
 
 
 @pytest.fixture(scope="module")
-def published(golden):
-    return json.loads((golden / "preprocess.json").read_text())
+def published(shared_golden):
+    return json.loads((shared_golden / "preprocess.json").read_text())
 
 
 def encode(case, vicuna):
@@ -102,8 +103,8 @@ def test_what_crashed_the_published_code_is_encoded_or_named(published, vicuna):
         encode(crashed["v1_two_humans_error"], vicuna)
 
 
-def test_raw_texts_and_evaluation_prompts_equal_the_published_ones(golden, vicuna):
-    published = json.loads((golden / "tokenize.json").read_text())
+def test_raw_texts_and_evaluation_prompts_equal_the_published_ones(shared_golden, vicuna):
+    published = json.loads((shared_golden / "tokenize.json").read_text())
     for case in published["raw"]:
         assert encode_prompt(case["text"], vicuna[False]).tolist() == case["input_ids"], case["text"]
         assert encode_prompt(case["text"], vicuna[True]).tolist() == case["input_ids_legacy_true"], case["text"]

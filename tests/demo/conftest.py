@@ -14,9 +14,9 @@ from PIL import Image
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 from transformers.models.clip import CLIPImageProcessorPil
 
-from senna.convert.templates import load_templates
 from senna.model.loading import open_model
 from senna.model.tokenizer import load_tokenizer
+from senna.templates import load_templates
 from senna.views import VIEWS, image_block
 from tests.conftest import REPOSITORY
 from tests.data.small_tokenizers import llama_folder

@@ -7,7 +7,7 @@ import pytest
 from senna.demo import examples
 from senna.demo.examples import choose_examples, find_examples
 from senna.errors import DataError
-from senna.records import open_records
+from senna.record_file import open_records
 from senna.views import VIEWS
 from tests.demo.conftest import PLANS, write_frames
 

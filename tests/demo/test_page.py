@@ -13,9 +13,9 @@ import psutil
 import pytest
 from PIL import Image
 
-from senna.convert.templates import load_templates
 from senna.demo.questions import Choices, question_text
 from senna.demo.result import grid, percent
+from senna.templates import load_templates
 from senna.views import VIEWS
 from tests.demo.conftest import Server
 

@@ -3,9 +3,9 @@
 import pytest
 
 from senna.convert.questions import questions_of
-from senna.convert.templates import load_templates
 from senna.demo.questions import KINDS, MOST_CHARACTERS, Choices, Refusal, question_text, views_to_show
-from senna.evaluate.situation import situation_of
+from senna.evaluate.metrics.plan_prompt import parse_situation
+from senna.templates import load_templates
 from senna.views import VIEWS
 from tests.convert.test_questions import frame
 
@@ -26,7 +26,7 @@ def test_the_questions_are_the_converters_own_word_for_word():
 
 def test_a_plan_is_asked_with_the_speed_and_the_command_that_were_set():
     text = question_text(Choices("plan", speed=7.25, command="go straight and turn left"), TEMPLATES)
-    assert situation_of(text) == ("go straight and turn left", 7.2)  # one decimal, as in the training data
+    assert parse_situation(text) == ("go straight and turn left", 7.2)  # one decimal, as in the training data
     assert set(KINDS) == {"plan", "description", "traffic_light", "vru", "own"}
 
 

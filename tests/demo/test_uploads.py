@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from senna.demo.questions import Refusal
-from senna.demo.uploads import open_picture
+from senna.demo.uploads import open_upload
 
 PIXELS = np.arange(40 * 60 * 3, dtype=np.uint32).reshape(40, 60, 3).astype(np.uint8)
 
@@ -25,7 +25,7 @@ def jpeg(width: int = 60, height: int = 40) -> bytes:
 
 def refused(path, most: float = 40.0) -> str:
     with pytest.raises(Refusal) as refusal:
-        open_picture(path, "back left", most)
+        open_upload(path, "back left", most)
     told = str(refusal.value)
     assert "back left" in told
     assert str(path.parent) not in told
@@ -43,7 +43,7 @@ def refused(path, most: float = 40.0) -> str:
 )
 def test_pictures_of_every_usual_form_come_as_rgb(tmp_path, form, mode):
     Image.fromarray(PIXELS).convert(mode).save(tmp_path / "upload.bin", form)
-    picture = open_picture(tmp_path / "upload.bin", "front", 40.0)
+    picture = open_upload(tmp_path / "upload.bin", "front", 40.0)
     assert (picture.mode, picture.size) == ("RGB", (60, 40))
 
 
@@ -51,7 +51,7 @@ def test_a_picture_on_its_side_is_turned_as_the_browser_turns_it(tmp_path):
     exif = Image.Exif()
     exif[274] = 6  # a quarter turn clockwise
     Image.fromarray(PIXELS).save(tmp_path / "upload.jpg", exif=exif)
-    assert open_picture(tmp_path / "upload.jpg", "front", 40.0).size == (40, 60)
+    assert open_upload(tmp_path / "upload.jpg", "front", 40.0).size == (40, 60)
 
 
 def test_sixty_megapixels_are_refused_before_a_pixel_is_decoded(tmp_path, monkeypatch):
@@ -69,7 +69,7 @@ def test_sixty_megapixels_are_refused_before_a_pixel_is_decoded(tmp_path, monkey
     assert "up to 40" in told
     assert not loaded
     path.write_bytes(jpeg())
-    open_picture(path, "front", 40.0)
+    open_upload(path, "front", 40.0)
     assert loaded[0] == (60, 40)  # so a picture that is allowed is decoded there
 
 

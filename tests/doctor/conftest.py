@@ -7,14 +7,13 @@ import pytest
 from transformers import LlamaForCausalLM
 
 from senna.cli import main
+from senna.doctor.dry_run import run_findings
 from senna.doctor.findings import Finding
-from senna.doctor.run import run_findings
 from senna.train import run
-from tests.train.conftest import _environment, toy  # noqa: F401 - fixtures
 
 
 @pytest.fixture
-def model(toy, tmp_path) -> Path:  # noqa: F811
+def model(toy, tmp_path) -> Path:
     """A copy of the toy's language model in three shards or more, for a test to damage."""
     folder = tmp_path / "llm"
     shutil.copytree(toy.llm, folder)
@@ -25,7 +24,7 @@ def model(toy, tmp_path) -> Path:  # noqa: F811
 
 
 @pytest.fixture
-def examined(toy, tmp_path):  # noqa: F811
+def examined(toy, tmp_path):
     """What `senna doctor` finds of the toy's run with some flags changed: topic -> findings."""
 
     def look(argv=(), **changes) -> dict[str, list[Finding]]:
@@ -39,7 +38,7 @@ def examined(toy, tmp_path):  # noqa: F811
 
 
 @pytest.fixture
-def refused(toy, tmp_path, monkeypatch, capsys):  # noqa: F811
+def refused(toy, tmp_path, monkeypatch, capsys):
     """The message with which `senna train` refuses the toy's run, exit code 2, no model loaded and nothing written."""
 
     def loaded(args):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from senna.doctor import disk
-from senna.doctor.case import Case
+from senna.doctor.context import RunContext
 from senna.model import SennaConfig
 from senna.train.arguments import parse_arguments
 from tests.doctor.conftest import the_fail
@@ -17,9 +17,9 @@ CPU = ["--use_cpu", "True"]
 Usage = namedtuple("Usage", "total used free")
 
 
-def case(tmp_path, *flags, **facts) -> Case:
+def case(tmp_path, *flags, **facts) -> RunContext:
     args = parse_arguments(["--output_dir", str(tmp_path / "out"), "--bf16", "True", *CPU, *flags])
-    return Case(args, starts=False, config=SennaConfig(vocab_size=32000), **facts)
+    return RunContext(args, starts=False, config=SennaConfig(vocab_size=32000), **facts)
 
 
 def test_counts_are_those_of_the_model_itself(tmp_path):

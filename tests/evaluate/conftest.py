@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.train.conftest import _environment, finished, run_whole, smollm2, stage1, toy  # noqa: F401
+from tests.train.conftest import run_whole
 
 
 @pytest.fixture(scope="session")
-def planner(toy, stage1, once) -> Path:  # noqa: F811
+def planner(toy, stage1, once) -> Path:
     """A model folder that has learnt what the toy's plans look like."""
     return once("planner", lambda folder: run_whole(toy.drive, folder, stage1, stage=3)) / "out"
 
 
 @pytest.fixture(scope="session")
-def plans(toy, tmp_path_factory) -> Path:  # noqa: F811
+def plans(toy, tmp_path_factory) -> Path:
     """The toy's records with two scenes, so that there are intervals."""
     path = tmp_path_factory.mktemp("plans") / "val.jsonl"
     records = [json.loads(line) for line in toy.driving.read_text().splitlines()]

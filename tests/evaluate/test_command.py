@@ -69,8 +69,8 @@ def test_each_plan_has_twenty_log_probabilities_and_its_record(evaluated, plans)
 def test_generate_says_what_scoring_says_where_greedy_text_stays_in_the_tree(evaluated, planner, plans, toy, tmp_path):
     assert main(flags(planner, plans, toy, tmp_path, "--mode", "generate", "--max-new-tokens", 40)) == 0
     scored = {one["index"]: one for one in read_predictions(evaluated / "predictions.jsonl")}
-    spoken = read_predictions(tmp_path / "predictions.jsonl")
-    inside = [one for one in spoken if scored[one["index"]]["left_tree"] is None]
+    generated_fields = read_predictions(tmp_path / "predictions.jsonl")
+    inside = [one for one in generated_fields if scored[one["index"]]["left_tree"] is None]
     assert inside
     assert [one["text"].strip() for one in inside] == [scored[one["index"]]["greedy"] for one in inside]
 

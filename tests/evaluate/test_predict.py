@@ -1,6 +1,6 @@
 """How batches are shared out, without a model."""
 
-from senna.evaluate.predict import Patience, Share, cut_into_batches, predict
+from senna.evaluate.predict import RankShare, SkipBudget, cut_into_batches, predict
 from senna.evaluate.predictions import Store
 
 
@@ -22,7 +22,9 @@ def answer_all(store: Store, rank: int, world: int) -> list[int]:
         seen.extend(item["facts"]["index"] for item in items)
         return [{} for _ in items]
 
-    predict(store, Numbers(), cut_into_batches(range(10), 2), answer, Share(rank, world, 0), Patience(0), "numbers")
+    predict(
+        store, Numbers(), cut_into_batches(range(10), 2), answer, RankShare(rank, world, 0), SkipBudget(0), "numbers"
+    )
     return seen
 
 

@@ -12,8 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from senna.errors import UsageError
 from senna.model import load_model
-from senna.model.config_files import read_config, resolve_tower
-from senna.model.loading import load_image_processor, open_model
+from senna.model.loading import open_model
+from senna.model.source import load_image_processor, read_config, resolve_tower
 from tests.data.small_tokenizers import llama_folder
 from tests.model.conftest import GOLDEN
 

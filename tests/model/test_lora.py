@@ -14,7 +14,8 @@ from senna.errors import SennaError, UsageError
 from senna.merge import compare, probe
 from senna.model import load_model
 from senna.model.loading import open_model
-from senna.model.lora import PREFIX, add_lora, is_other, save_lora
+from senna.model.lora import PREFIX, add_lora, save_lora
+from senna.model.parts import is_adapter_weight
 from tests.data.small_tokenizers import llama_folder
 from tests.model.conftest import GOLDEN
 
@@ -38,10 +39,10 @@ def train(base, folder, quantization=None, dtype=torch.float32, rank=8):
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.data.normal_(std=0.02)
-        elif is_other(name):
+        elif is_adapter_weight(name):
             parameter.data += 0.01
     folder.mkdir()
-    weights = {name: p.data for name, p in model.named_parameters() if "lora_" in name or is_other(name)}
+    weights = {name: p.data for name, p in model.named_parameters() if "lora_" in name or is_adapter_weight(name)}
     save_lora(model, weights, folder, str(base))
     config = copy.deepcopy(model.config)
     config.base_quantization = quantization
@@ -56,10 +57,14 @@ def difference(one, other) -> float:
     return float((one - other).abs().max() / one.std())
 
 
-def test_names_are_those_of_the_published_lora_checkpoint(golden, base, tmp_path):
-    published = json.loads((golden / "lora_names.json").read_text())
+def test_names_are_those_of_the_published_lora_checkpoint(shared_golden, base, tmp_path):
+    published = json.loads((shared_golden / "lora_names.json").read_text())
     model = train(base, tmp_path / "lora", rank=128)
-    ours = {PREFIX + name: list(p.shape) for name, p in model.named_parameters() if "lora_" in name or is_other(name)}
+    ours = {
+        PREFIX + name: list(p.shape)
+        for name, p in model.named_parameters()
+        if "lora_" in name or is_adapter_weight(name)
+    }
     assert ours == dict(published["trainable"])
     for stem, key in (("adapter_model", "adapter_model_bin"), ("non_lora_trainables", "non_lora_trainables")):
         saved = load_file(tmp_path / "lora" / f"{stem}.safetensors")

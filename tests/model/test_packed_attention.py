@@ -10,16 +10,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from senna.errors import UsageError
 from senna.model.layout import Tree
-from senna.model.packed_attention import (
-    PACKED,
-    PackedAttention,
-    packed_attention,
-    packed_kind,
-    pad_trees,
-    plan_rectangles,
-    split_by_padding,
-    use_packed_attention,
-)
+from senna.model.packed_attention import PACKED, PackedAttention, packed_attention, packed_kind, use_packed_attention
+from senna.model.split_attention import pad_trees, split_by_padding
+from senna.model.split_attention_cpu import plan_rectangles
 
 LAYOUTS = {  # name: rows, length, layout
     "tree and padding": (1, 40, (Tree(0, 0, 9, (5, 1, 12, 3)),)),

@@ -62,9 +62,9 @@ def test_images_names_the_decoders_and_their_speed(world, tmp_path):
     assert chart.read_bytes().startswith(PNG)
 
 
-def test_convert_finds_the_facts_that_the_devkit_gives_box_by_box(golden, tmp_path):
+def test_convert_finds_the_facts_that_the_devkit_gives_box_by_box(shared_golden, tmp_path):
     chart = tmp_path / "convert.png"
-    flags = ["--nuscenes", golden / "synthetic_nuscenes", "--repeats", 1, "--json", "--chart", chart]
+    flags = ["--nuscenes", shared_golden / "synthetic_nuscenes", "--repeats", 1, "--json", "--chart", chart]
     figures = json.loads(benchmark("convert", *flags).splitlines()[-1])
     assert figures["frames"] == 49
     assert figures["objects"] > 400
@@ -134,8 +134,8 @@ def test_evaluate_scores_in_one_forward_what_separate_forwards_give(tmp_path):
     assert chart.read_bytes().startswith(PNG)
 
 
-def test_the_plans_of_the_benchmark_are_cut_as_vicunas_tokenizer_cuts_them(modules, golden):
-    tokenizer = load_tokenizer(str(golden / "vicuna_tokenizer"), 2048)
+def test_the_plans_of_the_benchmark_are_cut_as_vicunas_tokenizer_cuts_them(modules, shared_golden):
+    tokenizer = load_tokenizer(str(shared_golden / "vicuna_tokenizer"), 2048)
     ours, real = modules.synthetic.answers(), AnswerEncoder(tokenizer)([{"from": "human", "value": "Plan?"}])["answers"]
     assert [len(answer) for answer in ours] == [len(answer) for answer in real]
     assert len({answer[:depth] for answer in ours for depth in range(13)}) == len(

@@ -8,7 +8,6 @@ import sys
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.download.conftest import hub  # noqa: F401
 
 STAMP = 'echo "$1 $(cat "$2/pyproject.toml" "$2/constraints.txt" | cksum)"'
 
@@ -29,7 +28,7 @@ def checkout(tmp_path):
     return root
 
 
-def test_it_prints_what_a_shell_can_evaluate(hub, checkout, tmp_path):  # noqa: F811
+def test_it_prints_what_a_shell_can_evaluate(hub, checkout, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0"}
     lines = '"$(sh "$1/scripts/download_assets.sh" --preset 7b pretrain-data)"'
     use = f'eval {lines}; ls -d "$VISION_TOWER"; ls "$MODEL_PATH" "$IMAGE_DATA"'
@@ -39,7 +38,7 @@ def test_it_prints_what_a_shell_can_evaluate(hub, checkout, tmp_path):  # noqa: 
     assert {"tokenizer.model", "00000", "00003"} <= set(told.stdout.splitlines())
 
 
-def test_its_exit_code_is_the_commands(hub, checkout):  # noqa: F811
+def test_its_exit_code_is_the_commands(hub, checkout):
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OUT_DIR": "/nowhere"}
     script = str(checkout / "scripts" / "download_assets.sh")
     done = subprocess.run(["sh", script, "--preset", "13b"], env=environment, capture_output=True, text=True)

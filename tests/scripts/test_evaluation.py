@@ -7,7 +7,6 @@ import sys
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.evaluate.conftest import _environment, finished, planner, plans, stage1, toy  # noqa: F401
 
 NAMES = {"MODEL_PATH", "DATA", "IMAGE_DATA", "TRAIN_DATA", "OUT_DIR", "NUM_GPUS", "PRESET"}
 
@@ -28,7 +27,7 @@ def test_a_missing_variable_is_named_and_nothing_is_written(given, told, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_variables_are_the_flags_and_further_flags_go_on(planner, plans, toy, tmp_path):  # noqa: F811
+def test_the_variables_are_the_flags_and_further_flags_go_on(planner, plans, toy, tmp_path):
     given = {
         "MODEL_PATH": planner,
         "DATA": plans,

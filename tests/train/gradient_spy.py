@@ -3,7 +3,7 @@
 import torch
 from safetensors.torch import save_file
 
-from senna.doctor.before_training import before_training
+from senna.doctor.preflight import before_training
 from senna.train.arguments import parse_arguments
 from senna.train.run import build_trainer
 

@@ -12,10 +12,10 @@ from PIL import Image, ImageDraw
 from senna.errors import DataError, UsageError
 from senna.meta_actions import ALL_META_ACTIONS, MetaAction
 from senna.views import VIEWS, image_block
-from senna.visualize.answers import Model, Predictions, Question
 from senna.visualize.command import main
 from senna.visualize.key_frames import KeyFrame
-from senna.visualize.stored import read_note
+from senna.visualize.png_store import read_note
+from senna.visualize.predictions import Model, Predictions, Question
 from tests.conftest import REPOSITORY
 from tests.data.small_tokenizers import llama_folder
 from tests.visualize.test_key_frames import paths, record
@@ -210,7 +210,7 @@ def test_a_frame_without_a_plan_says_that_speed_and_route_are_not_known(world, m
 
         def __call__(self, frame, plan, description):
             asked.append(plan.turns[-1]["value"])
-            from senna.visualize.answers import Answer
+            from senna.visualize.predictions import Answer
 
             return Answer(MetaAction("STOP", "STRAIGHT"), [0.05] * 20)
 
@@ -219,7 +219,7 @@ def test_a_frame_without_a_plan_says_that_speed_and_route_are_not_known(world, m
     monkeypatch.setattr(
         ImageDraw.ImageDraw, "text", lambda self, xy, t, *a, **k: (said.append(t), text(self, xy, t, *a, **k))
     )
-    monkeypatch.setattr("senna.visualize.answers.Model", Spy)
+    monkeypatch.setattr("senna.visualize.predictions.Model", Spy)
     world.write(world.data, [record("a", "perception", "Two cars.")])
     main(["--data", str(world.data), "--out", str(world.out), "--model", "any", "--film", "none"])
     [question] = asked

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from senna.records import open_records
+from senna.record_file import open_records
 from senna.views import VIEWS, image_block
 from senna.visualize.key_frames import file_name, front_description, in_order, key_frames, view_paths
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from senna.synthetic.rig import CAMERAS, LIDAR, rotation_matrix
+from senna.synthetic.world.sensors import CAMERAS, LIDAR, rotation_matrix
 from senna.visualize.road import N008, N015, Camera, camera_of_car, path_length, project, ribbon
 
 LEVEL = Camera("level", (1600, 900), 1000.0, (800.0, 450.0), (0.0, 0.7, 1.5), 0.0, 0.0, 0.0)

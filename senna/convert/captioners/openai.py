@@ -35,7 +35,7 @@ _TYPES = ((b"\xff\xd8\xff", "jpeg"), (b"\x89PNG", "png"), (b"RIFF", "webp"), (b"
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long a server may take, and how often it may fail."""
 
     timeout: float = 300.0  # seconds for one reply, its waiting in the server's queue included
@@ -61,14 +61,18 @@ class OpenAICaptioner:
         model: str | None = None,
         concurrency: int = 16,
         max_tokens: int = 256,
-        patience: Patience | None = None,
+        patience: RetryPolicy | None = None,
     ) -> None:
         """See ``make_captioner``. Raises UsageError without a server, and for one that is no address."""
         if concurrency < 1:
             raise UsageError(f"--concurrency {concurrency}: 1 or more requests at the same time")
         self._address = _address(server)
         self._asked_model, self._concurrency, self._max_tokens = model, concurrency, max_tokens
-        self._patience, self.window, self.settings = patience or Patience(), 8 * concurrency, f"max_tokens={max_tokens}"
+        self._patience, self.window, self.settings = (
+            patience or RetryPolicy(),
+            8 * concurrency,
+            f"max_tokens={max_tokens}",
+        )
 
     @property
     def name(self) -> str:

@@ -1,0 +1,193 @@
+"""quality.html: one page that needs nothing else, made of counts (``quality.Summary``) and a few frames to look at."""
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+import numpy as np
+
+from senna.convert.facts import Agent, Frame
+from senna.convert.quality_images import COLOURS
+from senna.records import Record
+from senna.views import IMAGE_TOKEN
+
+_ROW = ("front left", "front", "front right", "back left", "back", "back right")  # as they look around the car
+_RANGE = 42.0  # metres from the ego to an edge of the view from above
+_SIDE = 240  # its pixels
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A frame of the page.
+
+    Attributes:
+        pictures: a JPEG a view, boxes drawn (``pictures.draw_frame``).
+        problems: what its facts say of it, each "name: detail".
+    """
+
+    split: str
+    frame: Frame
+    records: Sequence[Record]
+    pictures: Mapping[str, bytes]
+    problems: Sequence[str]
+
+
+def write_page(title: str, subtitle: str, summary: Mapping[str, Any], shown: Sequence[Shown]) -> str:
+    """The page's HTML.
+
+    Args:
+        summary: ``Summary.as_json()``.
+        shown: in the order in which they stand on the page.
+    """
+    template = Template((files("senna.convert") / "quality.html").read_text(encoding="utf-8"))
+    return template.substitute(
+        title=escape(title),
+        subtitle=escape(subtitle),
+        tiles=_tiles(summary),
+        checks=_checks(summary),
+        charts="".join(_charts(summary)),
+        shown=len(shown),
+        frames="".join(_frame(one) for one in shown),
+    )
+
+
+def _tiles(summary: Mapping[str, Any]) -> str:
+    flagged = summary["frames_flagged"]
+    pairs = [(f"{count:,}", f"frames, {split}") for split, count in summary["frames"].items()]
+    pairs += [(f"{count:,}", f"records, {split}") for split, count in summary["records"].items()]
+    pairs += [(f"{flagged:,}", "frames flagged"), (f"{summary['missing_images']:,}", "image files missing")]
+    return "".join(
+        f'<div class="card"><b>{value}</b><span class="soft">{escape(name)}</span></div>' for value, name in pairs
+    )
+
+
+def _checks(summary: Mapping[str, Any]) -> str:
+    if not summary["problems"]:
+        return '<span class="good">No contradiction between labels, and no caption that cannot be used.</span>'
+    rows = "".join(
+        f'<tr><td>{escape(name)}</td><td class="n">{count:,}</td></tr>' for name, count in summary["problems"].items()
+    )
+    return f'<table><tr><th>what was found</th><th class="n">times</th></tr>{rows}</table>'
+
+
+def _charts(summary: Mapping[str, Any]) -> Iterable[str]:
+    splits = list(summary["frames"])
+    kinds = {kind: [counts.get(split, 0) for split in splits] for kind, counts in summary["kinds"].items()}
+    yield _bars(f"Records by kind ({', '.join(splits)})", kinds)
+    for kind, counts in summary["labels"].items():
+        yield _bars(f"Answers: {kind}", {label: [count] for label, count in list(counts.items())[:20]})
+    yield _bars("Navigation command, frames", _single(summary["commands"]))
+    yield _bars("Speed now, frames", _single(summary["speed_now"]))
+    yield _bars("Objects by class", _single(summary["objects"]))
+    yield _bars("Objects by view", _single(summary["object_views"]))
+    views: dict[str, int] = {}
+    for counts in summary["views"].values():
+        for view, count in counts.items():
+            views[view] = views.get(view, 0) + count
+    yield _bars("Records by the view asked about", _single(views))
+    yield _words(summary["words"])
+
+
+def _single(counts: Mapping[str, int]) -> dict[str, list[int]]:
+    return {name: [count] for name, count in counts.items()}
+
+
+def _bars(title: str, counts: Mapping[str, Sequence[int]]) -> str:
+    """A bar chart, one bar a name, of one part or several."""
+    most = max((sum(parts) for parts in counts.values()), default=0) or 1
+    rows = []
+    for name, parts in counts.items():
+        bars = "".join(f'<i style="width:{100 * part / most:.2f}%"></i>' for part in parts)
+        value = " + ".join(f"{part:,}" for part in parts)
+        rows.append(
+            f'<span class="name">{escape(name)}</span><span class="track">{bars}</span><span class="value">{value}</span>'
+        )
+    body = f'<div class="bars">{"".join(rows)}</div>' if rows else '<span class="soft">none</span>'
+    return f'<section class="card"><h3>{escape(title)}</h3>{body}</section>'
+
+
+def _words(words: Mapping[str, Mapping[str, float]]) -> str:
+    names = ("mean", "median", "p95", "max")
+    head = "".join(f'<th class="n">{name}</th>' for name in names)
+    rows = ""
+    for kind, spread in words.items():
+        cells = "".join(f'<td class="n">{spread[name]:g}</td>' for name in names)
+        rows += f"<tr><td>{escape(kind)}</td>{cells}</tr>"
+    return f'<section class="card"><h3>Words of an answer</h3><table><tr><th></th>{head}</tr>{rows}</table></section>'
+
+
+def _frame(one: Shown) -> str:
+    frame = one.frame
+    plan = str(frame.plan) if frame.plan else "no plan: the 3 s are not whole"
+    tags = [
+        f"{frame.speed:.1f} m/s" if np.isfinite(frame.speed) else "speed not known",
+        frame.command,
+        plan,
+        f"{len(frame.agents)} objects",
+        one.split,
+    ]
+    flags = "".join(f"<li>{escape(problem)}</li>" for problem in one.problems)
+    pictures = "".join(
+        f'<figure class="{view.replace(" ", "-")}"><img loading="lazy" width="480" height="270" alt="{view}" '
+        f'src="data:image/jpeg;base64,{base64.b64encode(one.pictures[view]).decode()}"><figcaption>{view}</figcaption></figure>'
+        for view in _ROW
+    )
+    answers = "".join(_answer(record) for record in one.records)
+    details = '<details class="qa" open>' if flags else '<details class="qa">'
+    return (
+        f'<article class="card frame"><header><b>{escape(frame.scene)}</b>'
+        + "".join(f'<span class="tag">{escape(tag)}</span>' for tag in tags)
+        + f'<span class="soft">{escape(frame.token)}</span></header>'
+        + (f'<ul class="flags">{flags}</ul>' if flags else "")
+        + f'<div class="views">{pictures}</div><div class="below">{draw_above(frame)}{details}'
+        + f"<summary>{len(one.records)} questions and answers</summary>{answers}</details></div></article>"
+    )
+
+
+def _answer(record: Record) -> str:
+    turns = record["conversations"]
+    lines = (line for line in turns[0]["value"].split("\n") if IMAGE_TOKEN not in line and not line.endswith(" VIEW>:"))
+    by = f", by {record['captioner']}" if record.get("captioner") else ""
+    return (
+        f'<div><span class="kind">{escape(str(record.get("kind", "")) + by)}</span><p>{escape(chr(10).join(lines).strip())}</p>'
+        f'<p class="answer">{escape(turns[-1]["value"].strip())}</p></div>'
+    )
+
+
+def draw_above(frame: Frame) -> str:
+    """An SVG of the frame from above: rings each 10 m, objects with their ways to come, the ego's way."""
+    rings = "".join(
+        f'<circle cx="120" cy="120" r="{metres * _SIDE / 2 / _RANGE:.1f}" fill="none" stroke="var(--line)"/>'
+        f'<text x="122" y="{120 - metres * _SIDE / 2 / _RANGE - 1:.1f}">{metres} m</text>'
+        for metres in (10, 20, 40)
+    )
+    agents = "".join(_agent(agent) for agent in frame.agents if max(abs(agent.x), abs(agent.y)) < _RANGE)
+    way = _line(np.vstack([[0.0, 0.0], frame.future[np.isfinite(frame.future).all(axis=1)]]))
+    return (
+        f'<svg viewBox="0 0 {_SIDE} {_SIDE}" role="img" aria-label="the frame from above">{rings}{agents}'
+        f'<polyline points="{way}" fill="none" stroke="var(--good)" stroke-width="2.5"/>'
+        f'<path d="M120 113l5 12h-10z" fill="var(--ink)"/></svg>'
+    )
+
+
+def _agent(agent: Agent) -> str:
+    colour = COLOURS.get(agent.group, "#888")
+    speed = f", {agent.speed:.1f} m/s" if np.isfinite(agent.speed) else ""
+    plan = f", {agent.plan}" if agent.plan else ""
+    x, y = _place(agent.x, agent.y)
+    told = f"<title>{escape(agent.name + speed + plan)}</title>"
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}">{told}</circle>'
+
+
+def _line(points: np.ndarray) -> str:
+    return " ".join("{:.1f},{:.1f}".format(*_place(x, y)) for x, y in points)
+
+
+def _place(x: float, y: float) -> tuple[float, float]:
+    """Pixels of a point in metres; forward is up."""
+    scale = _SIDE / 2 / _RANGE
+    return _SIDE / 2 + x * scale, _SIDE / 2 - y * scale

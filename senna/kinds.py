@@ -1,0 +1,263 @@
+"""The registry of question kinds: everything that the project must know about a kind stands in one entry.
+
+A new kind is one entry here (or a call of ``register`` elsewhere), one section in the file of templates and one scorer. A
+function of an upper layer is named as ``"module:function"`` and imported when it is first used, so that this file imports
+nothing above it.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from senna.errors import UsageError
+from senna.meta_actions import MetaAction, parse_meta_action
+
+TRAFFIC_LIGHTS = ("Red", "Yellow", "Green", "None")
+"""The answers to a traffic-light question."""
+
+PLAN = "plan"
+OTHER = "other"
+"""The kind of a record whose answers have none of the known forms."""
+
+Reference = str | Callable[..., Any]
+"""A function, or "module:function"."""
+
+
+class Slots(NamedTuple):
+    """The slots of a template: those that it must use, and all that it may use."""
+
+    needed: frozenset[str]
+    known: frozenset[str]
+
+
+def slots(needed: str = "", optional: str = "") -> Slots:
+    """Return the `Slots` of a template from names separated by blanks."""
+    return Slots(frozenset(needed.split()), frozenset((*needed.split(), *optional.split())))
+
+
+@dataclass(frozen=True)
+class CaptionRules:
+    """How a captioner's answer to a kind of question is checked.
+
+    Attributes:
+        words: the only valid answers; empty where the answer is free text.
+        shortest, longest: limits of a free text, in words.
+        hint: a sentence that is added to the question when the first answer was not usable.
+    """
+
+    words: tuple[str, ...] = ()
+    shortest: int = 1
+    longest: int = 250
+    hint: str = "Answer in two or three short, complete sentences, and say nothing twice."
+
+
+@dataclass(frozen=True)
+class QuestionKind:
+    """A kind of question.
+
+    Attributes:
+        name: the value of ``kind`` in a record.
+        title: how pages name it.
+        stage: the training stage that uses it, 2 or 3.
+        ask: (`senna.convert.facts.Frame`, templates) -> iterable of `senna.convert.questions.Question`.
+        template: key -> slots of the kind's section in the file of templates.
+        parse: answer text -> value, None where the text has no valid form.
+        score: (ground truth values, predicted values, `senna.evaluate.metrics.bootstrap.Scenes`) -> figures of metrics.json;
+            None where the kind has metrics of its own (the plan).
+        recognize: whether the answers of a record without ``kind`` have the form of this kind; None where that cannot be seen.
+        caption: rules for a captioner's answers; None where the tables give the answer.
+        per_view: whether there is a question for each view.
+    """
+
+    name: str
+    title: str
+    stage: int
+    ask: Reference
+    template: Mapping[str, Slots]
+    parse: Reference
+    score: Reference | None = None
+    recognize: Callable[[Sequence[str]], bool] | None = None
+    caption: CaptionRules | None = None
+    per_view: bool = False
+    metric_note: str = field(default="", compare=False)
+
+
+def resolve(reference: Reference) -> Callable[..., Any]:
+    """Return the function that a `Reference` names."""
+    if callable(reference):
+        return reference
+    module, _, name = reference.partition(":")
+    return getattr(import_module(module), name)
+
+
+def parse_traffic_light(text: str) -> int | None:
+    """Return the index in ``TRAFFIC_LIGHTS`` of a one-word answer; None where it is anything else."""
+    found = _LIGHT.fullmatch(text)
+    return TRAFFIC_LIGHTS.index(found[1].capitalize()) if found else None
+
+
+def parse_motion(text: str) -> dict[int, MetaAction | None] | None:
+    """Return object number -> meta-action of the lines "Object 3: KEEP, STRAIGHT"; None where there is no such line.
+
+    The meta-action is None where the line says something else, or where the object has two lines.
+    """
+    found = [line for line in map(_OBJECT.fullmatch, text.splitlines()) if line]
+    times = Counter(int(line[1]) for line in found)
+    objects = {int(line[1]): parse_meta_action(line[2]) for line in found}
+    return {number: action if times[number] == 1 else None for number, action in objects.items()} or None
+
+
+def parse_text(text: str) -> str | None:
+    """Return a free text without surrounding blanks; None where it is empty."""
+    return text.strip() or None
+
+
+_LIGHT = re.compile(rf"\W*({'|'.join(TRAFFIC_LIGHTS)})\W*", re.IGNORECASE)
+_BARE_LIGHT = re.compile(rf"\s*(?:{'|'.join(TRAFFIC_LIGHTS)})\.?\s*", re.IGNORECASE)
+_OBJECT = re.compile(r"\s*object\s+(\d+)\s*:(.*)", re.IGNORECASE)
+
+
+def _is_plan(answers: Sequence[str]) -> bool:
+    return all(parse_meta_action(answer) for answer in answers)
+
+
+def _is_traffic_light(answers: Sequence[str]) -> bool:
+    return all(_BARE_LIGHT.fullmatch(answer) for answer in answers)
+
+
+def _is_motion(answers: Sequence[str]) -> bool:
+    lines = [line for answer in answers for line in answer.splitlines() if line.strip()]
+    objects = (_OBJECT.fullmatch(line) for line in lines)
+    return all(found and parse_meta_action(found[2]) for found in objects)
+
+
+_KINDS: dict[str, QuestionKind] = {}
+
+
+def register(kind: QuestionKind) -> QuestionKind:
+    """Add a kind to the registry. Raises UsageError where its name is taken or its stage is neither 2 nor 3."""
+    if kind.name in _KINDS or kind.name == OTHER:
+        raise UsageError(f"question kind {kind.name!r} is registered already", remedy="give the new kind another name")
+    if kind.stage not in (2, 3):
+        raise UsageError(f"question kind {kind.name!r} has stage {kind.stage}", remedy="use stage 2 or 3")
+    _KINDS[kind.name] = kind
+    return kind
+
+
+def unregister(name: str) -> None:
+    """Remove a kind, for tests."""
+    _KINDS.pop(name, None)
+
+
+def all_kinds() -> tuple[QuestionKind, ...]:
+    """Return every kind, in the order in which a frame's records are written."""
+    return tuple(_KINDS.values())
+
+
+def kind_named(name: str) -> QuestionKind | None:
+    """Return the kind of that name, None for a kind that only other people's records have."""
+    return _KINDS.get(name)
+
+
+def stage_of(name: str) -> int:
+    """Return the training stage that uses records of a kind; kinds that are not registered belong to stage 2."""
+    kind = _KINDS.get(name)
+    return 2 if kind is None else kind.stage
+
+
+def recognize(answers: Iterable[str]) -> str:
+    """Return the kind whose form all answers of a record have, ``OTHER`` where there is none."""
+    texts = list(answers)
+    if not any(text.strip() for text in texts):
+        return OTHER
+    known = sorted(_KINDS.values(), key=lambda kind: kind.name != PLAN)  # a plan is also a motion line's form
+    return next((kind.name for kind in known if kind.recognize and kind.recognize(texts)), OTHER)
+
+
+_QUESTIONS = "senna.convert.questions"
+_SCORES = "senna.evaluate.metrics"
+
+register(
+    QuestionKind(
+        "vru",
+        "People and two wheels",
+        stage=2,
+        ask=f"{_QUESTIONS}:ask_vru",
+        template={
+            "question": slots("", "reach"),
+            "some": slots("objects", "reach are"),
+            "object": slots("name", "ahead aside"),
+            "none": slots("", "reach"),
+        },
+        parse=f"{_SCORES}.road_users:parse_users",
+        score=f"{_SCORES}.road_users:score_users",
+    )
+)
+register(
+    QuestionKind(
+        "motion",
+        "Motion of road users",
+        stage=2,
+        ask=f"{_QUESTIONS}:ask_motion",
+        template={"question": slots("objects view"), "object": slots("number name", "ahead aside speed")},
+        parse=parse_motion,
+        score=f"{_SCORES}.text:score_motion",
+        recognize=_is_motion,
+        per_view=True,
+    )
+)
+register(
+    QuestionKind(
+        "traffic_light",
+        "Traffic light",
+        stage=2,
+        ask=f"{_QUESTIONS}:ask_traffic_light",
+        template={"question": slots()},
+        parse=parse_traffic_light,
+        score=f"{_SCORES}.text:score_traffic_lights",
+        recognize=_is_traffic_light,
+        caption=CaptionRules(
+            words=TRAFFIC_LIGHTS, hint="Answer with exactly one word out of Red, Green, Yellow and None."
+        ),
+        metric_note="Invalid answers are none of the four words; they count as wrong.",
+    )
+)
+register(
+    QuestionKind(
+        "description",
+        "Describe a view",
+        stage=2,
+        ask=f"{_QUESTIONS}:ask_description",
+        template={"question": slots("view")},
+        parse=parse_text,
+        score=f"{_SCORES}.captions:score_captions",
+        caption=CaptionRules(shortest=4),
+        per_view=True,
+    )
+)
+register(
+    QuestionKind(
+        "explanation",
+        "Reasons for the plan",
+        stage=2,
+        ask=f"{_QUESTIONS}:ask_explanation",
+        template={"question": slots("plan", "command speed")},
+        parse=parse_text,
+        score=f"{_SCORES}.captions:score_captions",
+        caption=CaptionRules(shortest=4, hint="Answer in one or two short, complete sentences, and say nothing twice."),
+    )
+)
+register(
+    QuestionKind(
+        PLAN,
+        "Plan, next 3 s",
+        stage=3,
+        ask=f"{_QUESTIONS}:ask_plan",
+        template={"question": slots("", "command speed")},
+        parse=parse_meta_action,
+        recognize=_is_plan,
+    )
+)

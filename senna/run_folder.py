@@ -1,0 +1,105 @@
+"""One answer to "does this output folder hold the same run?", for every command that can be interrupted and continued.
+
+A command writes its settings into its output folder. When it is started again, the settings are compared: equal settings
+continue the run, other settings are refused with the names and both values of what differs.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from senna.errors import SennaError, UsageError
+
+RUN_FILE = "run.json"
+
+
+def fingerprint(*contents: bytes) -> str:
+    """Return a short hash of contents, for settings that are too long to store."""
+    return hashlib.sha256(b"\0".join(contents)).hexdigest()[:16]
+
+
+def read_settings(path: Path) -> dict[str, Any] | None:
+    """Return the settings in a JSON file; None where there is no such file, an empty mapping where it is damaged."""
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
+
+
+def differences(
+    before: Mapping[str, Any], now: Mapping[str, Any], names: Iterable[str] | None = None
+) -> dict[str, tuple[Any, Any]]:
+    """Return name -> (value before, value now) of the settings that differ.
+
+    Args:
+        names: the settings to compare; default: all, in the order of ``now`` and then of ``before``.
+    """
+    compared = [*now, *(name for name in before if name not in now)] if names is None else names
+    return {name: (before.get(name), now.get(name)) for name in compared if before.get(name) != now.get(name)}
+
+
+def describe(changed: Mapping[str, tuple[Any, Any]]) -> str:
+    """Return "limit was 5 and is 6; seed was 1 and is 2"."""
+    return "; ".join(f"{name} was {before!r} and is {now!r}" for name, (before, now) in changed.items())
+
+
+def check_same_run(
+    where: object, before: Mapping[str, Any] | None, now: Mapping[str, Any], *, remedy: str,
+    names: Iterable[str] | None = None,
+) -> None:  # fmt: skip
+    """Raise UsageError, naming every setting that differs, where ``before`` are the settings of another run.
+
+    Args:
+        where: the folder or file that holds the earlier run, for the message.
+        before: its settings; None where no run has begun there.
+        remedy: how to go on, for the message.
+    """
+    changed = {} if before is None else differences(before, now, names)
+    if changed:
+        raise UsageError(f"{where} holds another run: {describe(changed)}", remedy=remedy)
+
+
+def claim(folder: Path, settings: Mapping[str, Any], *, remedy: str, where: object = None) -> None:
+    """Write the settings of a run into its folder, or check that the run that has begun there has the same settings.
+
+    Several processes may claim a folder at the same time: the first one wins, and the others compare.
+
+    Args:
+        where: how to name the folder in a message; default: ``folder``.
+
+    Raises:
+        UsageError: the folder holds a run with other settings.
+        SennaError: the folder cannot be written.
+    """
+    temporary = folder / f".{RUN_FILE}.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(dict(settings), indent=2) + "\n", encoding="utf-8")
+        _rename_unless_present(temporary, folder / RUN_FILE)
+    except FileExistsError:
+        now = json.loads(json.dumps(dict(settings)))
+        check_same_run(where or folder, read_settings(folder / RUN_FILE), now, remedy=remedy)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise SennaError(
+            f"{folder} cannot be written: {reason}", remedy="make room, or choose another folder"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _rename_unless_present(temporary: Path, path: Path) -> None:
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError as error:  # a file system without hard links
+        if path.exists():
+            raise FileExistsError(path) from error
+        temporary.rename(path)

@@ -1,0 +1,100 @@
+"""What a scene shows, as facts, and the sentences that say it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from senna.synthetic.render.scene import BODY_COLOURS, LIGHT_STATES, SKIES, VEHICLE_KINDS, Scene
+from senna.synthetic.tiny.road_scenes import distance_word, lane_word
+
+PLACES = {"left": "in the left lane", "middle": "straight ahead", "right": "in the right lane"}
+DISTANCES = {"near": "close by", "far": "far away"}
+SKY_PHRASES = {
+    "clear": "under a clear sky",
+    "overcast": "under an overcast sky",
+    "dusk": "in the light of dusk",
+    "night": "in the dark of night",
+}
+LIGHT_PHRASES = {
+    "red": "the traffic light is red",
+    "yellow": "the traffic light is yellow",
+    "green": "the traffic light is green",
+    "none": "there is no traffic light",
+}
+FORMS = (
+    "{vehicles}, {light}, {sky}.",
+    "{sky}, {vehicles}, and {light}.",
+    "{sky}, {light}, and {vehicles}.",
+)
+INSTRUCTIONS = (
+    "What can be seen on the road ahead?",
+    "Describe this road scene in one sentence.",
+    "Say which vehicles are ahead, what the traffic light shows and what the sky is like.",
+    "Give a short account of the view through the windscreen.",
+    "Which vehicles, which light, which sky?",
+    "Summarise the traffic in this picture.",
+    "Tell the driver what lies ahead.",
+    "What does the front camera show?",
+)
+
+
+@dataclass(frozen=True, order=True)
+class SeenVehicle:
+    """A vehicle as a caption names it: keys of PLACES, DISTANCES and BODY_COLOURS, and a kind."""
+
+    lane: str
+    distance: str
+    colour: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that a caption says: `sky` and `light` ("none" without one) and the vehicles from left to right."""
+
+    sky: str
+    light: str
+    vehicles: tuple[SeenVehicle, ...]
+
+
+def facts_of(scene: Scene) -> Facts:
+    """The facts of a scene of stage 1 (at most one traffic light)."""
+    seen = tuple(
+        SeenVehicle(lane_word(v), distance_word(v), v.colour, v.kind)
+        for v in sorted(scene.vehicles, key=lambda v: -v.y)
+    )
+    return Facts(scene.sky, scene.lights[0].state if scene.lights else "none", seen)
+
+
+def sample_facts(rng: np.random.Generator) -> Facts:
+    """Facts as `sample_scene` would give them, without a scene: for text without pictures."""
+
+    def pick(choices: tuple[str, ...] | list[str]) -> str:
+        return choices[rng.integers(len(choices))]
+
+    taken = rng.permutation(list(PLACES))[: 1 + rng.integers(2)]
+    lanes = [lane for lane in PLACES if lane in taken]
+    vehicles = tuple(
+        SeenVehicle(lane, pick(list(DISTANCES)), pick(list(BODY_COLOURS)), pick(VEHICLE_KINDS)) for lane in lanes
+    )
+    return Facts(pick(SKIES), pick(["none", *LIGHT_STATES]), vehicles)
+
+
+def caption(facts: Facts, rng: np.random.Generator) -> str:
+    """A sentence that says all the facts; `rng` picks its form."""
+    vehicles = " and ".join(_clause(vehicle) for vehicle in facts.vehicles)
+    form = FORMS[rng.integers(len(FORMS))]
+    text = form.format(vehicles=vehicles, light=LIGHT_PHRASES[facts.light], sky=SKY_PHRASES[facts.sky])
+    return text[0].upper() + text[1:]
+
+
+def instruction(rng: np.random.Generator) -> str:
+    """A request that the caption answers."""
+    return INSTRUCTIONS[rng.integers(len(INSTRUCTIONS))]
+
+
+def _clause(vehicle: SeenVehicle) -> str:
+    article = "an" if vehicle.colour[0] in "aeiou" else "a"
+    return f"{article} {vehicle.colour} {vehicle.kind} is {DISTANCES[vehicle.distance]} {PLACES[vehicle.lane]}"
