@@ -1,11 +1,11 @@
 #!/bin/sh
-# Models and data from the hub, each at a fixed commit and checked by its hash; stopped, it goes on when started again.
+# Download models and data from the hub, each at a fixed commit and checked by its hash. An interrupted download continues.
 #
 #   OUT_DIR       default outputs/assets in this repository
 #   HF_ENDPOINT   a mirror of the hub
-#   HF_TOKEN      for a repository that asks for an account
-# Every argument is a flag of `senna download`. Without one: Vicuna and CLIP, 15 GB, what stage 1 starts from. It prints the
-# lines that the training scripts need, and only those on standard output:
+#   HF_TOKEN      for a repository that requires an account
+# Every argument is a flag of `senna download`. Without arguments: Vicuna and CLIP, 15 GB, which stage 1 starts from. Standard
+# output has only the lines that set the variables of the training scripts:
 #   eval "$(sh scripts/download_assets.sh --preset 7b pretrain-data)"
 #   sh train_tools/pretrain_senna_llava.sh
 set -eu

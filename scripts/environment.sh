@@ -1,5 +1,14 @@
-# Sourced by the scripts of this folder: makes $ROOT/.venv with the tested versions, once, and sets PYTHON to its interpreter.
-# usage: . environment.sh; prepare_environment EXTRAS      (ROOT must be set; EXTRAS like "dev" or "")
+# Sourced by the scripts. ROOT, the repository, must be set.
+#   find_interpreter            set PYTHON: the variable of that name, else .venv of this repository, else python3
+#   prepare_environment EXTRAS  create $ROOT/.venv with the tested versions, once, and set PYTHON; EXTRAS like "dev" or ""
+
+find_interpreter() {
+    if [ -z "${PYTHON:-}" ]; then
+        PYTHON=$ROOT/.venv/bin/python
+        [ -x "$PYTHON" ] || PYTHON=python3
+    fi
+    export PYTHON PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
+}
 
 find_python() {
     for candidate in python3 python3.12 python3.11 python3.10; do
@@ -9,7 +18,7 @@ find_python() {
             return
         fi
     done
-    echo "Python 3.10, 3.11 or 3.12 is needed, and none of python3, python3.12, python3.11, python3.10 is one" >&2
+    echo "Python 3.10, 3.11 or 3.12 is required; none of python3, python3.12, python3.11 and python3.10 is one of them" >&2
     return 2
 }
 
@@ -23,11 +32,11 @@ prepare_environment() {
     fi
     base=$(find_python)
     if [ ! -x "$PYTHON" ]; then
-        echo "making $venv"
-        "$base" -m venv "$venv" || { echo "$base cannot make a virtual environment (Debian: apt-get install python3-venv)" >&2; return 2; }
+        echo "creating $venv"
+        "$base" -m venv "$venv" || { echo "$base cannot create a virtual environment (Debian: apt-get install python3-venv)" >&2; return 2; }
     fi
-    echo "installing Senna and what it needs (minutes the first time)"
-    # setuptools first and no build isolation: DeepSpeed comes as source, and would be built against another torch.
+    echo "installing Senna and its dependencies (this takes minutes the first time)"
+    # setuptools first and no build isolation: DeepSpeed comes as source, and would otherwise be built against another torch.
     "$PYTHON" -m pip install --quiet --disable-pip-version-check -c "$ROOT/constraints.txt" pip setuptools wheel
     "$PYTHON" -m pip install --quiet --disable-pip-version-check -c "$ROOT/constraints.txt" torch
     "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-build-isolation -c "$ROOT/constraints.txt" -e "$ROOT${1:+[$1]}"

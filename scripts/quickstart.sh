@@ -1,8 +1,8 @@
 #!/bin/sh
-# From a bare machine (python3 with venv, no GPU, no data) to a model that plans and a report on how well, through everything
-# that a real run goes through: a small world in nuScenes' format is drawn and converted, stages 1, 2 and 3 train small models
-# on 32 of its scenes, and the eight held out are evaluated.
-# usage: sh scripts/quickstart.sh [any flag of senna train, for all stages]      OUT_DIR: where to (default: outputs/quickstart)
+# From a bare machine (python3 with venv, no GPU, no data) to a trained and evaluated model, through every step of a real run:
+# a small world in nuScenes' format is drawn and converted, stages 1, 2 and 3 train small models on 32 of its scenes, and the
+# model is evaluated on the other eight.
+# usage: sh scripts/quickstart.sh [any flag of senna train, for all stages]      OUT_DIR: default outputs/quickstart
 set -eu
 ROOT=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 . "$ROOT/scripts/environment.sh"
@@ -17,4 +17,4 @@ embedded=${SENNA_EMBEDDED:-$ROOT/outputs/embedded}
 MODEL_PATH=$out/stage3 DATA=$embedded/qa/senna_nusc_val.jsonl TRAIN_DATA=$embedded/qa/senna_nusc_train.jsonl \
     IMAGE_DATA=$embedded/nuscenes OUT_DIR=$out/evaluation NUM_GPUS=1 OMP_NUM_THREADS=1 \
     sh "$ROOT/scripts/eval_meta_action.sh" --blackout --device cpu --workers 1
-echo "look at  $out/evaluation/report.html"
+echo "report: $out/evaluation/report.html"

@@ -100,7 +100,14 @@ def _doctor(argv: list[str]) -> int:
     return main(argv)
 
 
+def _launch(argv: list[str]) -> int:
+    from senna.launch.command import main
+
+    return main(argv)
+
+
 COMMANDS = {
+    "launch": _launch,
     "train": _train,
     "merge": _merge,
     "convert": _convert,

@@ -1,0 +1,215 @@
+"""`senna launch`: the commands behind the scripts of train_tools/, data_tools/ and scripts/.
+
+It turns the environment variables of the published scripts into the flags of a command, and starts the command on as many
+processes as there are GPUs. Nothing heavy is imported.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from senna.errors import UsageError
+from senna.launch.processes import number_of_gpus, replace_process, start_command, uses_several_processes
+from senna.launch.tiny_preset import ENVIRONMENT, Inputs, fill_inputs
+
+ROOT = Path(__file__).resolve().parents[2]
+
+USAGE = """usage: senna launch RECIPE [any flag of the command that the recipe starts]
+
+Start a command with inputs from environment variables, on as many processes as there are GPUs. The scripts call it.
+
+recipes:
+  pretrain    stage 1: projector and driving vision adapter        (train_tools/pretrain_senna_llava.sh)
+  full        stages 2 and 3: all parameters but the vision tower  (train_tools/train_senna_llava.sh)
+  lora        stages 2 and 3: LoRA on the LLM                      (train_tools/train_senna_llava_lora.sh)
+  qlora       stages 2 and 3: LoRA on a 4-bit LLM                  (train_tools/train_senna_llava_qlora.sh)
+  evaluate    metrics and report of a model                        (scripts/eval_meta_action.sh)
+  visualize   images and films of a model's answers                (scripts/visualize.sh)
+  convert     nuScenes to questions and answers                    (data_tools/senna_nusc_converter.sh)
+
+variables of the training recipes:
+  MODEL_PATH, DATA, IMAGE_DATA, VISION_TOWER, OUT_DIR   as in the published scripts
+  NUM_GPUS      processes on this machine; default: the GPUs found, CUDA_VISIBLE_DEVICES respected
+  HOSTFILE      several machines through DeepSpeed's launcher
+  NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT   several machines through torchrun; start the script on each of them
+  DEEPSPEED_CONFIG   a DeepSpeed file; default with several processes: the recipe's own. A single process uses DeepSpeed only
+                where this is set (configs/deepspeed/zero3_offload.json: a large model on one card)
+  PRESET=tiny   a small run on the CPU; the project's own small models and data replace every input that is not set
+
+With --print or --help nothing is started or made: on any machine, NUM_GPUS=8 senna launch full --print shows a run on eight
+GPUs.
+"""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command to start: its words, and the environment variables to change."""
+
+    words: list[str]
+    environment: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training recipe: the output folder's suffix, the DeepSpeed file for several processes, and a further config file."""
+
+    suffix: str
+    deepspeed: str
+    overlay: str | None = None
+
+
+PRETRAIN = Recipe("", "zero2.json")
+DRIVING = {
+    "full": Recipe("", "zero3.json"),
+    "lora": Recipe("_lora", "zero3.json", "lora.yaml"),
+    "qlora": Recipe("_qlora", "zero2.json", "qlora.yaml"),
+}
+CONFIGS = {1: "stage1_pretrain.yaml", 2: "stage2_driving.yaml", 3: "stage3_planning.yaml"}
+
+
+def main(argv: list[str]) -> int:
+    """Run `senna launch`. Replaces this process by the command that it starts; raises UsageError before that."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0 if argv else 2
+    command = prepare(argv[0], argv[1:], os.environ)
+    replace_process(command.words, command.environment)
+    return 0
+
+
+def prepare(recipe: str, flags: list[str], environment: Mapping[str, str]) -> Command:
+    """Return the command that a recipe starts. Raises UsageError where a variable or flag is missing or wrong."""
+    if recipe == "pretrain":
+        return _train(1, PRETRAIN, flags, environment)
+    if recipe in DRIVING:
+        return _train(_driving_stage(flags), DRIVING[recipe], flags, environment)
+    if recipe in OTHERS:
+        return OTHERS[recipe](flags, environment)
+    known = ", ".join(["pretrain", *DRIVING, *OTHERS])
+    raise UsageError(f"senna launch {recipe}: unknown recipe", remedy=f"use one of {known}")
+
+
+def _driving_stage(flags: list[str]) -> int:
+    """Return the stage that the flags ask for, 2 by default."""
+    stage = "2"
+    for word, following in pairwise([*flags, ""]):
+        name, equals, value = word.partition("=")
+        if name == "--stage":
+            stage = value if equals else following
+    if stage not in ("2", "3"):
+        raise UsageError(
+            f"--stage {stage}: this recipe trains stage 2 or 3", remedy="stage 1 is train_tools/pretrain_senna_llava.sh"
+        )
+    return int(stage)
+
+
+def _is_question(flags: list[str]) -> bool:
+    """Return whether the flags only ask for information."""
+    return not {"--print", "--help", "-h", "--help_all", "--help-all"}.isdisjoint(flags)
+
+
+def _train(stage: int, recipe: Recipe, flags: list[str], environment: Mapping[str, str]) -> Command:
+    inputs = Inputs(*(environment.get(name) or None for name in ("MODEL_PATH", "DATA", "IMAGE_DATA", "VISION_TOWER")))
+    is_question, preset = _is_question(flags), environment.get("PRESET", "")
+    changes: dict[str, str] = {}
+    configs = [ROOT / "configs" / CONFIGS[stage]]
+    if recipe.overlay:
+        configs.append(ROOT / "configs" / recipe.overlay)
+    if preset == "tiny":
+        changes = {name: environment.get(name) or value for name, value in ENVIRONMENT.items()}
+        inputs = fill_inputs(inputs, stage, ROOT, environment, make=not is_question)
+        configs.append(ROOT / "configs" / "presets" / f"tiny_{CONFIGS[stage]}")
+        processes = number_of_gpus({"NUM_GPUS": "1", **environment})
+    elif preset:
+        raise UsageError(f"PRESET={preset} is unknown", remedy="use PRESET=tiny, or leave PRESET unset")
+    else:
+        processes = number_of_gpus(environment)
+        if processes < 1 and not environment.get("HOSTFILE") and not is_question:
+            raise UsageError(
+                "No GPU found",
+                remedy="run on a GPU machine (set NUM_GPUS=N if detection fails), or use PRESET=tiny for a small CPU run",
+            )
+    arguments = ["train", "--config", str(configs[0])]
+    arguments += ["--output_dir", environment.get("OUT_DIR") or str(ROOT / "outputs" / f"stage{stage}{recipe.suffix}")]
+    given = {
+        "--model_name_or_path": inputs.model,
+        "--data_path": inputs.data,
+        "--image_folder": inputs.images,
+        "--vision_tower": inputs.tower,
+        "--deepspeed": _deepspeed_file(recipe, environment, processes),
+        "--mm_adapter_tokens": inputs.adapter_tokens,
+    }
+    arguments += [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
+    arguments += [word for config in configs[1:] for word in ("--config", str(config))]
+    arguments += flags  # last, so that they win
+    if is_question:
+        return Command(start_command(arguments, {}, 1), changes)
+    for name, value, meaning in (
+        ("MODEL_PATH", inputs.model, "the model to start from: a folder or a hub name"),
+        ("DATA", inputs.data, "the records to train on: a JSON or JSON Lines file"),
+    ):
+        if value is None:
+            raise UsageError(f"{name} is not set", remedy=f"set {name} to {meaning}")
+    return Command(start_command(arguments, environment, processes), changes)
+
+
+def _deepspeed_file(recipe: Recipe, environment: Mapping[str, str], processes: int) -> str | None:
+    chosen = environment.get("DEEPSPEED_CONFIG")
+    if chosen or uses_several_processes(environment, processes):
+        return chosen or str(ROOT / "configs" / "deepspeed" / recipe.deepspeed)
+    return None
+
+
+def _required(environment: Mapping[str, str], name: str, meaning: str) -> str:
+    if not environment.get(name):
+        raise UsageError(f"{name} is not set", remedy=f"set {name} to {meaning}")
+    return environment[name]
+
+
+def _optional(environment: Mapping[str, str], names: Mapping[str, str]) -> list[str]:
+    return [word for flag, name in names.items() if environment.get(name) for word in (flag, environment[name])]
+
+
+def _evaluate(flags: list[str], environment: Mapping[str, str]) -> Command:
+    arguments = [
+        "evaluate",
+        *("--model", _required(environment, "MODEL_PATH", "a model folder, a LoRA folder or a hub name")),
+        *("--data", _required(environment, "DATA", "the records to evaluate on, for example senna_nusc_val.jsonl")),
+        *("--out", environment.get("OUT_DIR") or str(ROOT / "outputs" / "evaluation")),
+        *_optional(environment, {"--image-folder": "IMAGE_DATA", "--train-data": "TRAIN_DATA"}),
+        *flags,
+    ]
+    one_machine = {name: value for name, value in environment.items() if name not in ("HOSTFILE", "NNODES")}
+    return Command(start_command(arguments, one_machine, number_of_gpus(environment)), {})
+
+
+def _visualize(flags: list[str], environment: Mapping[str, str]) -> Command:
+    arguments = [
+        "visualize",
+        *("--data", _required(environment, "DATA", "the records to show: a JSON or JSON Lines file")),
+        *("--out", environment.get("OUT_DIR") or str(ROOT / "outputs" / "pictures")),
+        *_optional(environment, {"--model": "MODEL_PATH", "--image-folder": "IMAGE_DATA"}),
+        *flags,
+    ]
+    return Command(start_command(arguments, {}, 1), {})
+
+
+def _convert(flags: list[str], environment: Mapping[str, str]) -> Command:
+    arguments = [
+        "convert",
+        *("--nuscenes", _required(environment, "NUSCENES", "the nuScenes folder, with samples/ and v1.0-trainval/")),
+        *("--version", environment.get("VERSION") or "v1.0-trainval"),
+        *("--out", environment.get("OUT_DIR") or str(ROOT / "outputs" / "nuscenes_qa")),
+        *_optional(environment, {"--canbus": "CANBUS"}),
+        *flags,
+    ]
+    return Command(start_command(arguments, {}, 1), {})
+
+
+OTHERS: dict[str, Callable[[list[str], Mapping[str, str]], Command]] = {
+    "evaluate": _evaluate,
+    "visualize": _visualize,
+    "convert": _convert,
+}

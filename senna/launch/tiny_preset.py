@@ -1,0 +1,80 @@
+"""PRESET=tiny: the small models and data that the project makes itself, for a run on a CPU."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+TRAIN_SCENES = 40  # 32 to train on and 8 held out (senna_nusc_val.jsonl)
+STAGE2_SHARE = 0.4  # share of the frames that stage 2 trains on: enough, in less than half of the time
+ADAPTER_TOKENS = 16  # tokens a view; the tower has 196 patches
+
+ENVIRONMENT = {
+    # Threads that spin while they wait are several times slower where other programs run.
+    "OMP_WAIT_POLICY": "passive",
+    # A second thread gains nothing for so small a model, and takes the core on which images are decoded.
+    "OMP_NUM_THREADS": "1",
+}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The inputs of a training run, each None where it is not known."""
+
+    model: str | None = None
+    data: str | None = None
+    images: str | None = None
+    tower: str | None = None
+    adapter_tokens: int | None = None
+
+
+def is_language_model_only(folder: str) -> bool:
+    """Return whether a model folder holds a language model without a vision tower."""
+    try:
+        config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return "mm_vision_tower" not in config
+
+
+def fill_inputs(inputs: Inputs, stage: int, root: Path, environment: Mapping[str, str], make: bool = True) -> Inputs:
+    """Return ``inputs`` with every missing one replaced by the project's own, which is made where it is not there yet.
+
+    Stage 1 trains on drawn images with captions, stages 2 and 3 on the drawn driving world, converted as nuScenes is. A model
+    that is not named is the result of the stage before, where it is in its default folder, else the small Llama.
+
+    Args:
+        make: False to leave the files alone, for a command that only prints.
+    """
+    embedded = Path(environment.get("SENNA_EMBEDDED") or root / "outputs" / "embedded")
+    language_model = str(embedded / "llm")
+    earlier = {1: (), 2: ("stage1", "quickstart/stage1"),
+               3: ("stage2", "stage2_lora", "stage2_qlora", "stage1", "quickstart/stage1")}[stage]  # fmt: skip
+    folders = (root / "outputs" / name for name in earlier)
+    model = inputs.model or next((str(path) for path in folders if (path / "config.json").is_file()), None)
+    needs_tower = inputs.tower is None and (model is None or model == language_model or is_language_model_only(model))
+    if make and (model is None or needs_tower or (stage == 1 and inputs.data is None)):
+        _run("synthesize", "--stage1", "--out", embedded)
+    data, images = inputs.data, inputs.images
+    if data is None and stage == 1:
+        data, images = str(embedded / "pictures" / "captions.json"), str(embedded / "pictures" / "images")
+    elif data is None:
+        if make:
+            _run("synthesize", "--scenes", TRAIN_SCENES, "--out", embedded)
+            version = ("--version", "v1.0-trainval")
+            _run("convert", "--nuscenes", embedded / "nuscenes", *version, "--out", embedded / "qa")
+        data = str(embedded / "qa" / "senna_nusc_train.jsonl") + (f":{STAGE2_SHARE}" if stage == 2 else "")
+        images = str(embedded / "nuscenes")
+    inputs = replace(inputs, model=model or language_model, data=data, images=images)
+    if needs_tower:
+        inputs = replace(inputs, tower=str(embedded / "clip"), adapter_tokens=ADAPTER_TOKENS)
+    return inputs
+
+
+def _run(*arguments: object) -> None:
+    """Run another command of `senna`; a failure ends this one with the same exit code."""
+    code = subprocess.run([sys.executable, "-m", "senna", *map(str, arguments)]).returncode
+    if code:
+        raise SystemExit(code)

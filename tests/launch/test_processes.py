@@ -1,0 +1,76 @@
+"""The number of processes of a run and the launcher that starts them."""
+
+import stat
+import sys
+
+import pytest
+
+from senna.errors import UsageError
+from senna.launch.processes import count_gpus, number_of_gpus, start_command
+
+SENNA = ["train", "--config", "a.yaml"]
+
+
+@pytest.mark.parametrize(("visible", "count"), [("", 0), ("-1", 0), ("0", 1), ("2,5", 2), ("GPU-1,GPU-2,GPU-3", 3)])
+def test_gpus_are_counted_from_cuda_visible_devices(visible, count):
+    assert count_gpus({"CUDA_VISIBLE_DEVICES": visible}) == count
+
+
+def test_gpus_are_counted_by_nvidia_smi_without_cuda_visible_devices(tmp_path, monkeypatch):
+    program = tmp_path / "nvidia-smi"
+    program.write_text('#!/bin/sh\necho "GPU 0: NVIDIA (UUID: 1)"\necho "GPU 1: NVIDIA (UUID: 2)"\n')
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert count_gpus({}) == 2
+
+
+@pytest.mark.parametrize("text", ["abc", "all", "-1", "2.5", "1:4", "²"])
+def test_a_number_of_gpus_that_is_not_a_number_is_refused(text):
+    with pytest.raises(UsageError) as error:
+        number_of_gpus({"NUM_GPUS": text})
+    assert f"NUM_GPUS={text}" in error.value.message
+    assert "NUM_GPUS" in error.value.remedy
+
+
+def test_one_process_needs_no_launcher():
+    assert start_command(SENNA, {}, 1) == [sys.executable, "-m", "senna", *SENNA]
+
+
+def test_several_gpus_run_under_torchrun():
+    assert start_command(SENNA, {}, 4) == [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "4", "-m", "senna"),
+        *SENNA,
+    ]
+
+
+def test_several_machines_run_under_torchrun_with_one_rendezvous():
+    machines = {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "10.0.0.1"}
+    words = start_command(SENNA, machines, 8)
+    assert words[2:14] == [
+        *("torch.distributed.run", "--nnodes", "2", "--node_rank", "1", "--master_addr", "10.0.0.1"),
+        *("--master_port", "29500", "--nproc_per_node", "8", "-m"),
+    ]
+    assert "29501" in start_command(SENNA, {**machines, "MASTER_PORT": "29501"}, 8)
+
+
+def test_a_hostfile_starts_deepspeeds_launcher_which_puts_no_flag_before_the_command(tmp_path):
+    hostfile = tmp_path / "hosts"
+    hostfile.write_text("localhost slots=2\n")
+    words = start_command(SENNA, {"HOSTFILE": str(hostfile)}, 1)
+    assert words[1:3] == ["-m", "deepspeed.launcher.runner"]
+    assert "--no_local_rank" in words
+    assert words[-4:] == ["senna", *SENNA]
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({"HOSTFILE": "gone"}, "HOSTFILE=gone"),
+        ({"NNODES": "2", "NODE_RANK": "0"}, "MASTER_ADDR"),
+        ({"NNODES": "2", "MASTER_ADDR": "a"}, "NODE_RANK"),
+        ({"NNODES": "1:4"}, "NNODES=1:4"),
+    ],
+)
+def test_a_missing_or_wrong_variable_is_named(environment, named):
+    with pytest.raises(UsageError, match=named):
+        start_command(SENNA, environment, 1)
