@@ -4,6 +4,7 @@ import ast
 import re
 import shlex
 import subprocess
+from itertools import pairwise
 
 import pytest
 
@@ -72,7 +73,7 @@ def test_commands_name_scripts_commands_and_files_that_exist(path):
         scripts = [word for word in words[1:] if word.endswith((".sh", ".py"))][:1] if words[0] != "senna" else []
         for script in scripts:
             assert (REPOSITORY / script).is_file(), f"{name(path)}: {words}"
-        for flag, value in zip(words, words[1:], strict=False):
+        for flag, value in pairwise(words):
             if flag == "--config" and value.startswith("configs/"):
                 assert (REPOSITORY / value).is_file(), f"{name(path)}: {words}"
 
