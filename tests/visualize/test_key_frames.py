@@ -6,7 +6,7 @@ import pytest
 
 from senna.record_file import open_records
 from senna.views import VIEWS, image_block
-from senna.visualize.key_frames import file_name, front_description, in_order, key_frames, view_paths
+from senna.visualize.key_frames import file_name, front_description, driving_order, key_frames, view_paths
 
 
 def paths(moment, folder="samples"):
@@ -55,9 +55,9 @@ def test_a_shuffled_file_makes_a_film_in_the_order_of_the_drive(tmp_path):
 
 
 def test_order_without_links_is_that_of_the_file_and_a_ring_is_no_trap():
-    assert in_order([("b", ""), ("a", ""), ("", "")]) == [0, 1, 2]
-    assert in_order([("a", "b"), ("b", "a")]) == [0, 1]
-    assert in_order([("b", "a"), ("a", ""), ("d", "c"), ("c", "")]) == [1, 0, 3, 2]
+    assert driving_order([("b", ""), ("a", ""), ("", "")]) == [0, 1, 2]
+    assert driving_order([("a", "b"), ("b", "a")]) == [0, 1]
+    assert driving_order([("b", "a"), ("a", ""), ("d", "c"), ("c", "")]) == [1, 0, 3, 2]
 
 
 @pytest.mark.parametrize("count", [1, 3, 6])
