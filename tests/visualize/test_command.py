@@ -109,7 +109,7 @@ def test_pictures_of_another_model_are_not_kept_as_if_they_were_of_this(world):
     world.run("--limit", "2")
     before = world.times()
     world.write(world.predictions, [prediction(0, "a", sure=5), prediction(1, "b", sure=5)])
-    with pytest.raises(UsageError, match=r"s_0001\.png is of another run: files was .*--overwrite"):
+    with pytest.raises(UsageError, match=r"s_0001\.png holds another run: files was .*--overwrite"):
         world.run("--limit", "1")
     assert world.times() == before
     world.run("--limit", "1", "--overwrite")
@@ -117,7 +117,7 @@ def test_pictures_of_another_model_are_not_kept_as_if_they_were_of_this(world):
     assert after["s_0001.png"] != before["s_0001.png"]
     world.run("--limit", "1")
     assert world.times() == after
-    with pytest.raises(UsageError, match=r"s_0002\.png is of another run"):  # which the second run left as it was
+    with pytest.raises(UsageError, match=r"s_0002\.png holds another run"):  # which the second run left as it was
         world.run("--limit", "2")
 
 
@@ -138,7 +138,7 @@ def test_a_broken_image_is_counted_and_drawn_when_it_is_mended(world, capsys):
     gone.unlink()
     assert world.run() == 0
     said = capsys.readouterr().out
-    assert "2 images could not be read, in 2 frames" in said
+    assert "2 images of 2 frames could not be read" in said
     assert f"{broken}: damaged or truncated" in said
     assert [read_note(world.out / f"s_000{number}.png")["unreadable"] for number in (1, 2, 3)] == [1, 1, 0]
     before = world.times()
@@ -151,11 +151,11 @@ def test_a_broken_image_is_counted_and_drawn_when_it_is_mended(world, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--scene", "u"], "no such scene; it has s, t"),
+        (["--scene", "u"], "no such scene; its scenes are: s, t"),
         (["--limit", "0"], "--limit 0"),
         (["--film", "avi"], "--film avi"),
         (["--fps", "0"], "--fps 0"),
-        (["--describe"], "--describe asks the model"),
+        (["--describe"], "--describe needs a model"),
         (["--data", "records.txt"], "does not exist"),
         (["--predictions", "nothing.jsonl"], "nothing.jsonl is not there"),
     ],
@@ -184,7 +184,7 @@ def test_a_folder_without_a_single_image_is_a_mistake(world):
 def test_records_without_an_image_are_nothing_to_show(world):
     text = {"conversations": [{"from": "human", "value": "Say it."}, {"from": "gpt", "value": "It."}]}
     world.write(world.data, [text])
-    with pytest.raises(UsageError, match="nothing to show"):
+    with pytest.raises(UsageError, match="no record has an image"):
         world.run()
 
 
@@ -227,7 +227,7 @@ def test_a_frame_without_a_plan_says_that_speed_and_route_are_not_known(world, m
     assert "speed not yet known" in question
     assert "route says: not known" in question
     assert {"speed now: not known", "route: not known", "? not judged", "not in the record"} <= set(said)
-    assert any("called not known" in line for line in said)
+    assert any("speed and route not known" in line for line in said)
 
 
 def test_a_record_whose_images_do_not_fit_its_question_is_named(world):

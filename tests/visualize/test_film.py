@@ -75,7 +75,7 @@ def test_auto_takes_ffmpeg_where_it_is_and_pillow_else(tmp_path, monkeypatch):
     assert film_form("auto") == "gif"
     assert film_form("gif") == "gif"
     assert film_form("none") is None
-    with pytest.raises(UsageError, match="ffmpeg is not found"):
+    with pytest.raises(UsageError, match="ffmpeg was not found"):
         film_form("mp4")
     with pytest.raises(UsageError, match="avi"):
         film_form("avi")

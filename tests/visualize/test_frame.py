@@ -147,10 +147,10 @@ def test_the_path_lies_on_the_road_and_nowhere_else():
     ("changes", "size", "reason"),
     [
         ({"trajectory": ()}, (160, 90), "no trajectory"),
-        ({"trajectory": ((0.0, 0.01),) * 6}, (160, 90), "stands"),
-        ({"trajectory": tuple((0.0, 0.3 * step) for step in range(1, 7))}, (160, 90), "before the road"),
-        ({}, (100, 100), "shape"),
-        ({}, None, "not there"),
+        ({"trajectory": ((0.0, 0.01),) * 6}, (160, 90), "does not move"),
+        ({"trajectory": tuple((0.0, 0.3 * step) for step in range(1, 7))}, (160, 90), "before the part of the road"),
+        ({}, (100, 100), "aspect ratio"),
+        ({}, None, "missing"),
     ],
 )
 def test_where_no_path_is_drawn_the_picture_says_why(drawn, changes, size, reason):

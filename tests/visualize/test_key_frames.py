@@ -6,7 +6,7 @@ import pytest
 
 from senna.record_file import open_records
 from senna.views import VIEWS, image_block
-from senna.visualize.key_frames import file_name, front_description, driving_order, key_frames, view_paths
+from senna.visualize.key_frames import driving_order, file_name, front_description, key_frames, view_paths
 
 
 def paths(moment, folder="samples"):
