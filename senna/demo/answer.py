@@ -1,6 +1,6 @@
-"""The model behind the page: pictures and a question in; probabilities, or text token by token, out.
+"""The model behind the page: images and a question in; probabilities, or text token by token, out.
 
-V views, H and W the vision tower's input height and width.
+Shapes: V views, H and W the input height and width of the vision tower.
 """
 
 import threading
@@ -17,38 +17,38 @@ from senna.views import image_block
 
 
 class Answerer:
-    """One model, asked by one visitor at a time; who comes meanwhile waits."""
+    """A model that serves one visitor at a time; others wait."""
 
     def __init__(self, model: Any, tokenizer: Any, image_processor: Any) -> None:
         self.model, self.tokenizer, self.image_processor = model, tokenizer, image_processor
         self.scorer = PlanScorer(model, tokenizer)
-        self._alone = threading.Lock()
+        self._lock = threading.Lock()
         self._closing = threading.Event()
 
     def close(self) -> None:
-        """End every generation under way, so that the process can end."""
+        """Stop every running generation, so that the process can end."""
         self._closing.set()
 
-    def pixels(self, pictures: Iterable[Image.Image]) -> torch.Tensor:
-        """float32 (V, 3, H, W); pictures are decoded one after the other, as the iterable gives them."""
+    def pixels(self, images: Iterable[Image.Image]) -> torch.Tensor:
+        """Return float32 (V, 3, H, W). The iterable may decode one image at a time."""
         aspect_ratio = self.model.config.image_aspect_ratio or "pad"
-        return torch.stack([load_image(picture, self.image_processor, aspect_ratio) for picture in pictures])
+        return torch.stack([load_image(image, self.image_processor, aspect_ratio) for image in images])
 
     def plan(self, question: str, views: tuple[str, ...], images: torch.Tensor) -> PlanScores:
-        """The probability of each meta-action. ``question`` without the image block; ``images`` (V, 3, H, W)."""
-        with self._alone:
+        """Score the meta-actions for a question without its image block and ``images`` (V, 3, H, W)."""
+        with self._lock:
             return self.scorer([[{"from": "human", "value": image_block(views) + question}]], [images])[0]
 
     def stream(self, question: str, views: tuple[str, ...], images: torch.Tensor, max_new_tokens: int) -> Iterator[str]:
-        """The greedy answer so far, again and again as it grows. Closing the iterator stops the model."""
-        # Prompts are given as embeddings, so that the streamer never sees one: there is none to skip.
+        """Yield the growing greedy answer. Closing the iterator stops the model."""
+        # Prompts are passed as embeddings, so the streamer never sees prompt tokens to skip.
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=False, skip_special_tokens=True)
         halt, failures = _Halt(self._closing), []
         ids = encode_prompt(prompt_for(image_block(views) + question), self.tokenizer)
 
         def generate() -> None:
             try:
-                with self._alone:
+                with self._lock:
                     self.model.generate(
                         ids[None].to(self.model.device),
                         images=images[None].to(self.model.device, self.model.dtype),
@@ -61,7 +61,7 @@ class Answerer:
                     )
             except Exception as error:
                 failures.append(error)
-                streamer.end()  # else the reader below would wait for ever
+                streamer.end()  # otherwise the reader below would wait forever
 
         worker = threading.Thread(target=generate)
         worker.start()
@@ -79,7 +79,7 @@ class Answerer:
 
 
 class _Halt(StoppingCriteria):
-    """Ends a generation when its reader has gone, or the server goes."""
+    """A criterion that stops a generation when its reader has gone or the server shuts down."""
 
     def __init__(self, closing: threading.Event) -> None:
         self.wanted, self._closing = False, closing

@@ -1,4 +1,4 @@
-"""`senna demo`: a web page that asks a model about six pictures."""
+"""`senna demo`: a web page that asks a model about six images."""
 
 import importlib.util
 import os
@@ -20,35 +20,37 @@ if TYPE_CHECKING:
 class DemoArguments:
     """Flags of `senna demo`."""
 
-    model: str = flag("a trained model: its folder, a LoRA folder, or a hub name")
+    model: str = flag("a model folder, a LoRA folder or a hub name")
     data: str | None = flag(
-        "a file of records to take example frames from (default: the embedded world's, if it is made)", None
+        "a file of records with example frames (default: the records of the quickstart, if they exist)", None
     )
-    image_folder: str | None = flag("where --data's image paths start (default: beside the file)", None)
-    port: int = flag("0 takes a free one", 7860)
-    host: str = flag("the address to listen on; 0.0.0.0 lets everybody in who can reach this machine", "127.0.0.1")
-    device: str = flag("cpu, cuda, cuda:1; auto takes the GPU where there is one", "auto")
-    quantization: str | None = flag("nf4 or int8: the language model in 4 or 8 bits", None)
-    dtype: str = flag("auto (the checkpoint's own), float32, bfloat16 or float16", "auto")
-    max_image_megapixels: float = flag("larger pictures are refused", 40.0)
+    image_folder: str | None = flag(
+        "the folder that image paths in --data are relative to (default: the folder of the file)", None
+    )
+    port: int = flag("port to listen on; 0 chooses a free one", 7860)
+    host: str = flag("address to listen on; 0.0.0.0 admits everyone who can reach this machine", "127.0.0.1")
+    device: str = flag("auto (a GPU where there is one), cpu, cuda, cuda:1", "auto")
+    quantization: str | None = flag("nf4 or int8: load the LLM in 4 or 8 bits", None)
+    dtype: str = flag("auto (as in the checkpoint), float32, bfloat16 or float16", "auto")
+    max_image_megapixels: float = flag("refuse larger images", 40.0)
 
 
 def main(argv: list[str]) -> int:
-    """Run the command until it is stopped; raises SennaError."""
+    """Run `senna demo` until it is stopped. Raises SennaError."""
     args = parse_flags(
         DemoArguments,
         argv,
         prog="senna demo",
-        description="A web page on this machine: six pictures and a question in; the twenty meta-actions' probabilities, or "
-        "an answer as it is written, out.",
-        epilog="It binds to 127.0.0.1, fetches nothing from elsewhere and shares nothing. From another machine: "
+        description="Serve a web page on this machine: six images and a question in; the probabilities of the twenty "
+        "meta-actions, or a streamed answer, out.",
+        epilog="It binds to 127.0.0.1 and neither fetches from nor sends to other hosts. To use it from another machine: "
         "ssh -L 7860:127.0.0.1:7860 HOST.",
     )
     _check(args)
     with tempfile.TemporaryDirectory(prefix="senna-demo-") as uploads:
         # gradio reads these when it is imported.
         os.environ.update(GRADIO_TEMP_DIR=uploads, GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1")
-        previous = signal.signal(signal.SIGTERM, _stop)  # so that the uploads are removed then, too
+        previous = signal.signal(signal.SIGTERM, _stop)  # so that the uploads are removed in this case too
         try:
             return _run(args, uploads)
         except KeyboardInterrupt:
@@ -64,13 +66,15 @@ def _stop(*_: object) -> None:
 
 def _check(args: DemoArguments) -> None:
     if importlib.util.find_spec("gradio") is None:
-        raise UsageError("the page needs gradio: pip install -c constraints.txt '.[demo]'")
+        raise UsageError("gradio is not installed", remedy="pip install -c constraints.txt -e '.[demo]'")
     if args.max_image_megapixels <= 0:
-        raise UsageError(f"--max-image-megapixels {args.max_image_megapixels:g}: must be more than 0")
+        raise UsageError(
+            f"--max-image-megapixels {args.max_image_megapixels:g} is too small", remedy="use a number above 0"
+        )
     if args.image_folder and not args.data:
-        raise UsageError("--image-folder goes with --data, the file whose images are there")
+        raise UsageError("--image-folder needs --data", remedy="give the file of records with --data")
     if args.dtype not in ("auto", "float32", "bfloat16", "float16"):
-        raise UsageError(f"--dtype {args.dtype}: auto, float32, bfloat16 or float16")
+        raise UsageError(f"--dtype {args.dtype} is unknown", remedy="use auto, float32, bfloat16 or float16")
 
 
 def _run(args: DemoArguments, uploads: str) -> int:
@@ -88,8 +92,8 @@ def _run(args: DemoArguments, uploads: str) -> int:
 
         def ready() -> None:
             if not is_loopback(listener):
-                print(f"WARNING --host {args.host}: whoever can reach this machine can use the page", flush=True)
-            print(f"{address_of(listener)}   (Ctrl-C stops it)", flush=True)
+                print(f"WARNING --host {args.host}: everyone who can reach this machine can use the page", flush=True)
+            print(f"{address_of(listener)}   (Ctrl-C to stop)", flush=True)
 
         try:
             serve(page, listener, uploads, ready)
@@ -99,7 +103,7 @@ def _run(args: DemoArguments, uploads: str) -> int:
 
 
 def _desk(args: DemoArguments, examples: "list[Example]") -> "tuple[Desk, str]":
-    """What answers, and the kind of device that it is on."""
+    """Load the model; return the event handlers and the type of its device."""
     import torch
 
     from senna.demo.answer import Answerer
@@ -122,4 +126,4 @@ def _check_device(name: str) -> None:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {name} cannot be used: {str(error).splitlines()[0]}; auto finds one") from error
+        raise UsageError(f"--device {name} cannot be used: {str(error).splitlines()[0]}", remedy="use auto") from error

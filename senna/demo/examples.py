@@ -1,4 +1,4 @@
-"""Frames to try the page with, from a file of records."""
+"""Example frames for the page, from a file of records."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,16 +24,16 @@ _THUMBNAIL = (320, 180)
 
 @dataclass(frozen=True)
 class Example:
-    """A frame.
+    """An example frame.
 
     Attributes:
-        pictures: a file a view, in the order of VIEWS.
-        thumbnail: of the front view.
-        speed, command: of its plan question; None where it has none.
-        truth: what its driver did, where that is recorded.
+        images: an image file for each view, in the order of VIEWS.
+        thumbnail: a small copy of the front image.
+        speed, command: speed (m/s) and navigation command of its plan record, None where they are unknown.
+        truth: the ground-truth plan, None where it is unknown.
     """
 
-    pictures: tuple[Path, ...]
+    images: tuple[Path, ...]
     thumbnail: Image.Image
     speed: float | None = None
     command: str | None = None
@@ -41,12 +41,13 @@ class Example:
 
 
 def find_examples(data: str | None, image_folder: str | None, count: int = 6) -> list[Example]:
-    """Up to ``count`` frames of a record file, else of the embedded world, else none.
+    """Return up to ``count`` frames of a file of records, else of the drawn world, else none.
 
     Args:
-        image_folder: where relative paths start; else beside the file.
+        image_folder: the folder that image paths are relative to; default: the folder of ``data``.
 
-    Raises DataError where ``data`` is given and has no frame of six views whose files are there.
+    Raises:
+        DataError: ``data`` has no frame with six existing images.
     """
     if data is None:
         file, folder = EMBEDDED
@@ -56,12 +57,14 @@ def find_examples(data: str | None, image_folder: str | None, count: int = 6) ->
     if examples := choose_examples(records, folder, count):
         return examples
     raise DataError(
-        f"--data {data}: no record has six views whose files are in {folder}; give their folder with --image-folder"
+        f"no record has six images that exist in {folder}",
+        file=data,
+        remedy="give the folder of the images with --image-folder",
     )
 
 
 def choose_examples(records: RecordFile, folder: Path, count: int) -> list[Example]:
-    """Frames spread evenly over the file, one a frame; those with a plan question where there are some."""
+    """Return frames that are spread evenly over the file; only frames with a plan record where there are some."""
     plan = records.kind_names.index("plan") if "plan" in records.kind_names else None
     candidates = np.flatnonzero(records.kinds == plan) if plan is not None else np.arange(len(records))
     _, first = np.unique(records.frames[candidates], return_index=True)
@@ -76,39 +79,41 @@ def choose_examples(records: RecordFile, folder: Path, count: int) -> list[Examp
 
 
 def _spread(length: int, count: int) -> Iterator[int]:
-    """``count`` indices spread over 0 ... length - 1, in order; then, as stand-ins, some of the rest."""
+    """Yield ``count`` indices spread over 0 ... length - 1, then some of the remaining ones as replacements."""
     chosen = list(dict.fromkeys(np.linspace(0, length - 1, min(count, length)).round().astype(int).tolist()))
     yield from chosen
     yield from [index for index in range(length) if index not in set(chosen)][: 10 * count]
 
 
 def _example(record: Record, folder: Path) -> Example | None:
-    """None where the record does not show six views whose files are there."""
+    """Return the example of a record, None where it has no six existing images."""
     try:
-        pictures = _six_pictures(record, folder)
-        if len(pictures) != len(VIEWS) or not all(path.is_file() for path in pictures):
+        images = _six_images(record, folder)
+        if len(images) != len(VIEWS) or not all(path.is_file() for path in images):
             return None
-        thumbnail = _thumbnail(pictures[0])
-    except (DataError, OSError):  # no six views, or a damaged picture
+        thumbnail = _thumbnail(images[0])
+    except (DataError, OSError):  # not six views, or a damaged image
         return None
     turns = record["conversations"]
     situation = parse_situation(turns[0]["value"].rpartition(IMAGE_TOKEN)[2])
-    speed = None if situation.speed is None else min(max(float(situation.speed), 0.0), MOST_SPEED)
-    command = situation.command if situation.command in COMMANDS else None
+    speed = record.get("speed", situation.speed)
+    speed = None if speed is None else min(max(float(speed), 0.0), MOST_SPEED)
+    command = record.get("command", situation.command)
+    command = command if command in COMMANDS else None
     truth = parse_meta_action(turns[-1]["value"]) if turns[-1]["from"] == "gpt" else None
-    return Example(pictures, thumbnail, speed, command, truth)
+    return Example(images, thumbnail, speed, command, truth)
 
 
 def _thumbnail(path: Path) -> Image.Image:
-    with Image.open(path) as picture:
-        picture.draft("RGB", (2 * _THUMBNAIL[0], 2 * _THUMBNAIL[1]))
-        small = picture.convert("RGB")
+    with Image.open(path) as image:
+        image.draft("RGB", (2 * _THUMBNAIL[0], 2 * _THUMBNAIL[1]))
+        small = image.convert("RGB")
     small.thumbnail(_THUMBNAIL)
     return small
 
 
-def _six_pictures(record: Record, folder: Path) -> tuple[Path, ...]:
-    """In the order of VIEWS: by the cameras that the paths name, else by the prompt's tags."""
+def _six_images(record: Record, folder: Path) -> tuple[Path, ...]:
+    """Return the images in the order of VIEWS, by the cameras in the paths, else by the prompt's tags."""
     named = record.get("images")
     paths: Sequence[str] = named if isinstance(named, list) and len(named) == len(VIEWS) else image_paths(record)
     by_view = paths_by_camera(paths)

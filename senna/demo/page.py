@@ -1,4 +1,4 @@
-"""The page itself: controls, what happens when they are used, how it is laid out."""
+"""The demo page: controls, events and layout."""
 
 import json
 import logging
@@ -35,19 +35,19 @@ Upload = dict[str, Any] | None
 
 logger = logging.getLogger(__name__)
 
-AROUND = ("front left", "front", "front right", "back left", "back", "back right")  # as they look around the car
+AROUND = ("front left", "front", "front right", "back left", "back", "back right")  # as on the car
 PLAN_TOKENS, TEXT_TOKENS = 32, 256
-_MOST_WAITING = 16  # visitors in the queue; one more is told to come back
-_KEPT = 3600  # seconds that uploaded files stay
-_OOPS = "Something went wrong on the server, which has noted what. Try again, or another question."
+_MOST_WAITING = 16  # visitors in the queue; further ones are refused
+_KEPT = 3600  # seconds before uploaded files are deleted
+_SERVER_ERROR = "An error occurred on the server and was logged. Try again, or ask another question."
 
 
 @dataclass(frozen=True)
 class Desk:
-    """What the page's events do.
+    """The event handlers of the page.
 
-    Uploads come as gradio describes them, ``{"path": ...}``, None where there is none: its own way of reading a picture
-    would show visitors Pillow's errors.
+    Uploads arrive as gradio describes them, ``{"path": ...}`` or None. Gradio's own image loading would show Pillow's
+    errors to visitors.
     """
 
     answerer: Answerer
@@ -55,25 +55,29 @@ class Desk:
     most_megapixels: float
 
     def check(self, upload: Upload, shown: str, view: str) -> tuple[Any, Any, None]:
-        """A file has been uploaded: it stays in its slot if it can be used. Answer and truth were of other pictures.
+        """Check an uploaded file, and clear the answer and the ground truth, which belong to other images.
 
-        ``shown`` is the answer's HTML at that moment. Returns the slot's value, the answer's, and no truth.
+        Args:
+            shown: the HTML of the current answer.
+
+        Returns:
+            the new values of the slot, the answer and the ground truth.
         """
         try:
             if upload is not None:
                 open_upload(upload["path"], view, self.most_megapixels)
             return gr.skip(), NOTHING_YET if is_over(shown) else gr.skip(), None
         except Refusal as refusal:
-            gr.Warning(str(refusal), title="Not this picture", duration=12)
+            gr.Warning(str(refusal), title="Image refused", duration=12)
             return None, draw_problem(str(refusal)), None
 
     def show_example(self, chosen: gr.SelectData) -> tuple[Any, ...]:
-        """Pictures in the order of AROUND, speed, command, truth, and no answer yet."""
+        """Return the images in the order of AROUND, speed, command, ground truth, and an empty answer."""
         example = self.examples[chosen.index]
-        pictures = dict(zip(VIEWS, example.pictures, strict=True))
+        images = dict(zip(VIEWS, example.images, strict=True))
         speed = gr.skip() if example.speed is None else example.speed
         return (
-            *(str(pictures[view]) for view in AROUND),
+            *(str(images[view]) for view in AROUND),
             speed,
             example.command or gr.skip(),
             example.truth and str(example.truth),
@@ -91,7 +95,7 @@ class Desk:
         truth: str | None,
         *uploads: Upload,
     ) -> Iterator[str]:
-        """The answer's HTML, again and again as it grows. ``uploads`` in the order of AROUND."""
+        """Yield the HTML of the growing answer. ``uploads`` are in the order of AROUND."""
         choices = Choices(kind, view, speed, command, own, front_only)
         try:
             paths = {name: upload and upload["path"] for name, upload in zip(AROUND, uploads, strict=True)}
@@ -100,14 +104,14 @@ class Desk:
             yield draw_problem(str(refusal))
         except Exception:
             logger.exception("the question could not be answered: %s", choices)
-            yield draw_problem(_OOPS)
+            yield draw_problem(_SERVER_ERROR)
 
     def _answer(self, choices: Choices, truth: str | None, paths: dict[str, str | None]) -> Iterator[str]:
         views = views_to_show(paths, choices.front_only)
         question, start = question_text(choices, load_templates()), time.perf_counter()
         result = Result(question, views)
         yield draw(result)
-        images = self.answerer.pixels(self._pictures(views, paths))
+        images = self.answerer.pixels(self._images(views, paths))
         is_plan = choices.kind == "plan"
         if is_plan:
             scores = self.answerer.plan(question, views, images)
@@ -119,12 +123,12 @@ class Desk:
             yield draw(result)
         yield draw(result.but(text=result.text or "", seconds=time.perf_counter() - start))
 
-    def _pictures(self, views: Sequence[str], paths: dict[str, str | None]) -> Iterator[Image.Image]:
+    def _images(self, views: Sequence[str], paths: dict[str, str | None]) -> Iterator[Image.Image]:
         return (open_upload(paths[view] or "", view, self.most_megapixels) for view in views)
 
 
 def build_page(desk: Desk, model_name: str, device: str) -> gr.Blocks:
-    """The page; ``model_name`` stands at its head."""
+    """Build the page; ``model_name`` and ``device`` are shown at its top."""
     with gr.Blocks(title="Senna", analytics_enabled=False, delete_cache=(_KEPT // 4, _KEPT)) as page:
         gr.HTML(_head(model_name, device), padding=False)
         with gr.Row(elem_id="desk"):
@@ -151,11 +155,11 @@ def build_page(desk: Desk, model_name: str, device: str) -> gr.Blocks:
             **_PRIVATE,
         )
         stop.click(None, cancels=[asking], **_PRIVATE)
-        # In the browser, at once: pictures that are chosen right afterwards stay.
+        # Cleared in the browser at once, so that images chosen right afterwards stay.
         nothing = json.dumps([*[None] * len(slots), NOTHING_YET])
         clear.click(None, None, [*slots, result], js=f"() => {nothing}", **_PRIVATE)
         for view, slot in zip(AROUND, slots, strict=True):
-            # The default binds the view; an upload is checked at once, whoever else is being answered.
+            # The default argument binds the view. Uploads are checked at once, also while another visitor is answered.
             def check(upload: Upload, shown: str, view: str = view) -> tuple[Any, ...]:
                 return desk.check(upload, shown, view)
 
@@ -174,7 +178,7 @@ _PRIVATE = {"api_visibility": "private"}
 
 
 def style() -> dict[str, Any]:
-    """What gradio is told of the page's looks: fonts of the visitor's system, no font or script from elsewhere."""
+    """Return theme and CSS for gradio: system fonts, nothing from other hosts."""
     sans = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "DejaVu Sans", "sans-serif")
     theme = gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=sans, font_mono=("monospace",))
     theme = theme.set(body_text_color_subdued="*neutral_500", body_text_color_subdued_dark="*neutral_400")
@@ -199,13 +203,13 @@ def _slot(view: str) -> gr.Image:
         min_width=80,
         elem_id=f"view-{view.replace(' ', '-')}",
         elem_classes="view",
-        placeholder="Choose a picture",
+        placeholder="Choose an image",
         alt_text=f"the {view} view",
     )
 
 
 def _controls() -> list[gr.components.Component]:
-    """kind, view, speed, command, own question, front only: the first arguments of `Desk.ask`."""
+    """Create the controls: kind, view, speed, command, own question, front only (the first arguments of `Desk.ask`)."""
     choices = [(name, kind) for kind, name in KINDS.items()]
     kind = gr.Radio(choices, value="plan", label="Question", elem_id="kind")
     view = gr.Dropdown(list(VIEWS), value="front", label="View", visible=False, elem_id="view", filterable=False)
@@ -243,8 +247,8 @@ def _thumbnails(examples: Sequence[Example]) -> gr.Gallery | None:
             padding=False,
         )
         return None
-    pictures = [example.thumbnail for example in examples]
+    thumbnails = [example.thumbnail for example in examples]
     return gr.Gallery(
-        pictures, label="Examples: choose one", columns=6, height="auto", allow_preview=False, interactive=False,
+        thumbnails, label="Examples: choose one", columns=6, height="auto", allow_preview=False, interactive=False,
         object_fit="cover", buttons=[], elem_id="examples",
     )  # fmt: skip

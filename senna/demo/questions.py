@@ -1,40 +1,39 @@
-"""What a visitor asks: from the page's choices to the question's text, in the words that the model was trained on."""
+"""From the choices of a visitor to the text of a question, with the templates that the model was trained on."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from senna.kinds import kind_named
 from senna.navigation import COMMANDS
 from senna.templates import Templates
 from senna.views import IMAGE_TOKEN, VIEWS
 
+OWN = "own"
 KINDS = {
-    "plan": "Plan, next 3 s",
-    "description": "Describe a view",
-    "traffic_light": "Traffic light",
-    "vru": "People and two wheels",
-    "own": "My own question",
+    **{kind.name: kind.title for name in ("plan", "description", "traffic_light", "vru") if (kind := kind_named(name))},
+    OWN: "My own question",
 }
-"""Kind -> what the page calls it."""
+"""Kind -> its title on the page. Motion questions are left out, since they need a list of objects."""
 
 FRONT_ONLY = "Front view only"
 MOST_SPEED = 40.0  # m/s
 MOST_CHARACTERS = 1000  # of a visitor's own question
-_REACH = "20"  # metres, as the converter asks of vulnerable road users
+_REACH = "20"  # metres; the converter asks for vulnerable road users within this distance
 
 
 class Refusal(Exception):
-    """What a visitor has to mend. The message is for them: it names no path of this machine."""
+    """An input that a visitor must correct. The message is for visitors and names no path of this machine."""
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What the page's controls say.
+    """The values of the page's controls.
 
     Attributes:
-        view: that a description is about.
-        speed: m/s.
-        front_only: show the model the front view alone.
+        view: the view that a description is about.
+        speed: current speed, m/s.
+        front_only: whether the model gets the front view only.
     """
 
     kind: str
@@ -46,15 +45,15 @@ class Choices:
 
 
 def question_text(choices: Choices, templates: Templates) -> str:
-    """The question, without the image block. Raises Refusal."""
+    """Return the text of the question without the image block. Raises Refusal."""
     if choices.kind not in KINDS or choices.view not in VIEWS or choices.command not in COMMANDS:
-        raise Refusal("Choose a kind of question, a view and a navigation command from those that are listed.")
+        raise Refusal("Choose a kind of question, a view and a navigation command from the lists.")
     if choices.kind == "plan":
         return _plan(choices, templates)
     if choices.kind == "description":
         if choices.front_only and choices.view != "front":
             raise Refusal(
-                f"The model would see the front view only, and is asked about the {choices.view} view. "
+                f"The model would get the front view only, but the question is about the {choices.view} view. "
                 f"Ask about the front view, or untick “{FRONT_ONLY}”."
             )
         return templates["description"]["question"].format(view=choices.view)
@@ -75,27 +74,27 @@ def _plan(choices: Choices, templates: Templates) -> str:
 
 def _own(text: str) -> str:
     if not text:
-        raise Refusal("There is no question yet: write one, or choose one of the other kinds.")
+        raise Refusal("There is no question yet. Write one, or choose another kind.")
     if len(text) > MOST_CHARACTERS:
-        raise Refusal(f"The question has {len(text):,} characters; it may have {MOST_CHARACTERS:,}.")
+        raise Refusal(f"The question has {len(text):,} characters; the limit is {MOST_CHARACTERS:,}.")
     if IMAGE_TOKEN in text:
-        raise Refusal(f"Leave {IMAGE_TOKEN} out of the question: the pictures are put before it by themselves.")
+        raise Refusal(f"Remove {IMAGE_TOKEN} from the question. The images are added automatically.")
     return text
 
 
-def views_to_show(pictures: Mapping[str, object | None], front_only: bool) -> tuple[str, ...]:
-    """The views that the model is shown, in the order of the prompt: all six, or the front alone.
+def views_to_show(images: Mapping[str, object | None], front_only: bool) -> tuple[str, ...]:
+    """Return the views that the model gets, in the order of the prompt: all six, or the front view only.
 
-    Raises Refusal that names those whose picture is missing (None).
+    Raises Refusal that names the views whose image is missing (None).
     """
     wanted = ("front",) if front_only else VIEWS
-    missing = [view for view in wanted if pictures.get(view) is None]
+    missing = [view for view in wanted if images.get(view) is None]
     if not missing:
         return wanted
     if len(missing) == len(VIEWS):
-        raise Refusal("There are no pictures yet: upload the six views, or choose an example.")
+        raise Refusal("There are no images yet. Upload the six views, or choose an example.")
     named = f"The {missing[0]} view is" if len(missing) == 1 else f"The views {_listed(missing)} are"
-    hint = f", or tick “{FRONT_ONLY}” to ask about that one alone" if "front" not in missing else ""
+    hint = f", or tick “{FRONT_ONLY}” to use that view only" if "front" not in missing else ""
     raise Refusal(f"{named} missing. Upload {'it' if len(missing) == 1 else 'them'}{hint}.")
 
 

@@ -1,28 +1,35 @@
-"""The HTML of an answer: a problem, a text that grows, the twenty meta-actions as bars in a grid of SPEED by PATH."""
+"""The HTML of an answer: a problem, a growing text, or the twenty meta-actions as bars in a grid of SPEED by PATH."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
 
 import numpy as np
+from scipy.special import softmax
 
 from senna.meta_actions import ALL_META_ACTIONS, SPEEDS, MetaAction, parse_meta_action
 
-COLUMNS = ("LEFT_TURN", "LEFT_CHANGE", "STRAIGHT", "RIGHT_CHANGE", "RIGHT_TURN")  # left is left
+COLUMNS = (
+    "LEFT_TURN",
+    "LEFT_CHANGE",
+    "STRAIGHT",
+    "RIGHT_CHANGE",
+    "RIGHT_TURN",
+)  # in the order of the road, left to right
 NOTHING_YET = '<p class="hint">The answer appears here.</p>'
 
 
 @dataclass(frozen=True)
 class Result:
-    """What is known of an answer so far.
+    """An answer in progress.
 
     Attributes:
-        question: as it was asked, without the image block.
-        views: that the model saw.
-        log_probs: (20,) of a plan question (`PlanScores.log_probs`).
+        question: the question without the image block.
+        views: the views that the model gets.
+        log_probs: (20,) log-probabilities for a plan question (`PlanScores.log_probs`).
         text: the greedy text so far; None before it begins.
-        truth: what the driver of an example did.
-        seconds: how long it took; None while the answer still grows.
+        truth: the ground-truth plan of an example.
+        seconds: the total time; None while the answer is growing.
     """
 
     question: str
@@ -33,13 +40,13 @@ class Result:
     seconds: float | None = None
 
     def but(self, **changes) -> "Result":
-        """A copy with some values changed."""
+        """Return a copy with some values changed."""
         return replace(self, **changes)
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A cell of the grid. ``height`` is a share of the highest bar's."""
+    """A cell of the grid. ``height`` is relative to the highest bar."""
 
     action: MetaAction
     probability: float
@@ -48,9 +55,9 @@ class Bar:
 
 
 def grid(log_probs: np.ndarray) -> list[list[Bar]]:
-    """Rows of SPEEDS, columns of COLUMNS; probabilities add up to 1 over the twenty."""
-    likelihoods = np.exp(np.asarray(log_probs, dtype=np.float64) - np.max(log_probs))
-    shares = dict(zip(ALL_META_ACTIONS, (likelihoods / likelihoods.sum()).tolist(), strict=True))
+    """Return rows of SPEEDS and columns of COLUMNS; the probabilities sum to 1 over the twenty."""
+    probabilities = softmax(np.asarray(log_probs, dtype=np.float64))
+    shares = dict(zip(ALL_META_ACTIONS, probabilities.tolist(), strict=True))
     best = max(shares, key=shares.__getitem__)
     return [
         [
@@ -62,26 +69,26 @@ def grid(log_probs: np.ndarray) -> list[list[Bar]]:
 
 
 def percent(share: float) -> str:
-    """``63 %``, with ``<1`` for what would round to nothing."""
+    """Return ``63 %``; ``<1 %`` for a share that would round to 0."""
     return f"{'<1' if 0 < share < 0.005 else f'{100 * share:.0f}'}\N{NARROW NO-BREAK SPACE}%"
 
 
 def draw_problem(message: str) -> str:
-    """A friendly message in place of an answer."""
+    """Return the HTML of a message in place of an answer."""
     return f'<div class="problem" role="alert"><b>Not yet.</b> {escape(message)}</div>'
 
 
 def is_over(html: str | None) -> bool:
-    """Whether what ``draw`` or ``draw_problem`` made is a problem or an answer that grows no more."""
+    """Return whether HTML from ``draw`` or ``draw_problem`` is a problem or a finished answer."""
     return 'class="problem"' in (html or "") or 'data-done="true"' in (html or "")
 
 
 def draw(result: Result) -> str:
-    """An answer as far as it is known."""
+    """Return the HTML of an answer in progress."""
     parts = [] if result.log_probs is None else [_draw_plan(result)]
     if result.text is not None:
         parts.append(_draw_text(result))
-    waiting = "" if parts else '<p class="hint">The model looks at the pictures …</p>'
+    waiting = "" if parts else '<p class="hint">The model is processing the images …</p>'
     seen = "the front view" if len(result.views) == 1 else f"{len(result.views)} views"
     took = "" if result.seconds is None else f" Answered in {result.seconds:.1f} s."
     return (
@@ -95,22 +102,22 @@ def _draw_text(result: Result) -> str:
     caret = "" if result.seconds is not None else '<span class="caret" aria-hidden="true"></span>'
     text = escape((result.text or "").strip())
     if not text and result.seconds is not None:
-        text = '<span class="hint">The model said nothing.</span>'
+        text = '<span class="hint">The model gave no text.</span>'
     if result.log_probs is None:
-        return f'<p class="said" aria-live="polite">{text}{caret}</p>'
-    return f'<p class="small">Its own words (greedy text):</p><p class="said plan">{text}{caret}</p>{_verdict(result)}'
+        return f'<p class="answer-text" aria-live="polite">{text}{caret}</p>'
+    return f'<p class="small">Greedy text:</p><p class="answer-text plan">{text}{caret}</p>{_verdict(result)}'
 
 
 def _verdict(result: Result) -> str:
-    """Where the words differ from the bars."""
+    """Return a remark where the greedy text differs from the most probable meta-action."""
     if result.seconds is None or result.log_probs is None:
         return ""
-    said = parse_meta_action(result.text or "")
-    if said is None:
-        return '<p class="small">These words are not one of the twenty meta-actions; the bars compare those only.</p>'
+    decoded = parse_meta_action(result.text or "")
+    if decoded is None:
+        return '<p class="small">The text is not one of the twenty meta-actions; the bars compare only these.</p>'
     best = ALL_META_ACTIONS[int(np.argmax(result.log_probs))]
-    if said != best:
-        return '<p class="small">Word by word the model says something else than the likeliest of the twenty.</p>'
+    if decoded != best:
+        return '<p class="small">The greedy text differs from the most probable of the twenty.</p>'
     return ""
 
 
@@ -123,13 +130,13 @@ def _draw_plan(result: Result) -> str:
         f'<span class="speed">{escape(row[0].action.speed)}</span>{"".join(_cell(bar, result.truth) for bar in row)}'
         for row in rows
     )
-    truth = "" if result.truth is None else '<span><i class="key truth"></i>what the driver did</span>'
+    truth = "" if result.truth is None else '<span><i class="key truth"></i>ground truth</span>'
     return (
         f'<p class="winner"><b>{escape(str(best.action))}</b><span>{escape(percent(best.probability))}</span></p>'
-        f'<div class="grid" role="img" aria-label="{escape(_told(rows))}"><span class="corner"></span>{head}{body}</div>'
-        f'<p class="legend"><span><i class="key best"></i>likeliest</span>{truth}'
-        f"<span>bars relative to the likeliest</span></p>"
-        f'<p class="small">{escape(percent(outside))} of the model’s probability lies on other texts than these twenty.</p>'
+        f'<div class="grid" role="img" aria-label="{escape(_description(rows))}"><span class="corner"></span>{head}{body}</div>'
+        f'<p class="legend"><span><i class="key best"></i>most probable</span>{truth}'
+        f"<span>bars relative to the most probable</span></p>"
+        f'<p class="small">{escape(percent(outside))} of the model’s probability is on other texts than these twenty.</p>'
     )
 
 
@@ -146,7 +153,7 @@ def _spaced(path: str) -> str:
     return escape(path).replace("_", "<br>")
 
 
-def _told(rows: Sequence[Sequence[Bar]]) -> str:
-    """The chart for those who cannot see it: the likeliest first."""
+def _description(rows: Sequence[Sequence[Bar]]) -> str:
+    """Return the chart as text for screen readers, the most probable meta-action first."""
     bars = sorted((bar for row in rows for bar in row), key=lambda bar: -bar.probability)
     return "; ".join(f"{bar.action} {percent(bar.probability)}" for bar in bars)

@@ -1,4 +1,4 @@
-"""The page on a port of this machine: nothing is fetched from elsewhere, nothing is served but the page."""
+"""The HTTP server of the page. It serves nothing but the page and fetches nothing from other hosts."""
 
 import json
 import socket
@@ -12,9 +12,9 @@ from fastapi import FastAPI
 
 from senna.demo.page import style
 
-MOST_UPLOAD = "40mb"  # of one file; a camera's JPEG of 40 megapixels has 10 to 20
+MOST_UPLOAD = "40mb"  # per file; a 40 megapixel JPEG of a camera has 10 to 20 MB
 
-# Nothing that a page of gradio may name reaches another machine: the browser itself refuses it.
+# The browser refuses to load anything from another host.
 _POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; "
     "style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; worker-src 'self' blob:; "
@@ -25,8 +25,8 @@ _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 ]
-# What gradio would fetch for whoever asks, and its description of the server.
-_SHUT = (
+# Routes by which gradio would fetch remote files for a visitor, and its description of the server.
+_CLOSED_ROUTES = (
     "/gradio_api/proxy=",
     "/gradio_api/file=http",
     "/gradio_api/file/http",
@@ -36,17 +36,16 @@ _SHUT = (
 )
 
 _UPLOAD = "/gradio_api/upload"
-_MOST_REQUEST = 1 << 20  # bytes of any other request
+_MOST_REQUEST = 1 << 20  # bytes of a request that is no upload
 
 Message = dict[str, Any]
 
 
 class Guard:
-    """ASGI middleware: shuts the addresses above, lets requests name files in ``uploads`` only, and gives every answer the
-    headers above.
+    """ASGI middleware that closes routes, restricts file names in requests to ``uploads``, and adds security headers.
 
-    A request names a file by its path or by an address. gradio fetches the address, and takes any file of this machine,
-    as it does not check paths where it is mounted in another application.
+    A request names a file by a path or a URL. When gradio is mounted in another application it does not check paths: it
+    would fetch any URL and serve any file of this machine.
     """
 
     def __init__(self, app: Callable[..., Awaitable[None]], uploads: str) -> None:
@@ -56,18 +55,18 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if scope["path"].lower().startswith(_SHUT):
-            await _refuse(send, 404, b"not here")
+        if scope["path"].lower().startswith(_CLOSED_ROUTES):
+            await _refuse(send, 404, b"not found")
             return
         if scope["method"] != "GET" and scope["path"] != _UPLOAD:
             body = await _read(receive)
             if body is None:
-                await _refuse(send, 413, b"too long")
+                await _refuse(send, 413, b"request too large")
                 return
             if not all(self._is_upload(name) for name in named_files(body)):
                 await _refuse(send, 403, b"not an upload")
                 return
-            receive = _again(body, receive)
+            receive = _replay(body, receive)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -81,7 +80,7 @@ class Guard:
 
 
 def named_files(body: bytes) -> Iterator[object]:
-    """The value of every "path" in a JSON text; nothing where it is none."""
+    """Yield the value of every key "path" in a JSON text; nothing where it is not JSON."""
     try:
         todo = [json.loads(body)]
     except (ValueError, RecursionError):
@@ -97,7 +96,7 @@ def named_files(body: bytes) -> Iterator[object]:
 
 
 async def _read(receive: Any) -> bytes | None:
-    """A request's body; None where it is too long."""
+    """Return the body of a request, None where it is too large."""
     body = b""
     while True:
         message = await receive()
@@ -108,27 +107,32 @@ async def _read(receive: Any) -> bytes | None:
             return body
 
 
-def _again(body: bytes, receive: Any) -> Any:
-    """A ``receive`` that gives the body that was read, then what comes after it."""
-    given = False
+def _replay(body: bytes, receive: Any) -> Any:
+    """Return a ``receive`` that yields the body again and then continues with the original one."""
+    is_replayed = False
 
     async def receive_again() -> Message:
-        nonlocal given
-        if given:
+        nonlocal is_replayed
+        if is_replayed:
             return await receive()
-        given = True
+        is_replayed = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     return receive_again
 
 
-async def _refuse(send: Any, status: int, why: bytes) -> None:
+async def _refuse(send: Any, status: int, reason: bytes) -> None:
     await send({"type": "http.response.start", "status": status, "headers": _HEADERS})
-    await send({"type": "http.response.body", "body": why})
+    await send({"type": "http.response.body", "body": reason})
 
 
 def serve(page: gr.Blocks, listener: socket.socket, uploads: str, ready: Callable[[], None]) -> None:
-    """Serve the page until SIGINT or SIGTERM. ``uploads`` is gradio's folder; ``ready`` is called before."""
+    """Serve the page until SIGINT or SIGTERM.
+
+    Args:
+        uploads: gradio's folder for uploaded files.
+        ready: called before the server starts.
+    """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     gr.mount_gradio_app(
         app,

@@ -1,1 +1,1 @@
-"""Pictures of what a model says of a drive: one a key frame, and films of scenes."""
+"""Drawings of a model's predictions: a picture per key frame and a film per scene."""

@@ -1,4 +1,4 @@
-"""What a picture says of a key frame: plain values, so that drawing needs neither a model nor a file."""
+"""The content of a picture as plain values, so that drawing needs neither a model nor a file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,23 +9,23 @@ from senna.visualize.road import N015, Camera
 
 @dataclass(frozen=True)
 class FrameFacts:
-    """A key frame in words and numbers; what is not known is None or empty, and the picture says so.
+    """The facts about a key frame. Unknown values are None or empty, and the picture says so.
 
     Attributes:
-        title: large, above everything.
-        subtitle: small, beside it.
+        title: heading of the picture.
+        subtitle: small text next to the title.
         predicted: the model's plan.
-        truth: the record's plan.
-        probabilities: of the twenty, in the order of ``ALL_META_ACTIONS``; they sum to 1.
+        truth: the ground-truth plan.
+        probabilities: of the twenty meta-actions, in the order of ``ALL_META_ACTIONS``; they sum to 1.
         outside: the probability that the model gives to answers that are no meta-action.
-        answer: what the model wrote, where it wrote instead of scoring.
-        speed: m/s, now.
-        command: where the route leads.
-        descriptions: (heading, text) of the front view.
-        trajectory: (T, 2) metres, the drive to come, 0.5 s apart (``road.ribbon``).
-        camera: what it is projected with.
-        reasons: why the picture of a view is not there.
-        notes: sentences for below the views.
+        answer: the generated text, where the model generated text instead of scoring.
+        speed: current speed in m/s.
+        command: the navigation command.
+        descriptions: (heading, text) pairs about the front view.
+        trajectory: (T, 2) metres, future ego positions 0.5 s apart (see ``road.ribbon``).
+        camera: the camera that the trajectory is projected with.
+        reasons: view -> why its image is missing.
+        notes: sentences that are printed below the views.
     """
 
     title: str
@@ -45,13 +45,13 @@ class FrameFacts:
 
     @property
     def correct(self) -> bool | None:
-        """Whether the model said what the record says; None where one of the two is not known."""
+        """Return whether the prediction equals the ground truth; None where one of them is unknown."""
         if self.truth is None or (self.predicted is None and self.answer is None):
             return None
         return self.predicted == self.truth
 
     def probability(self, action: MetaAction | None) -> float | None:
-        """Of a meta-action, None where it is not known."""
+        """Return the probability of a meta-action, None where it is unknown."""
         if self.probabilities is None or action is None:
             return None
         return float(self.probabilities[ALL_META_ACTIONS.index(action)])

@@ -1,4 +1,4 @@
-"""Pictures one after the other: GIF by Pillow, which every machine has, MP4 by ffmpeg where it is."""
+"""Films of a scene's pictures: GIF by Pillow, or MP4 by ffmpeg where it is installed."""
 
 import shutil
 import subprocess
@@ -10,32 +10,32 @@ from PIL import Image
 
 from senna.errors import SennaError, UsageError
 from senna.files import atomic_write
-from senna.visualize.style import MEANT, PAPER
+from senna.visualize.style import PAPER, SIGNAL_COLOURS
 
 FILMS = ("auto", "gif", "mp4", "none")
-GIF_WIDTH = 960  # pixels: a GIF of full size would have a megabyte a picture
+GIF_WIDTH = 960  # pixels; at full size a GIF would take a megabyte per picture
 _ENCODERS = (("-c:v", "libx264", "-crf", "20", "-preset", "veryfast"), ("-c:v", "mpeg4", "-q:v", "3"))
 
 
 def film_form(wanted: str) -> str | None:
-    """ "gif", "mp4" or None from the flag: auto is MP4 where ffmpeg is. Raises UsageError."""
+    """Return "gif", "mp4" or None for the flag; auto is MP4 where ffmpeg is installed. Raises UsageError."""
     if wanted not in FILMS:
-        raise UsageError(f"--film {wanted}: one of {', '.join(FILMS)}")
+        raise UsageError(f"--film {wanted} is unknown", remedy=f"use one of {', '.join(FILMS)}")
     has_ffmpeg = shutil.which("ffmpeg") is not None
     if wanted == "mp4" and not has_ffmpeg:
-        raise UsageError("--film mp4: ffmpeg is not found here; install it, or take --film gif")
+        raise UsageError("--film mp4: ffmpeg was not found", remedy="install ffmpeg, or use --film gif")
     if wanted == "auto":
         return "mp4" if has_ffmpeg else "gif"
     return None if wanted == "none" else wanted
 
 
 def make_film(pictures: Sequence[Path], path: Path, fps: float) -> None:
-    """Write a film with a frame a picture; its form is the path's suffix. It appears when it is whole.
+    """Write a film of pictures atomically, in the format of the path's suffix.
 
-    Pictures lower than the highest get white below.
+    Pictures that are lower than the highest one get a white border below.
 
     Raises:
-        SennaError: it cannot be written, or ffmpeg fails; the message says with what.
+        SennaError: the film cannot be written, or ffmpeg fails; the message holds ffmpeg's last line.
     """
     sizes = [_size(picture) for picture in pictures]
     size = (max(width for width, _ in sizes), max(height for _, height in sizes))
@@ -43,7 +43,7 @@ def make_film(pictures: Sequence[Path], path: Path, fps: float) -> None:
         if path.suffix == ".gif":
             _gif(pictures, partial, size, fps)
         elif complaint := _mp4(pictures, partial, size, fps):
-            raise SennaError(f"{path}: ffmpeg cannot make it ({complaint}); --film gif needs no ffmpeg")
+            raise SennaError(f"{path}: ffmpeg failed ({complaint})", remedy="use --film gif, which needs no ffmpeg")
 
 
 def _size(picture: Path) -> tuple[int, int]:
@@ -68,10 +68,10 @@ def _gif(pictures: Sequence[Path], path: Path, size: tuple[int, int], fps: float
 
 
 def _few_colours(frame: Image.Image) -> Image.Image:
-    """In 256 colours, among them those that mean something, which are too little of the picture to be chosen for it."""
-    colours = b"".join(bytes.fromhex(colour[1:]) for colour in MEANT)
-    # The commonest colours make skies smooth; those far from each other keep a small red light red.
-    for method, count in ((Image.Quantize.MEDIANCUT, 150), (Image.Quantize.MAXCOVERAGE, 106 - len(MEANT))):
+    """Reduce a frame to 256 colours that include the signal colours, which cover too few pixels to be chosen otherwise."""
+    colours = b"".join(bytes.fromhex(colour[1:]) for colour in SIGNAL_COLOURS)
+    # Median cut keeps skies smooth; maximum coverage keeps a small red light red.
+    for method, count in ((Image.Quantize.MEDIANCUT, 150), (Image.Quantize.MAXCOVERAGE, 106 - len(SIGNAL_COLOURS))):
         colours += bytes(frame.quantize(count, method=method).getpalette()[: 3 * count])
     palette = Image.new("P", (1, 1))
     palette.putpalette(colours)
@@ -79,7 +79,7 @@ def _few_colours(frame: Image.Image) -> Image.Image:
 
 
 def _mp4(pictures: Sequence[Path], path: Path, size: tuple[int, int], fps: float) -> str:
-    """What ffmpeg complains of, "" where it made the film."""
+    """Encode with the first encoder that works; return ffmpeg's complaint, "" on success."""
     complaint = ""
     for encoder in _ENCODERS:
         complaint = _encode(pictures, path, size, fps, encoder)
@@ -89,7 +89,7 @@ def _mp4(pictures: Sequence[Path], path: Path, size: tuple[int, int], fps: float
 
 
 def _encode(pictures: Sequence[Path], path: Path, size: tuple[int, int], fps: float, encoder: Sequence[str]) -> str:
-    """Run ffmpeg; what it complains of, "" where it is content."""
+    """Run ffmpeg; return its last error line, "" on success."""
     command = [
         "ffmpeg", "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{size[0]}x{size[1]}",
         "-r", f"{fps:g}", "-i", "-", *encoder, "-pix_fmt", "yuv420p", "-movflags", "+faststart", str(path),
@@ -101,12 +101,12 @@ def _encode(pictures: Sequence[Path], path: Path, size: tuple[int, int], fps: fl
                 process.stdin.write(frame.tobytes())
             process.stdin.close()
         except BrokenPipeError:
-            pass  # it gave up; why, it says below
+            pass  # ffmpeg stopped early; its error output says why
         except BaseException:
             process.kill()
             raise
         finally:
             code = process.wait()
         complaints.seek(0)
-        said = complaints.read().decode("utf-8", "replace").strip()
-    return "" if code == 0 else said.splitlines()[-1] if said else f"it ended with code {code}"
+        output = complaints.read().decode("utf-8", "replace").strip()
+    return "" if code == 0 else output.splitlines()[-1] if output else f"exit code {code}"

@@ -1,29 +1,30 @@
-"""One key frame as a picture: ``draw_frame``, a pure function of pictures and facts."""
+"""The picture of a key frame: ``draw_frame`` is a pure function of images and facts."""
 
 from collections.abc import Mapping, Sequence
 
 from PIL import Image, ImageDraw, ImageOps
 
+from senna.meta_actions import STEP
 from senna.visualize import style
 from senna.visualize.facts import FrameFacts
 from senna.visualize.panels import draw_side
-from senna.visualize.road import STEP, Ribbon, path_length, ribbon
+from senna.visualize.road import Ribbon, path_length, ribbon
 from senna.visualize.text import fit, font, line_height, wrap
 
-_OVER = 3  # the ribbon is drawn this many times larger, which smooths its edges
+_OVERSAMPLING = 3  # the path is drawn this many times larger and scaled down, which smooths its edges
 _NOTE = 14
 _SIZES = {"title": (26, 22, 18, 15, 12, 10), "tile": (14, 13, 12, 11, 10, 9, 8), "front": (24, 20, 16, 13)}
 
 
 def draw_frame(views: Mapping[str, Image.Image | None], facts: FrameFacts) -> Image.Image:
-    """The picture of a key frame, 1920 x 1080, or higher (by an even number) where its texts need that; RGB.
+    """Draw a key frame, RGB, 1920 x 1080 or higher (an even height) where its texts need more room.
 
     Args:
-        views: the picture of each view of ``senna.views.VIEWS``; a view that is None or absent is a grey tile, which says
-            why (``facts.reasons``).
+        views: view of ``senna.views.VIEWS`` -> image. A view that is None or absent becomes a grey tile with the reason
+            from ``facts.reasons``.
     """
-    hindrance = why_no_path(facts, views.get("front"))
-    notes = _notes(facts, hindrance is None)
+    no_path_reason = why_no_path(facts, views.get("front"))
+    notes = _notes(facts, no_path_reason is None)
     note_lines = [line for note in notes for line in wrap(note, font(_NOTE), style.FRONT[0])]
     tiles_top = style.HEAD + style.FRONT[1] + style.GAP
     legend_top = tiles_top + style.TILE_SIZE[1] + 10
@@ -36,11 +37,11 @@ def draw_frame(views: Mapping[str, Image.Image | None], facts: FrameFacts) -> Im
     picture = Image.new("RGB", (style.WIDTH, height + height % 2), style.PAPER)  # video codecs take even numbers
     draw = ImageDraw.Draw(picture)
     _draw_head(draw, facts)
-    picture.paste(_front(views.get("front"), facts, hindrance is None), (style.MARGIN, style.HEAD))
+    picture.paste(_front(views.get("front"), facts, no_path_reason is None), (style.MARGIN, style.HEAD))
     for number, view in enumerate(style.OTHERS):
         tile = _view(views.get(view), view, style.TILE_SIZE, facts.reasons.get(view))
         picture.paste(tile, (style.MARGIN + number * (style.TILE_SIZE[0] + style.GAP), tiles_top))
-    _draw_legend(draw, facts, legend_top, hindrance)
+    _draw_legend(draw, facts, legend_top, no_path_reason)
     _draw_lines(draw, note_lines, (style.MARGIN, notes_top), _NOTE, style.SOFT)
     draw_side(draw, facts, side)
     return picture
@@ -64,19 +65,21 @@ def _draw_head(draw: ImageDraw.ImageDraw, facts: FrameFacts) -> None:
 
 
 def why_no_path(facts: FrameFacts, front: Image.Image | None) -> str | None:
-    """The reason why no path is drawn on the road; None where one is."""
+    """Return the reason why no path is drawn on the road; None where one is drawn."""
     if not len(facts.trajectory):
         return "the record has no trajectory"
     metres, seconds = path_length(facts.trajectory), len(facts.trajectory) * STEP
     if front is None:
-        return "the front view is not there"
+        return "the front image is missing"
     if not facts.camera.sees(front.size):
-        return f"the front view is {front.width} x {front.height}, not of the shape of {facts.camera.name}'s"
+        return (
+            f"the front image is {front.width} x {front.height}, which is not the aspect ratio of {facts.camera.name}"
+        )
     strip = ribbon(facts.trajectory, facts.camera, style.FRONT)
     if not strip.pieces:
-        return f"the car stands ({metres:.1f} m in {seconds:g} s)"
+        return f"the car does not move ({metres:.1f} m in {seconds:g} s)"
     if all(piece[:, 1].min() >= style.FRONT[1] for piece in strip.pieces):
-        return f"it ends before the road that the camera sees ({metres:.1f} m in {seconds:g} s)"
+        return f"it ends before the part of the road that the camera sees ({metres:.1f} m in {seconds:g} s)"
     return None
 
 
@@ -85,29 +88,29 @@ def _notes(facts: FrameFacts, has_path: bool) -> list[str]:
         return list(facts.notes)
     seconds, metres = len(facts.trajectory) * STEP, path_length(facts.trajectory)
     driven = (
-        f"The record's drive to come: {metres:.1f} m in {seconds:g} s, a line every {STEP:g} s. It is laid on a flat road with "
-        f"a typical calibration ({facts.camera.name}), as records carry none."
+        f"Driven path from the record: {metres:.1f} m in {seconds:g} s, one line every {STEP:g} s. It is projected onto a flat "
+        f"road with a typical calibration ({facts.camera.name}), since records have no calibration."
     )
     return [driven, *facts.notes]
 
 
-def _front(picture: Image.Image | None, facts: FrameFacts, has_path: bool) -> Image.Image:
-    shown = _view(picture, "front", style.FRONT, facts.reasons.get("front"), label=False)
-    if picture is not None and has_path:
-        box = _contained(picture.size, style.FRONT)
+def _front(image: Image.Image | None, facts: FrameFacts, has_path: bool) -> Image.Image:
+    tile = _view(image, "front", style.FRONT, facts.reasons.get("front"), label=False)
+    if image is not None and has_path:
+        box = _contained(image.size, style.FRONT)
         inside = ribbon(facts.trajectory, facts.camera, (box[2] - box[0], box[3] - box[1]))
         colour = style.SPEED_COLOURS[facts.predicted.speed] if facts.predicted else style.UNJUDGED
-        part = shown.crop(box)
-        _lay(part, inside, colour)
-        shown.paste(part, box[:2])
+        part = tile.crop(box)
+        _draw_ribbon(part, inside, colour)
+        tile.paste(part, box[:2])
         if inside.end is not None and 0 <= inside.end[0] <= part.width and inside.end[1] <= part.height:
-            _label_end(ImageDraw.Draw(shown), inside, box, f"{len(facts.trajectory) * STEP:g} s")
-    _label(shown, "front", 18)
-    return shown
+            _label_end(ImageDraw.Draw(tile), inside, box, f"{len(facts.trajectory) * STEP:g} s")
+    _label(tile, "front", 18)
+    return tile
 
 
 def _contained(size: tuple[int, int], room: tuple[int, int]) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) of a picture of a size, scaled to fill as much of the room as its shape allows."""
+    """Return (left, top, right, bottom) of an image scaled to the room, with its aspect ratio kept."""
     scale = min(room[0] / size[0], room[1] / size[1])
     width, height = (max(1, round(edge * scale)) for edge in size)
     left, top = (room[0] - width) // 2, (room[1] - height) // 2
@@ -115,16 +118,16 @@ def _contained(size: tuple[int, int], room: tuple[int, int]) -> tuple[int, int, 
 
 
 def _view(
-    picture: Image.Image | None, view: str, size: tuple[int, int], reason: str | None, label: bool = True
+    image: Image.Image | None, view: str, size: tuple[int, int], reason: str | None, label: bool = True
 ) -> Image.Image:
-    """A view in a tile of a size, or a grey tile that says why there is none."""
+    """Return a tile with the image of a view, or a grey tile with the reason why it is missing."""
     tile = Image.new("RGB", size, style.TILE)
-    if picture is None:
+    if image is None:
         _explain(tile, reason or "the record names no such image")
     else:
-        box = _contained(picture.size, size)
+        box = _contained(image.size, size)
         shape = (box[2] - box[0], box[3] - box[1])
-        tile.paste(ImageOps.fit(picture.convert("RGB"), shape, Image.Resampling.LANCZOS), box[:2])
+        tile.paste(ImageOps.fit(image.convert("RGB"), shape, Image.Resampling.LANCZOS), box[:2])
     if label:
         _label(tile, view, 14)
     return tile
@@ -136,7 +139,7 @@ def _explain(tile: Image.Image, reason: str) -> None:
     room, top = tile.width - 20, 34
     sizes = _SIZES["front" if tile.width > 600 else "tile"]
     size = fit([reason], room, tile.height - top - 8, sizes)
-    # What does not fit is in the notes: the caller of draw_frame gave it, and a tile cannot grow.
+    # A reason that does not fit is printed in the notes below the views.
     lines = wrap(reason if size else "cannot be read", font(size or sizes[-1]), room)
     height = len(lines) * line_height(size or sizes[-1])
     start = top + max(0, (tile.height - top - 8 - height) // 2)
@@ -152,18 +155,22 @@ def _label(tile: Image.Image, name: str, size: int) -> None:
     ImageDraw.Draw(tile).text((width / 2, height / 2), name, "#ffffff", face, anchor="mm")
 
 
-def _lay(picture: Image.Image, strip: Ribbon, colour: str) -> None:
-    """Lay a translucent ribbon on a picture, in place."""
-    size = (picture.width * _OVER, picture.height * _OVER)
+def _draw_ribbon(picture: Image.Image, strip: Ribbon, colour: str) -> None:
+    """Draw a translucent ribbon onto a picture, in place."""
+    size = (picture.width * _OVERSAMPLING, picture.height * _OVERSAMPLING)
     fill, lines = Image.new("L", size), Image.new("L", size)
     for piece in strip.pieces:
-        ImageDraw.Draw(fill).polygon([tuple(corner) for corner in piece * _OVER], fill=138)
+        ImageDraw.Draw(fill).polygon([tuple(corner) for corner in piece * _OVERSAMPLING], fill=138)
     draw = ImageDraw.Draw(lines)
     for piece in strip.pieces:
         for start, end in ((0, 1), (3, 2)):
-            draw.line([tuple(piece[start] * _OVER), tuple(piece[end] * _OVER)], fill=235, width=2 * _OVER)
+            draw.line(
+                [tuple(piece[start] * _OVERSAMPLING), tuple(piece[end] * _OVERSAMPLING)],
+                fill=235,
+                width=2 * _OVERSAMPLING,
+            )
     for rung in strip.rungs:
-        draw.line([tuple(corner) for corner in rung * _OVER], fill=215, width=2 * _OVER)
+        draw.line([tuple(corner) for corner in rung * _OVERSAMPLING], fill=215, width=2 * _OVERSAMPLING)
     for mask, paint in ((fill, colour), (lines, "#ffffff")):
         picture.paste(paint, (0, 0, *picture.size), mask.resize(picture.size, Image.Resampling.BOX))
 
@@ -176,17 +183,17 @@ def _label_end(draw: ImageDraw.ImageDraw, strip: Ribbon, box: tuple[int, int, in
     draw.text((x, y - 5), text, "#ffffff", face, anchor="ms", stroke_width=2, stroke_fill="#000000")
 
 
-def _draw_legend(draw: ImageDraw.ImageDraw, facts: FrameFacts, top: int, hindrance: str | None) -> None:
-    place = (style.MARGIN, top)
-    if hindrance:
-        draw.text(place, f"No path is drawn on the road: {hindrance}.", style.SOFT, font(_NOTE))
+def _draw_legend(draw: ImageDraw.ImageDraw, facts: FrameFacts, top: int, no_path_reason: str | None) -> None:
+    corner = (style.MARGIN, top)
+    if no_path_reason:
+        draw.text(corner, f"No path is drawn on the road: {no_path_reason}.", style.SOFT, font(_NOTE))
         return
     if facts.predicted is None:
-        draw.text(place, "On the road: the path driven next; no plan is predicted.", style.INK, font(_NOTE))
+        draw.text(corner, "On the road: the driven path; no plan was predicted.", style.INK, font(_NOTE))
         return
-    text = "On the road: the path driven next, in the colour of the predicted SPEED"
-    draw.text(place, text, style.INK, font(_NOTE))
-    x = place[0] + font(_NOTE).getlength(text) + 22
+    text = "On the road: the driven path, in the colour of the predicted SPEED"
+    draw.text(corner, text, style.INK, font(_NOTE))
+    x = corner[0] + font(_NOTE).getlength(text) + 22
     for speed, colour in style.SPEED_COLOURS.items():
         chosen = speed == facts.predicted.speed
         face = font(_NOTE, bold=chosen)

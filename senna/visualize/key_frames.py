@@ -1,4 +1,4 @@
-"""From a file of records to key frames in the order in which they were driven: what there is to show, and its names."""
+"""The key frames of a file of records, in driving order."""
 
 import hashlib
 import re
@@ -13,21 +13,21 @@ from senna.record_file import RecordFile
 from senna.records import Record
 from senna.views import VIEWS, image_block, paths_by_camera, prompt_views
 
-_LONGEST = 80  # characters of a scene in a file name
+_LONGEST = 80  # characters of a scene token in a file name
 
 
 @dataclass(frozen=True)
 class KeyFrame:
-    """A moment with its pictures.
+    """A key frame with its images and records.
 
     Attributes:
-        scene: the records' scene_token, "" without.
-        token: the records' token, "" without.
-        number: its place in the scene, from 1.
-        count: frames of the scene.
-        paths: the image of each view as the records name it, in the order of ``VIEWS``.
-        records: the places of its records in the file, in order.
-        plan: the place of its plan, None without.
+        scene: the scene_token of its records, "" without one.
+        token: the token of its records, "" without one.
+        number: position in the scene, from 1.
+        count: number of frames of the scene.
+        paths: view -> image path as in the records, in the order of ``VIEWS``.
+        records: indices of its records in the file, ascending.
+        plan: index of its plan record, None without one.
     """
 
     scene: str
@@ -40,12 +40,12 @@ class KeyFrame:
 
     @property
     def name(self) -> str:
-        """How its picture's file is called, without suffix."""
+        """Return the file name of its picture, without suffix."""
         return f"{file_name(self.scene)}_{self.number:04d}"
 
 
 def file_name(scene: str) -> str:
-    """A scene as a part of a file name: itself where that is possible, else with a few letters that keep scenes apart."""
+    """Return a scene token as a part of a file name; where characters must be replaced, a hash keeps names distinct."""
     if not scene:
         return "frames"
     plain = re.sub(r"[^A-Za-z0-9.-]+", "-", scene)[:_LONGEST].strip(".-")
@@ -54,16 +54,16 @@ def file_name(scene: str) -> str:
 
 @dataclass
 class _Group:
-    record: Record  # the one with the most images
+    record: Record  # the record with the most images
     paths: dict[str, str]
     records: list[int]
 
 
 def key_frames(records: RecordFile) -> list[KeyFrame]:
-    """The frames of a file that have pictures: scene by scene as the file has them, within a scene as they were driven.
+    """Return the frames that have images: scenes in file order, the frames of a scene in driving order.
 
-    Records belong together that show the same images (``RecordFile.frames``) or have the same token. Of each set of images
-    one record is read.
+    Records belong to one frame if they show the same images (``RecordFile.frames``) or have the same token. One record is
+    read per set of images.
     """
     order = np.argsort(records.frames, kind="stable")
     starts = np.flatnonzero(np.diff(records.frames[order], prepend=-1))
@@ -85,33 +85,34 @@ def key_frames(records: RecordFile) -> list[KeyFrame]:
         scenes.setdefault(scene, []).append(group)
     found = []
     for scene, members in scenes.items():
-        driven = in_order([(_text(one.record, "token"), _text(one.record, "prev")) for one in members])
-        for number, group in enumerate((members[place] for place in driven), 1):
-            places = sorted(group.records)
-            plan = next((place for place in places if records.kinds[place] == plan_kind), None)
+        driven = driving_order([(_text(group.record, "token"), _text(group.record, "prev")) for group in members])
+        for number, group in enumerate((members[index] for index in driven), 1):
+            indices = sorted(group.records)
+            plan = next((index for index in indices if records.kinds[index] == plan_kind), None)
             token = _text(group.record, "token")
-            found.append(KeyFrame(scene, token, number, len(members), group.paths, places, plan))
+            found.append(KeyFrame(scene, token, number, len(members), group.paths, indices, plan))
     return found
 
 
-def in_order(frames: Sequence[tuple[str, str]]) -> list[int]:
-    """The places of (token, token before it) so that each comes after the one before it; as they are where nothing is said."""
-    place_of = {token: place for place, (token, _) in enumerate(frames) if token}
-    after = {place_of[before]: place for place, (_, before) in enumerate(frames) if before in place_of}
+def driving_order(frames: Sequence[tuple[str, str]]) -> list[int]:
+    """Return indices of (token, previous token) pairs such that each frame follows its predecessor; else in given order."""
+    index_of = {token: index for index, (token, _) in enumerate(frames) if token}
+    after = {index_of[previous]: index for index, (_, previous) in enumerate(frames) if previous in index_of}
     followers, ordered, seen = set(after.values()), [], set()
-    heads = [place for place in range(len(frames)) if place not in followers]
-    for head in [*heads, *range(len(frames))]:  # the second: frames that name each other in a ring
-        place: int | None = head
-        while place is not None and place not in seen:
-            seen.add(place)
-            ordered.append(place)
-            place = after.get(place)
+    heads = [index for index in range(len(frames)) if index not in followers]
+    for head in [*heads, *range(len(frames))]:  # the second: frames that form a ring
+        index: int | None = head
+        while index is not None and index not in seen:
+            seen.add(index)
+            ordered.append(index)
+            index = after.get(index)
     return ordered
 
 
 def view_paths(record: Mapping[str, Any]) -> dict[str, str]:
-    """The image of each view that a record names: by the cameras in the paths, else by the prompt's tags, else in the
-    order of ``VIEWS``; six at most.
+    """Return view -> path for the images of a record, at most six.
+
+    Views come from the cameras in the paths, else from the prompt's tags, else from the order of ``VIEWS``.
     """
     several, single = record.get("images"), record.get("image")
     named = several if isinstance(several, list) and several else [single]
@@ -125,42 +126,44 @@ def view_paths(record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def front_description(records: RecordFile, frame: KeyFrame) -> int | None:
-    """The place of the frame's description of the front view, None without."""
+    """Return the index of the frame's description of the front view, None without one."""
     if "description" not in records.kind_names:
         return None
     kind = records.kind_names.index("description")
-    return next((place for place in frame.records if records.kinds[place] == kind and _is_front(records[place])), None)
+    return next((index for index in frame.records if records.kinds[index] == kind and _is_front(records[index])), None)
 
 
 def _is_front(record: Record) -> bool:
-    """Ours end their ids with the view (``-description-back-left``); one that shows a single view is about that."""
-    if found := re.search(
-        rf"-({'|'.join(sorted(VIEWS, key=len, reverse=True)).replace(' ', '-')})$", _text(record, "id")
-    ):
+    """Return whether a description is about the front view: by its field ``view``, else by its id or its only image."""
+    if "view" in record:
+        return record["view"] == "front"
+    # Records written before the field existed: their ids end with the view.
+    views = "|".join(sorted(VIEWS, key=len, reverse=True)).replace(" ", "-")
+    if found := re.search(rf"-({views})$", _text(record, "id")):
         return found[1] == "front"
     return prompt_views(question_of(record)) == ("front",)
 
 
 def question_of(record: Mapping[str, Any]) -> str:
-    """The last question, with its image block; "" without."""
+    """Return the last question with its image block, "" without one."""
     return next((turn["value"] for turn in reversed(record["conversations"]) if turn["from"] == "human"), "")
 
 
 def asked_and_answered(record: Mapping[str, Any]) -> tuple[list[dict[str, str]], str | None]:
-    """The turns up to the last answer, and that answer; None where the record ends with its question."""
+    """Return the turns before the last answer, and the answer; None where the record ends with a question."""
     turns = record["conversations"]
     return (turns[:-1], turns[-1]["value"]) if turns[-1]["from"] == "gpt" else (list(turns), None)
 
 
 def make_question(text: str, views: Iterable[str]) -> list[dict[str, str]]:
-    """A conversation up to the answer: a question of ours about the views that there are."""
+    """Return a conversation that asks a question about the given views."""
     return [{"from": "human", "value": image_block(tuple(views)) + text}]
 
 
 def find_image(path: str, folders: Sequence[Path]) -> Path:
-    """Where an image is: in the first of the folders that has it, else where the first would have it."""
-    places = [folder / path for folder in folders]
-    return next((place for place in places if place.exists()), places[0])
+    """Return the path of an image in the first folder that has it, else its path in the first folder."""
+    candidates = [folder / path for folder in folders]
+    return next((candidate for candidate in candidates if candidate.exists()), candidates[0])
 
 
 def _text(record: Mapping[str, Any], key: str) -> str:

@@ -1,4 +1,4 @@
-"""The column beside the views: verdict, what the question said, probabilities, descriptions."""
+"""The column next to the views: verdict, content of the question, probabilities, descriptions."""
 
 from PIL import ImageDraw
 
@@ -8,12 +8,12 @@ from senna.visualize.style import BAR, INK, LINE, RIGHT, SOFT, TILE, mark_of, ti
 from senna.visualize.text import fit, font, line_height, wrap
 
 _HEADING, _PLAIN, _LARGE = 16, 18, 20
-_CELL, _NAME_WIDTH, _SUM_WIDTH = 42, 112, 50  # of the table of probabilities
+_CELL, _NAME_WIDTH, _SUM_WIDTH = 42, 112, 50  # sizes in the table of probabilities, pixels
 _DESCRIPTION = (19, 18, 17, 16, 15, 14, 13, 12)
 
 
 def draw_side(draw: ImageDraw.ImageDraw, facts: FrameFacts, box: tuple[int, int, int, int]) -> int:
-    """Draw the column into a box (left, top, right, bottom), and return where it ends: below the box where texts need it."""
+    """Draw the column into a box (left, top, right, bottom) and return its end, below the box where the texts need it."""
     x, y, right, bottom = box
     width = right - x
     y = _verdict(draw, facts, x, y, width)
@@ -36,7 +36,7 @@ def _percent(value: float | None) -> str:
 
 
 def _number(value: float) -> str:
-    """Per cent; what is rounded to nothing or to all is told from what is."""
+    """Return per cent as text; values that would round to 0 or 100 are marked."""
     if 0 < value < 0.0005:
         return "<0.1"
     return ">99.9" if 0.9995 <= value < 1 else f"{100 * value:.1f}"
@@ -45,7 +45,7 @@ def _number(value: float) -> str:
 def _paragraph(
     draw: ImageDraw.ImageDraw, text: str, x: int, y: int, width: int, size: int, colour: str = INK, bold: bool = False
 ) -> int:
-    """Draw wrapped text and return where it ends."""
+    """Draw wrapped text and return the y coordinate of its end."""
     face = font(size, bold)
     for line in wrap(text, face, width):
         draw.text((x, y), line, colour, face)
@@ -62,8 +62,8 @@ def _verdict(draw: ImageDraw.ImageDraw, facts: FrameFacts, x: int, y: int, width
     draw.text((x + width - wide / 2, y + 18), badge, "#ffffff", face, anchor="mm")
     if facts.correct is False and facts.predicted and facts.truth:
         parts = [
-            f"{name} {'✓' if said == true else '✗'}"
-            for name, said, true in zip(("SPEED", "PATH"), facts.predicted, facts.truth, strict=True)
+            f"{name} {'✓' if predicted == true else '✗'}"
+            for name, predicted, true in zip(("SPEED", "PATH"), facts.predicted, facts.truth, strict=True)
         ]
         draw.text((x + width - wide - 14, y + 18), "   ".join(parts), SOFT, font(_PLAIN), anchor="rm")
     draw.text((x, y + 18), "Plan for the next 3 s", SOFT, font(_HEADING, bold=True), anchor="lm")
@@ -83,11 +83,11 @@ def _plan(
     absent: str,
     facts: FrameFacts,
     colour: str,
-    place: tuple[int, int],
+    corner: tuple[int, int],
     width: int,
 ) -> int:
-    """A line: name, plan, its probability."""
-    x, y = place
+    """Draw a line with a name, a plan and its probability."""
+    x, y = corner
     draw.text((x, y + 16), name, SOFT, font(_PLAIN), anchor="lm")
     if plan is None:
         draw.text((x + 106, y + 16), absent, SOFT, font(_PLAIN), anchor="lm")
@@ -98,17 +98,17 @@ def _plan(
 
 
 def _question(draw: ImageDraw.ImageDraw, facts: FrameFacts, x: int, y: int, width: int) -> int:
-    y = _heading(draw, "What the question says", x, y, width)
+    y = _heading(draw, "In the question", x, y, width)
     speed = "not known" if facts.speed is None else f"{facts.speed:.1f} m/s ({3.6 * facts.speed:.0f} km/h)"
     y = _paragraph(draw, f"speed now: {speed}", x, y, width, _PLAIN)
     return _paragraph(draw, f"route: {facts.command or 'not known'}", x, y, width, _PLAIN)
 
 
 def _chart(draw: ImageDraw.ImageDraw, facts: FrameFacts, x: int, y: int, width: int) -> int:
-    """All twenty probabilities, a bar each, in a table of SPEED and PATH: in a film each stays in its place."""
+    """Draw all twenty probabilities as bars in a table of SPEED and PATH, so that each has a fixed position in a film."""
     y = _heading(draw, "Probability of each meta-action, %", x, y, width)
     if facts.probabilities is None:
-        return _paragraph(draw, "not known: the model was not asked for them", x, y, width, _PLAIN, SOFT)
+        return _paragraph(draw, "not known: the model did not score the meta-actions", x, y, width, _PLAIN, SOFT)
     table = dict(zip(ALL_META_ACTIONS, map(float, facts.probabilities), strict=True))
     name, head, total = font(13), font(12), font(13, bold=True)
     left, wide = x + _NAME_WIDTH, (width - _NAME_WIDTH - _SUM_WIDTH) // len(PATHS)
@@ -146,25 +146,25 @@ def _cell(
     wide: int,
 ) -> None:
     x, y = corner
-    is_said, is_true = action == facts.predicted, action == facts.truth
-    bar = tint(mark_of(facts.correct)[2]) if is_said else BAR
+    is_predicted, is_true = action == facts.predicted, action == facts.truth
+    bar = tint(mark_of(facts.correct)[2]) if is_predicted else BAR
     draw.rectangle((x, y, x + wide, y + _CELL), fill=TILE)
     if probability >= 0.005:
         draw.rectangle((x, y, x + wide * probability, y + _CELL), fill=bar)
-    edge = RIGHT if is_true else mark_of(facts.correct)[2] if is_said else None
+    edge = RIGHT if is_true else mark_of(facts.correct)[2] if is_predicted else None
     if edge:
-        draw.rectangle((x, y, x + wide, y + _CELL), outline=edge, width=3 if is_said else 2)
-    word = "both" if is_said and is_true else "predicted" if is_said else "true" if is_true else ""
+        draw.rectangle((x, y, x + wide, y + _CELL), outline=edge, width=3 if is_predicted else 2)
+    word = "both" if is_predicted and is_true else "predicted" if is_predicted else "true" if is_true else ""
     middle = x + wide / 2
     draw.text((middle, y + (14 if word else _CELL / 2)), _number(probability), INK, font(15, bool(word)), anchor="mm")
     draw.text((middle, y + 30), word, INK, font(11), anchor="mm")
 
 
 def _descriptions(draw: ImageDraw.ImageDraw, facts: FrameFacts, x: int, y: int, width: int, bottom: int) -> int:
-    """The descriptions in the largest type at which all fit above ``bottom``; in the smallest, below it, where none does."""
+    """Draw the descriptions in the largest font size that fits above ``bottom``, else in the smallest."""
     if not facts.descriptions:
         y = _heading(draw, "Description of the front view", x, y, width)
-        return _paragraph(draw, "none in the record, none asked for", x, y, width, _PLAIN, SOFT)
+        return _paragraph(draw, "none in the record; use --describe to generate one", x, y, width, _PLAIN, SOFT)
     heads = sum(_heading_height(heading, width) + 12 for heading, _ in facts.descriptions)
     texts = [text for _, text in facts.descriptions]
     size = fit(texts, width, bottom - y - heads, _DESCRIPTION) or _DESCRIPTION[-1]

@@ -1,4 +1,4 @@
-"""Pictures on disk: each whole or absent, with a note in it of what decided it, so that a run knows which it can keep."""
+"""Pictures on disk. Each PNG holds the settings that it was drawn with, so that a continued run knows which ones to keep."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -8,14 +8,14 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from senna.errors import UsageError
+from senna import run_folder
 from senna.files import atomic_write
 
 _NOTE = "senna"  # the PNG's text chunk
 
 
 def write_png(picture: Image.Image, path: Path, settings: Mapping[str, Any], unreadable: int = 0) -> None:
-    """Write a PNG, whole or not at all. ``unreadable``: how many of its views could not be read. Raises SennaError."""
+    """Write a PNG atomically, with its settings and the number of views that could not be read. Raises SennaError."""
     note = PngInfo()
     note.add_text(_NOTE, json.dumps({"settings": settings, "unreadable": unreadable}))
     with atomic_write(path) as partial:
@@ -23,7 +23,7 @@ def write_png(picture: Image.Image, path: Path, settings: Mapping[str, Any], unr
 
 
 def read_note(path: Path) -> dict[str, Any] | None:
-    """What ``write_png`` noted: {"settings", "unreadable"}; None where there is no such picture, or not all of it."""
+    """Return {"settings", "unreadable"} as ``write_png`` stored it; None where the picture is missing or damaged."""
     try:
         with Image.open(path) as picture:
             note = json.loads(picture.info[_NOTE])
@@ -33,19 +33,17 @@ def read_note(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def missing(paths: Iterable[Path], settings: Mapping[str, Any]) -> set[Path]:
-    """The pictures that are to be drawn: those not there, not whole, or without an image that may be there by now.
+def pictures_to_draw(paths: Iterable[Path], settings: Mapping[str, Any]) -> set[Path]:
+    """Return the pictures to draw: those that are missing, damaged, or were drawn without an image that may exist now.
 
-    Raises UsageError, which says what differs, where one is there that was drawn with other settings.
+    Raises UsageError, naming what differs, where a picture was drawn with other settings.
     """
-    found = set()
+    to_draw = set()
     for path in paths:
         note = read_note(path)
-        if note is not None and note["settings"] != settings:
-            before = note["settings"]
-            names = [name for name in settings if before.get(name) != settings[name]]
-            told = "; ".join(f"{name} was {before.get(name)!r} and is {settings[name]!r}" for name in names)
-            raise UsageError(f"{path} is of another run: {told}. Give another --out, or --overwrite to draw it anew")
+        if note is not None:
+            remedy = "give another --out, or use --overwrite to draw it again"
+            run_folder.check_same_run(path, note["settings"], settings, remedy=remedy, names=settings)
         if note is None or note["unreadable"]:
-            found.add(path)
-    return found
+            to_draw.add(path)
+    return to_draw

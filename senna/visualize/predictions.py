@@ -1,4 +1,4 @@
-"""What a model says of a key frame: from the model itself, or from the predictions of an earlier `senna evaluate`."""
+"""Predictions for a key frame, from a model or from the predictions of an earlier `senna evaluate`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.special import softmax
 
 from senna.meta_actions import MetaAction
 from senna.visualize.key_frames import KeyFrame
@@ -18,7 +19,7 @@ Turns = list[dict[str, str]]
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said; None for what it was not asked. The fields are those of ``facts.FrameFacts``."""
+    """A model's answers about a frame, None for what was not asked. The fields are those of ``facts.FrameFacts``."""
 
     predicted: MetaAction | None = None
     probabilities: Sequence[float] | None = None
@@ -30,19 +31,19 @@ class Answer:
 
 @dataclass(frozen=True)
 class Question:
-    """A conversation up to the answer, and the pictures of its <image>, in order; None for one that cannot be read."""
+    """A conversation without its answer, and an image for each <image>, None where it cannot be read."""
 
     turns: Turns
-    pictures: Sequence["Image.Image | None"]
+    images: Sequence["Image.Image | None"]
 
     @property
     def unreadable(self) -> int:
-        """How many of its pictures there are not."""
-        return sum(picture is None for picture in self.pictures)
+        """Return the number of images that cannot be read."""
+        return sum(image is None for image in self.images)
 
 
 class Model:
-    """A model that is asked frame by frame. Opening it takes long; ``answer_ending`` as of ``PlanScorer``'s ``ending``."""
+    """A model that answers frame by frame. ``answer_ending`` is the ``ending`` of ``PlanScorer``."""
 
     def __init__(
         self,
@@ -61,86 +62,85 @@ class Model:
         self.model, self.tokenizer, self.processor = load_model(path, base, quantization, device=device)
         self.version = version
         self.scorer = PlanScorer(self.model, self.tokenizer, version, answer_ending)
-        self.speaker = TextGenerator(self.model, self.tokenizer, max_new_tokens)
+        self.generator = TextGenerator(self.model, self.tokenizer, max_new_tokens)
 
     def __call__(self, frame: KeyFrame, plan: Question, description: Question | None) -> Answer:
-        """Ask for the plan, and where there is such a question, for a description."""
+        """Predict the plan, and a description where there is a question for it."""
         if plan.unreadable:
-            count = f"{plan.unreadable} of {len(plan.pictures)}"
+            count = f"{plan.unreadable} of {len(plan.images)}"
             return Answer(notes=(f"The model was not asked: {count} views cannot be read.",))
-        [scores] = self.scorer([plan.turns], [self._images(plan)])
-        said = said_of_scores(scores.log_probs, scores.best, scores.greedy, scores.left_tree)
-        return said if description is None else replace(said, description=self.describe(description))
+        [scores] = self.scorer([plan.turns], [self._pixels(plan)])
+        answer = answer_from_scores(scores.log_probs, scores.best, scores.greedy, scores.left_tree)
+        return answer if description is None else replace(answer, description=self.describe(description))
 
     def describe(self, question: Question) -> str | None:
-        """Greedy text; None where a picture cannot be read."""
+        """Generate text greedily; None where an image cannot be read."""
         from senna.data import encode_prompt, prompt_for
 
         if question.unreadable:
             return None
         ids = encode_prompt(prompt_for(question.turns[-1]["value"], self.version), self.tokenizer)
-        [text] = self.speaker([ids], [self._images(question)])
+        [text] = self.generator([ids], [self._pixels(question)])
         return text.strip()
 
-    def _images(self, question: Question) -> Any:
-        """float32 (V, 3, H, W)."""
+    def _pixels(self, question: Question) -> Any:
+        """Return the pixels of a question's images, float32 (V, 3, H, W)."""
         import torch
 
         from senna.data import load_image
 
         aspect_ratio = self.model.config.image_aspect_ratio or "pad"
-        pictures = question.pictures
-        return torch.stack([load_image(picture, self.processor, aspect_ratio) for picture in pictures])
+        return torch.stack([load_image(image, self.processor, aspect_ratio) for image in question.images])
 
 
 class Predictions:
-    """The predictions of a file, found by the plan's place in the records and its token, or by the token alone."""
+    """The predictions of a file, looked up by the index and token of the plan record, or by the token alone."""
 
     def __init__(self, path: Path) -> None:
-        """Raises UsageError where the file is none of predictions."""
+        """Read the file. Raises UsageError where it does not hold predictions."""
         from senna.evaluate.predictions import read_predictions
 
         self.path = path
         found = read_predictions(path)
-        self._by_place = {one["index"]: one for one in found}
-        self._by_token = {one["token"]: one for one in found if one.get("kind") == "plan" and one.get("token")}
+        self._by_index = {prediction["index"]: prediction for prediction in found}
+        plans = (prediction for prediction in found if prediction.get("kind") == "plan")
+        self._by_token = {prediction["token"]: prediction for prediction in plans if prediction.get("token")}
 
     def plan(self, frame: KeyFrame) -> Mapping[str, Any] | None:
-        """The prediction of a frame's plan, None without."""
-        one = self._by_place.get(frame.plan)
-        if one is not None and one.get("kind") == "plan" and one.get("token", "") == frame.token:
-            return one
+        """Return the prediction of a frame's plan, None without one."""
+        found = self._by_index.get(frame.plan)
+        if found is not None and found.get("kind") == "plan" and found.get("token", "") == frame.token:
+            return found
         return self._by_token.get(frame.token)
 
     def __call__(self, frame: KeyFrame, described: int | None) -> Answer:
-        """What was predicted of a frame; ``described``: the place of its record with a description."""
+        """Return the predictions of a frame. ``described`` is the index of its record with a description."""
         from senna.evaluate.report.frame_cards import decision
 
-        one, said = self.plan(frame), Answer()
-        if one is None:
-            said = replace(said, notes=(f"{self.path.name} has no prediction of this frame's plan.",))
-        elif one.get("log_probs"):
-            greedy = one.get("greedy")
-            said = said_of_scores(np.array(one["log_probs"]), decision(one), greedy, one.get("left_tree"))
-        elif "text" in one:
-            said = replace(said, predicted=decision(one), answer=one["text"])
-        elif "error" in one:
-            said = replace(said, notes=(f"The model was not asked: {one['error']}",))
-        text = self._by_place.get(described, {}) if described is not None else {}
+        plan, answer = self.plan(frame), Answer()
+        if plan is None:
+            answer = replace(answer, notes=(f"{self.path.name} has no prediction of this frame's plan.",))
+        elif plan.get("log_probs"):
+            log_probs = np.array(plan["log_probs"])
+            answer = answer_from_scores(log_probs, decision(plan), plan.get("greedy"), plan.get("left_tree"))
+        elif "text" in plan:
+            answer = replace(answer, predicted=decision(plan), answer=plan["text"])
+        elif "error" in plan:
+            answer = replace(answer, notes=(f"The model was not asked: {plan['error']}",))
+        text = self._by_index.get(described, {}) if described is not None else {}
         if text.get("kind") == "description" and text.get("token", "") == frame.token:
-            said = replace(said, description=text.get("text"))
-        return said
+            answer = replace(answer, description=text.get("text"))
+        return answer
 
 
-def said_of_scores(
+def answer_from_scores(
     log_probs: np.ndarray, best: MetaAction | None, greedy: MetaAction | str | None, left_tree: str | None
 ) -> Answer:
-    """The answer of scored meta-actions: float64 (20,) log-probabilities and the decisions made of them."""
-    weights = np.exp(log_probs - log_probs.max())
+    """Return the answer for scored meta-actions: float64 (20,) log-probabilities, and the decisions derived from them."""
     notes = []
     if greedy is not None and str(greedy) != str(best):
-        notes.append(f"Word by word the model would have ended at {greedy}.")
+        notes.append(f"Greedy decoding would give {greedy}.")
     if left_tree:
-        notes.append(f"Free to say anything, it would have begun “{left_tree.strip()}”.")
+        notes.append(f"Free decoding would begin with “{left_tree.strip()}”, which is no meta-action.")
     outside = 1.0 - float(np.exp(log_probs).sum())
-    return Answer(best, (weights / weights.sum()).tolist(), outside, notes=tuple(notes))
+    return Answer(best, softmax(log_probs).tolist(), outside, notes=tuple(notes))

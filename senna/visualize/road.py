@@ -1,12 +1,13 @@
-"""The drive to come as the front camera would see it painted on the road.
+"""Projection of the future ego trajectory onto the road in the front image.
 
-Two frames of reference, both in metres. The lidar's, level: x right, y forward, z up from the ground below the lidar; in
-its x and y a record gives the ego trajectory. The camera's: x right, y down, z along its axis. N counts points.
+There are two coordinate frames, both in metres. The level lidar frame: x right, y forward, z up from the ground below the
+lidar; a record gives the ego trajectory in its x and y. The camera frame: x right, y down, z along the optical axis. N is a
+number of points.
 
-Records carry no calibration. The cameras here are those of nuScenes' two cars, computed from the rows of CAM_FRONT and
+Records have no calibration. The cameras here are those of nuScenes' two cars, computed from the rows of CAM_FRONT and
 LIDAR_TOP in `calibrated_sensor` of v1.0-mini (https://www.nuscenes.org; scene-0061 for n015, scene-0103 for n008). The
-tables give each sensor in the ego frame, which is level, so the tilt of the lidar (1.4 and 2.6 degrees) is taken out here:
-with it in, the road would sink by a metre at 25 m. Calibrations of other days differ by a few pixels.
+tables give each sensor in the level ego frame, so the tilt of the lidar (1.4 and 2.6 degrees) is removed here; otherwise
+the road would be a metre too low at 25 m. Calibrations of other days differ by a few pixels.
 """
 
 import math
@@ -17,11 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-EGO_WIDTH = 1.85  # metres, of nuScenes' cars, as planners on it take it
-STEP = 0.5  # seconds from a point of a trajectory to the next
-_NEAR = 1.0  # metres before the camera; nearer ground is far below the picture
-_FINE = 16  # points that stand for a step of the trajectory
-_STANDS = 0.5  # metres; a shorter drive has no direction
+EGO_WIDTH = 1.85  # metres, the width of nuScenes' cars that planners assume
+_NEAR = 1.0  # metres in front of the camera; nearer ground is far below the image
+_POINTS_PER_STEP = 16  # points of the smooth curve per trajectory step
+_STANDS_STILL = 0.5  # metres; a shorter trajectory has no direction
 
 Points = NDArray[np.float64]
 
@@ -31,11 +31,11 @@ class Camera:
     """A camera above a level road.
 
     Attributes:
-        name: how a caption calls it.
-        size: width and height in pixels of the picture that focal and centre are for.
-        focal, centre: pixels.
-        position: metres right of the lidar, ahead of it, and above the ground.
-        yaw, pitch, roll: degrees that its axis points to the right, upwards, and that its right side is raised.
+        name: name in captions.
+        size: width and height (pixels) of the images that focal and centre refer to.
+        focal, centre: focal length and principal point, pixels.
+        position: metres to the right of the lidar, ahead of it, and above the ground.
+        yaw, pitch, roll: degrees by which the axis points to the right and up, and by which the right side is raised.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Camera:
 
     @property
     def axes(self) -> Points:
-        """(3, 3): the camera's x, y and z axes, a row each, in the level frame."""
+        """Return the camera's x, y and z axes as rows, (3, 3), in the level lidar frame."""
         yaw, pitch, roll = (math.radians(angle) for angle in (self.yaw, self.pitch, self.roll))
         ahead = np.array([math.sin(yaw) * math.cos(pitch), math.cos(yaw) * math.cos(pitch), math.sin(pitch)])
         level = np.array([math.cos(yaw), -math.sin(yaw), 0.0])
@@ -58,7 +58,7 @@ class Camera:
         return np.stack([right, np.cross(ahead, right), ahead])
 
     def sees(self, size: tuple[int, int]) -> bool:
-        """Whether a picture of this size can be its own: scaled, but neither cut nor padded."""
+        """Return whether an image of this size has the camera's aspect ratio (scaled, neither cropped nor padded)."""
         return abs(size[0] * self.size[1] / (size[1] * self.size[0]) - 1) < 0.02
 
 
@@ -71,35 +71,35 @@ N008 = Camera(
 
 
 def camera_of_car(path: str) -> Camera:
-    """The front camera of n015 for an image of its (``n015-2018-...``), else that of n008, whose the driving world has."""
+    """Return the front camera of n015 for its images (``n015-2018-...``), else that of n008, which the drawn world uses."""
     return N015 if re.search(r"(?:^|[/\\])n015-[^/\\]*$", path) else N008
 
 
 def project(points: ArrayLike, camera: Camera, size: tuple[int, int]) -> tuple[Points, Points]:
-    """Where points of the level frame are in a picture.
+    """Project points of the level lidar frame into an image.
 
     Args:
-        points: (N, 3).
-        size: of the picture, (width, height); the camera's numbers are scaled to it.
+        points: (N, 3) metres.
+        size: (width, height) of the image; the camera's parameters are scaled to it.
 
     Returns:
-        pixels (N, 2), and depths (N,): metres along the camera's axis. Pixels mean nothing where the depth is not positive.
+        pixels (N, 2) and depths (N,) in metres along the optical axis. Pixels are undefined where the depth is not positive.
     """
-    seen = (np.asarray(points, dtype=np.float64) - camera.position) @ camera.axes.T
-    depth = seen[:, 2]
+    in_camera = (np.asarray(points, dtype=np.float64) - camera.position) @ camera.axes.T
+    depth = in_camera[:, 2]
     safe = np.where(depth > 0, depth, np.nan)
-    pixels = camera.focal * seen[:, :2] / safe[:, None] + camera.centre
+    pixels = camera.focal * in_camera[:, :2] / safe[:, None] + camera.centre
     return pixels * (np.asarray(size) / camera.size), depth
 
 
 @dataclass(frozen=True)
 class Ribbon:
-    """The strip of road that a car will cover, in pixels.
+    """The strip of road that a car covers, in pixels.
 
     Attributes:
         pieces: quadrilaterals (4, 2), from near to far.
-        rungs: the strip's edges (2, 2) at every half second that is before the camera.
-        end: the middle (2,) of the last of them, None where that is not before the camera.
+        rungs: segments (2, 2) across the strip at every half second in front of the camera.
+        end: centre (2,) of the last rung, None where the end is not in front of the camera.
     """
 
     pieces: Sequence[Points]
@@ -108,21 +108,21 @@ class Ribbon:
 
 
 def path_length(trajectory: ArrayLike) -> float:
-    """Metres from the origin through the points (T, 2) of a trajectory."""
+    """Return the length in metres from the origin through the points (T, 2) of a trajectory."""
     points = _from_origin(trajectory)
     return float(np.linalg.norm(np.diff(points, axis=0), axis=1).sum())
 
 
 def ribbon(trajectory: ArrayLike, camera: Camera, size: tuple[int, int], width: float = EGO_WIDTH) -> Ribbon:
-    """What a trajectory covers of the road, as the camera sees it; nothing where the car stands.
+    """Return the strip of road that a trajectory covers, as the camera sees it; empty where the car does not move.
 
     Args:
         trajectory: (T, 2) metres, x right and y forward of the lidar, 0.5 s apart, without the origin; T may be 0.
-        size: of the picture, (width, height).
-        width: of the strip, metres.
+        size: (width, height) of the image.
+        width: width of the strip in metres.
     """
     points = _from_origin(trajectory)
-    if len(points) < 2 or path_length(trajectory) < _STANDS:
+    if len(points) < 2 or path_length(trajectory) < _STANDS_STILL:
         return Ribbon((), (), None)
     curve = _smooth(points)  # (N, 2)
     ahead = _directions(curve)
@@ -138,7 +138,7 @@ def ribbon(trajectory: ArrayLike, camera: Camera, size: tuple[int, int], width: 
         for n in range(len(curve) - 1)
         if seen[n] and seen[n + 1]
     ]
-    rungs = [np.stack([left[n], right[n]]) for n in range(_FINE, len(curve), _FINE) if seen[n]]
+    rungs = [np.stack([left[n], right[n]]) for n in range(_POINTS_PER_STEP, len(curve), _POINTS_PER_STEP) if seen[n]]
     return Ribbon(pieces, rungs, rungs[-1].mean(axis=0) if seen[-1] else None)
 
 
@@ -148,9 +148,9 @@ def _from_origin(trajectory: ArrayLike) -> Points:
 
 
 def _smooth(points: Points) -> Points:
-    """A curve through the points: cubic Hermite pieces whose slopes are those from neighbour to neighbour (Catmull-Rom)."""
+    """Return a Catmull-Rom curve through the points: cubic Hermite pieces with central-difference slopes."""
     slopes = np.gradient(points, axis=0)
-    t = np.arange(_FINE)[:, None] / _FINE
+    t = np.arange(_POINTS_PER_STEP)[:, None] / _POINTS_PER_STEP
     start, end = 2 * t**3 - 3 * t**2 + 1, 3 * t**2 - 2 * t**3
     leave, arrive = t**3 - 2 * t**2 + t, t**3 - t**2
     pieces = [
@@ -161,7 +161,7 @@ def _smooth(points: Points) -> Points:
 
 
 def _directions(curve: Points) -> Points:
-    """Unit vectors along a curve; where it hardly moves, the last that was known, which at first is straight ahead."""
+    """Return unit vectors along a curve; where it hardly moves, the previous one, initially straight ahead."""
     known = np.array([0.0, 1.0])
     found = []
     for step in np.gradient(curve, axis=0):

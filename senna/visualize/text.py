@@ -1,4 +1,4 @@
-"""Text in pictures: measured before it is drawn, so that nothing is cut off and nothing overlaps."""
+"""Text in pictures. It is measured before it is drawn, so that nothing is cut off or overlaps."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -6,12 +6,12 @@ from pathlib import Path
 
 from PIL import ImageFont
 
-LEADING = 1.32  # from a line to the next, in font sizes
+LEADING = 1.32  # line height in font sizes
 
 
 @lru_cache(maxsize=64)
 def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans of a size in pixels: the one that comes with matplotlib, so that it is there on every machine."""
+    """Load DejaVu Sans at a size in pixels. The font comes with matplotlib, so every machine has it."""
     from matplotlib import get_data_path
 
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
@@ -19,13 +19,13 @@ def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
 
 
 def line_height(size: int) -> int:
-    """Pixels from a line of text to the next."""
+    """Return the line height in pixels."""
     return round(size * LEADING)
 
 
 @lru_cache(maxsize=256)
 def wrap(text: str, face: ImageFont.FreeTypeFont, width: float) -> tuple[str, ...]:
-    """The text in lines no wider than ``width`` pixels; a word that is wider is broken. All its words are there, in order."""
+    """Break a text into lines of at most ``width`` pixels. A word that is wider is broken; no text is lost."""
     lines: list[str] = []
     for paragraph in text.strip().splitlines():
         line = ""
@@ -36,14 +36,14 @@ def wrap(text: str, face: ImageFont.FreeTypeFont, width: float) -> tuple[str, ..
                 continue
             if line:
                 lines.append(line)
-            *whole, line = _pieces(word, face, width)
-            lines.extend(whole)
+            *full, line = _pieces(word, face, width)
+            lines.extend(full)
         lines.append(line)
     return tuple(lines)
 
 
 def fit(texts: Sequence[str], width: float, height: float, sizes: Sequence[int]) -> int | None:
-    """The first of the font sizes at which the texts, one below the other, fit; None where none does."""
+    """Return the first font size at which all texts fit below each other; None where none does."""
     for size in sizes:
         lines = sum(len(wrap(text, font(size), width)) for text in texts)
         if lines * line_height(size) <= height:
@@ -52,7 +52,7 @@ def fit(texts: Sequence[str], width: float, height: float, sizes: Sequence[int])
 
 
 def _pieces(word: str, face: ImageFont.FreeTypeFont, width: float) -> list[str]:
-    """A word in pieces no wider than ``width``, of a letter at least."""
+    """Split a word into pieces of at most ``width`` pixels and at least one letter."""
     pieces = [""]
     for letter in word:
         if pieces[-1] and face.getlength(pieces[-1] + letter) > width:

@@ -1,4 +1,4 @@
-"""A small model that speaks plain words, frames of six pictures, and `senna demo` itself, as a user starts it."""
+"""A small model, frames of six images, and `senna demo` as a user starts it."""
 
 import json
 import os
@@ -30,7 +30,7 @@ PLANS = [
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory) -> Path:
-    """An untrained model whose answers are words (tokens of bytes and the eos never win) and do not end by themselves."""
+    """Return an untrained model whose answers are words (byte tokens and eos never win) and do not end by themselves."""
     root = tmp_path_factory.mktemp("demo_model")
     torch.manual_seed(0)
     llama_folder(root / "llm")
@@ -56,13 +56,13 @@ def model(tmp_path_factory) -> Path:
 
 
 def write_frames(folder: Path, count: int = 3) -> Path:
-    """A file of plan records of ``count`` frames, whose pictures are beside it: each view of each frame a colour."""
+    """Write plan records of ``count`` frames, with images in a different colour for each view and frame."""
     plan, lines = load_templates()["plan"]["question"], []
     for frame in range(count):
         names = [f"samples/CAM_{view.upper().replace(' ', '_')}/{frame}.jpg" for view in VIEWS]
-        for place, name in enumerate(names):
+        for position, name in enumerate(names):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (160, 90), (40 * place, 200 - 30 * place, (90 * frame) % 256)).save(folder / name)
+            Image.new("RGB", (160, 90), (40 * position, 200 - 30 * position, (90 * frame) % 256)).save(folder / name)
         answer, command, speed = PLANS[frame % len(PLANS)]
         turns = [
             {"from": "human", "value": image_block() + plan.format(command=command, speed=f"{speed:.1f} m/s")},
@@ -76,12 +76,12 @@ def write_frames(folder: Path, count: int = 3) -> Path:
 
 @pytest.fixture(scope="session")
 def frames(tmp_path_factory) -> Path:
-    """`write_frames` of three frames."""
+    """Return the file of records of three frames."""
     return write_frames(tmp_path_factory.mktemp("demo_frames"))
 
 
 class Server:
-    """`senna demo` in a process of its own, which keeps its files in ``temporary``: ``url``, and what it has printed."""
+    """`senna demo` in a process of its own, with its files in ``temporary``; ``log`` is its output."""
 
     def __init__(self, temporary: Path, *arguments: object) -> None:
         self.temporary = temporary

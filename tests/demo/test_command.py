@@ -1,4 +1,4 @@
-"""`senna demo` before it serves: the port is taken first, and wrong use is told before the model is loaded."""
+"""`senna demo` before it serves: the port is opened first, and wrong use is reported before the model is loaded."""
 
 import importlib.util
 import socket
@@ -12,7 +12,7 @@ from senna.errors import UsageError
 
 @pytest.fixture(autouse=True)
 def _gradio(monkeypatch):
-    """The checks are the same where gradio is not installed."""
+    """Run the same checks where gradio is not installed."""
     found = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: name if name == "gradio" else found(name, *rest)
@@ -28,7 +28,7 @@ def test_by_default_only_this_machine_reaches_the_page():
         assert not is_loopback(listener)
 
 
-def test_a_port_that_is_taken_is_told_before_the_model_is_loaded():
+def test_a_busy_port_is_reported_before_the_model_is_loaded():
     with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UsageError, match=f"--port {port} cannot be used.*--port 0 for a free one"):
@@ -36,21 +36,21 @@ def test_a_port_that_is_taken_is_told_before_the_model_is_loaded():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--host", "no.such.host.invalid"], "no such address"),
         (["--port", "70000"], "from 0 to 65535"),
-        (["--max-image-megapixels", "0"], "must be more than 0"),
-        (["--image-folder", "x"], "goes with --data"),
+        (["--max-image-megapixels", "0"], "use a number above 0"),
+        (["--image-folder", "x"], "--image-folder needs --data"),
         (["--dtype", "half"], "--dtype half"),
         (["--port", "0", "--device", "cuda:9"], "--device cuda:9 cannot be used"),
         (["--port", "0", "--device", "toaster"], "--device toaster cannot be used"),
     ],
 )
-def test_wrong_use_is_told(arguments, told):
+def test_wrong_use_is_reported(arguments, message):
     if "--device" in arguments:
         pytest.importorskip("gradio", reason="gradio is not installed")
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         main(["--model", "/no/such/model", *arguments])
 
 

@@ -1,4 +1,4 @@
-"""Which frames of a record file the page offers."""
+"""The frames of a file of records that the page offers."""
 
 import json
 
@@ -13,31 +13,31 @@ from tests.demo.conftest import PLANS, write_frames
 
 
 def numbers(chosen) -> list[int]:
-    return [int(example.pictures[0].stem) for example in chosen]
+    return [int(example.images[0].stem) for example in chosen]
 
 
-def test_examples_are_spread_over_the_file_and_bring_situation_and_truth(tmp_path):
+def test_examples_are_spread_over_the_file_and_have_speed_command_and_truth(tmp_path):
     chosen = find_examples(str(write_frames(tmp_path, 11)), None, count=6)
     assert numbers(chosen) == [0, 2, 4, 6, 8, 10]
     for example, frame in zip(chosen, numbers(chosen), strict=True):
         answer, command, speed = PLANS[frame % 3]
         assert (str(example.truth), example.command, example.speed) == (answer, command, speed)
-        assert [f"CAM_{view.upper().replace(' ', '_')}" for view in VIEWS] == [p.parent.name for p in example.pictures]
+        assert [f"CAM_{view.upper().replace(' ', '_')}" for view in VIEWS] == [p.parent.name for p in example.images]
 
 
-def test_a_frame_whose_pictures_are_not_all_there_is_replaced_by_another(tmp_path):
+def test_a_frame_with_missing_or_damaged_images_is_replaced_by_another(tmp_path):
     records = write_frames(tmp_path, 11)
     (tmp_path / "samples/CAM_BACK/4.jpg").unlink()
     (tmp_path / "samples/CAM_FRONT/6.jpg").write_bytes(b"damaged")
     assert numbers(find_examples(str(records), None, count=6)) == [0, 2, 8, 10, 1, 3]
 
 
-def test_pictures_are_told_apart_by_their_cameras_whatever_their_order(tmp_path):
+def test_images_are_ordered_by_their_cameras(tmp_path):
     path = write_frames(tmp_path, 1)
     record = json.loads(path.read_text())
     path.write_text(json.dumps({**record, "images": record["images"][::-1]}) + "\n")
     [example] = find_examples(str(path), None)
-    assert [p.parent.name for p in example.pictures] == [f"CAM_{view.upper().replace(' ', '_')}" for view in VIEWS]
+    assert [p.parent.name for p in example.images] == [f"CAM_{view.upper().replace(' ', '_')}" for view in VIEWS]
 
 
 def test_frames_of_records_without_plans_are_examples_too(tmp_path):
@@ -51,13 +51,13 @@ def test_frames_of_records_without_plans_are_examples_too(tmp_path):
     assert [example.truth for example in chosen] == [None, None]
 
 
-def test_a_file_without_a_usable_frame_is_an_error_that_says_what_to_give(tmp_path):
+def test_a_file_without_a_usable_frame_is_an_error_with_a_remedy(tmp_path):
     records = write_frames(tmp_path, 1)
-    with pytest.raises(DataError, match="give their folder with --image-folder"):
+    with pytest.raises(DataError, match="give the folder of the images with --image-folder"):
         find_examples(str(records), str(tmp_path / "elsewhere"))
 
 
-def test_without_a_file_the_embedded_world_is_taken_if_it_is_made(tmp_path, monkeypatch):
+def test_without_a_file_the_records_of_the_quickstart_are_used_if_they_exist(tmp_path, monkeypatch):
     monkeypatch.setattr(examples, "EMBEDDED", (tmp_path / "records.jsonl", tmp_path))
     assert find_examples(None, None) == []
     write_frames(tmp_path, 2)

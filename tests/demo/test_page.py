@@ -1,4 +1,4 @@
-"""The page in a real browser, the server in a process of its own: what a visitor sees, and that nothing leaves the machine."""
+"""The page in a real browser with the server in a process of its own; nothing leaves the machine."""
 
 import itertools
 import json
@@ -20,11 +20,11 @@ from senna.views import VIEWS
 from tests.demo.conftest import Server
 
 pytestmark = pytest.mark.slow
-pytest.importorskip("gradio", reason="gradio, which makes the page, is not installed: pip install '.[demo]'")
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright, which drives the browser, is not installed")
+pytest.importorskip("gradio", reason="gradio is not installed: pip install '.[demo]'")
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 if CHROMIUM is None:
-    pytest.skip("no chromium is installed to look at the page with", allow_module_level=True)
+    pytest.skip("chromium is not installed", allow_module_level=True)
 
 DESK, PHONE = {"width": 1400, "height": 1000}, {"width": 390, "height": 844}
 DONE = ".answer[data-done=true]"
@@ -42,7 +42,7 @@ def server(model, frames, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def answerer(model):
-    """The same model in the tests' process: what the page has to show."""
+    """Return the same model in the process of the tests, for expected values."""
     from senna.demo.answer import Answerer
     from senna.model import load_model
 
@@ -60,7 +60,7 @@ def chromium():
 
 
 class Visitor:
-    """A browser with nothing in it, on the page."""
+    """A new browser context on the page."""
 
     def __init__(self, chromium, url: str, viewport=DESK, **options) -> None:
         self.context = chromium.new_context(viewport=viewport, **options)
@@ -79,10 +79,10 @@ class Visitor:
     def upload_frame(self, folder: Path, frame: int, views: Sequence[str] = VIEWS) -> None:
         for view in views:
             self.upload(view, folder / f"samples/CAM_{view.upper().replace(' ', '_')}/{frame}.jpg")
-        self.wait_for_pictures(len(views))
+        self.wait_for_images(len(views))
 
-    def wait_for_pictures(self, count: int) -> None:
-        """Until so many pictures are on the server and back on the page."""
+    def wait_for_images(self, count: int) -> None:
+        """Wait until so many images were uploaded and are shown on the page."""
         self.page.wait_for_function(
             "count => document.querySelectorAll('#views img[src*=\"/gradio_api/file=\"]').length == count", arg=count
         )
@@ -95,13 +95,13 @@ class Visitor:
 
     def answer(self) -> str:
         self.page.wait_for_selector(DONE)
-        return self.page.text_content(".said").strip()
+        return self.page.text_content(".answer-text").strip()
 
-    def wait_for_problem(self, told: str) -> None:
-        self.page.wait_for_selector(f".problem:has-text('{told}')")
+    def wait_for_problem(self, message: str) -> None:
+        self.page.wait_for_selector(f".problem:has-text('{message}')")
 
     def fits(self) -> bool:
-        """Whether nothing has to be scrolled sideways, and no cell of the chart is wider than its place."""
+        """Return whether nothing needs horizontal scrolling and no cell of the chart overflows."""
         width, seen = self.page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
         cut = self.page.evaluate(
             "[...document.querySelectorAll('.answer .grid > *')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
@@ -111,7 +111,7 @@ class Visitor:
 
 @pytest.fixture
 def visit(chromium, server):
-    """Opens the page for one more visitor."""
+    """Return a function that opens the page for another visitor."""
     visitors = []
 
     def new(**options) -> Visitor:
@@ -123,22 +123,22 @@ def visit(chromium, server):
         visitor.context.close()
 
 
-def pictures(folder: Path, frame: int) -> list[Image.Image]:
+def images_of(folder: Path, frame: int) -> list[Image.Image]:
     return [Image.open(folder / f"samples/CAM_{view.upper().replace(' ', '_')}/{frame}.jpg") for view in VIEWS]
 
 
-def test_a_plan_is_shown_as_the_models_twenty_probabilities_and_its_words_as_they_come(visit, answerer, frames):
+def test_a_plan_is_shown_with_twenty_probabilities_and_a_growing_text(visit, answerer, frames):
     visitor = visit()
     visitor.upload_frame(frames.parent, 1)
     visitor.page.evaluate(
         """window.seen = []; new MutationObserver(() => {
-            const said = document.querySelector('.said'); if (said) window.seen.push(said.textContent.trim()); })
+            const text = document.querySelector('.answer-text'); if (text) window.seen.push(text.textContent.trim()); })
         .observe(document.querySelector('#result'), {subtree: true, childList: true, characterData: true})"""
     )
     visitor.ask()
     answer = visitor.answer()
     question = question_text(Choices("plan", speed=5.0, command="go straight"), load_templates())
-    images = answerer.pixels(pictures(frames.parent, 1))
+    images = answerer.pixels(images_of(frames.parent, 1))
     bars = {str(bar.action): bar for row in grid(answerer.plan(question, VIEWS, images).log_probs) for bar in row}
     shown = visitor.page.eval_on_selector_all(
         ".cell", "cells => cells.map(c => [c.title.split(':')[0], c.querySelector('b').textContent])"
@@ -147,41 +147,41 @@ def test_a_plan_is_shown_as_the_models_twenty_probabilities_and_its_words_as_the
     [best] = [action for action, bar in bars.items() if bar.is_best]
     assert visitor.page.text_content(".winner b") == best
     assert visitor.page.locator(".cell.best").get_attribute("title").startswith(best)
-    *_, said = answerer.stream(question, VIEWS, images, 32)
-    assert answer == " ".join(said.split())
+    *_, text = answerer.stream(question, VIEWS, images, 32)
+    assert answer == " ".join(text.split())
     grown = list(dict.fromkeys(visitor.page.evaluate("window.seen")))
     assert len(grown) >= 3
     assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(grown))
 
 
-def test_an_example_brings_pictures_speed_command_and_what_the_driver_did(visit):
+def test_an_example_sets_images_speed_command_and_ground_truth(visit):
     visitor = visit()
     visitor.page.locator("#examples button").nth(2).click()
-    visitor.wait_for_pictures(6)
+    visitor.wait_for_images(6)
     assert visitor.page.input_value("#speed input[type=number]") == "7.5"
     assert visitor.page.input_value("#command input") == "go straight and turn left"
     visitor.ask()
     visitor.answer()
     assert visitor.page.locator(".cell.truth").get_attribute("title").startswith("ACCELERATE, LEFT_TURN:")
     visitor.page.click("#clear")
-    visitor.wait_for_pictures(0)
+    visitor.wait_for_images(0)
     visitor.ask()
-    visitor.wait_for_problem("no pictures yet")
+    visitor.wait_for_problem("no images yet")
 
 
-def test_bad_pictures_and_missing_ones_are_refused_kindly_and_the_server_goes_on(visit, frames, tmp_path):
+def test_bad_and_missing_images_are_refused_and_the_server_continues(visit, frames, tmp_path):
     Image.new("L", (10_000, 6_000), 90).save(tmp_path / "large.jpg")
-    (tmp_path / "text.jpg").write_text("this is no picture")
+    (tmp_path / "text.jpg").write_text("this is no image")
     visitor = visit()
     visitor.upload_frame(frames.parent, 0, VIEWS[:-1])  # all but the back
-    for name, told in (
-        ("large", "The back picture has 60 megapixels"),
-        ("text", "not a picture that this page can read"),
+    for name, message in (
+        ("large", "The back image has 60 megapixels"),
+        ("text", "not an image that this page can read"),
     ):
         visitor.upload("back", tmp_path / f"{name}.jpg")
-        visitor.wait_for_problem(told)
-        visitor.page.wait_for_selector(f"[data-testid=toast-body]:has-text('{told}')")
-        visitor.wait_for_pictures(5)
+        visitor.wait_for_problem(message)
+        visitor.page.wait_for_selector(f"[data-testid=toast-body]:has-text('{message}')")
+        visitor.wait_for_images(5)
     visitor.ask()
     visitor.wait_for_problem("The back view is missing")
     visitor.page.click("#front-only label")
@@ -194,7 +194,7 @@ def test_bad_pictures_and_missing_ones_are_refused_kindly_and_the_server_goes_on
     visitor.wait_for_problem("no question yet")
 
 
-def test_two_visitors_at_once_get_each_their_own_answer(visit, answerer, frames):
+def test_two_concurrent_visitors_get_their_own_answers(visit, answerer, frames):
     asked = {0: "What is ahead?", 2: "Are there two pedestrians?"}
     visitors = {frame: visit() for frame in asked}
     for frame, visitor in visitors.items():
@@ -205,32 +205,32 @@ def test_two_visitors_at_once_get_each_their_own_answer(visit, answerer, frames)
         visitor.ask()
     answers = {frame: visitor.answer() for frame, visitor in visitors.items()}
     for frame, visitor in visitors.items():
-        *_, said = answerer.stream(asked[frame], VIEWS, answerer.pixels(pictures(frames.parent, frame)), 256)
-        assert " ".join(answers[frame].split()) == " ".join(said.split())
+        *_, text = answerer.stream(asked[frame], VIEWS, answerer.pixels(images_of(frames.parent, frame)), 256)
+        assert " ".join(answers[frame].split()) == " ".join(text.split())
         assert asked[frame] in visitor.page.text_content(".asked p")
     assert answers[0] != answers[2]
 
 
-def test_on_a_phone_nothing_has_to_be_scrolled_sideways(visit):
+def test_the_page_fits_a_phone(visit):
     visitor = visit(viewport=PHONE, is_mobile=True, has_touch=True)
     assert visitor.fits()
     visitor.page.locator("#examples button").nth(0).tap()
-    visitor.wait_for_pictures(6)
+    visitor.wait_for_images(6)
     visitor.page.tap("#ask")
     visitor.page.wait_for_selector(DONE)
     assert visitor.fits()
 
 
-def test_the_page_asks_nothing_of_any_other_machine_and_only_this_machine_reaches_it(visit, server):
+def test_the_page_contacts_no_other_host_and_only_this_machine_can_connect(visit, server):
     visitor = visit()
     visitor.page.locator("#examples button").nth(1).click()
-    visitor.wait_for_pictures(6)
+    visitor.wait_for_images(6)
     visitor.choose("Traffic light")
     visitor.ask()
     assert visitor.answer()
     hosts = {urlsplit(url).netloc for url in visitor.requests if not url.startswith(("data:", "blob:"))}
     assert hosts == {urlsplit(server.url).netloc}
-    # Not even tried: the policy sent with the page would have stopped it, and said so here.
+    # The content security policy would log every blocked request here.
     assert not [line for line in visitor.console if "Content Security Policy" in line or line.startswith("error")]
     listening = [
         connection.laddr.ip
@@ -241,7 +241,7 @@ def test_the_page_asks_nothing_of_any_other_machine_and_only_this_machine_reache
 
 
 def get(url: str, path: str) -> int:
-    """The status of a path that is sent as it stands."""
+    """Return the HTTP status of a path that is sent unchanged."""
     address = urlsplit(url)
     with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {address.netloc}\r\nConnection: close\r\n\r\n".encode())
@@ -266,19 +266,19 @@ def test_nothing_but_the_page_is_served(server, path):
     assert get(server.url, path) in (403, 404)
 
 
-@pytest.mark.parametrize("place", ["a file of this machine", "a way out of the uploads", "an address"])
+@pytest.mark.parametrize("target", ["a file of this machine", "a path out of the uploads", "a URL"])
 @pytest.mark.parametrize("headers", [{}, {"content-type": "text/plain"}])
-def test_a_request_that_names_a_file_in_place_of_an_upload_is_refused(server, tmp_path, place, headers):
+def test_a_request_that_names_a_file_in_place_of_an_upload_is_refused(server, tmp_path, target, headers):
     import httpx
 
-    picture = tmp_path / "private.png"
-    Image.new("RGB", (64, 64), (200, 0, 0)).save(picture)
+    image = tmp_path / "private.png"
+    Image.new("RGB", (64, 64), (200, 0, 0)).save(image)
     [uploads] = server.temporary.glob("senna-demo-*")
     path = {
-        "a file of this machine": str(picture),
-        "a way out of the uploads": f"{uploads}/../../{tmp_path.name}/private.png",
-        "an address": "http://127.0.0.1:9/private.png",
-    }[place]
+        "a file of this machine": str(image),
+        "a path out of the uploads": f"{uploads}/../../{tmp_path.name}/private.png",
+        "a URL": "http://127.0.0.1:9/private.png",
+    }[target]
     body = {"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}, ""], "fn_index": 5, "session_hash": "x"}
     for route in ("queue/join", "run/check", "call/check"):
         address = f"{server.url}/gradio_api/{route}"
@@ -286,7 +286,7 @@ def test_a_request_that_names_a_file_in_place_of_an_upload_is_refused(server, tm
         assert (answer.status_code, answer.text) == (403, "not an upload")
 
 
-def test_a_file_over_the_limit_is_not_taken(server):
+def test_a_file_above_the_limit_is_refused(server):
     import httpx
 
     big = {"files": ("big.jpg", b"\xff\xd8" + bytes(41 << 20))}

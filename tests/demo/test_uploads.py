@@ -1,4 +1,4 @@
-"""What may be uploaded: a picture, whole, not too large; and that a visitor is told so without a path of this machine."""
+"""Uploads: complete images of a sensible size. Refusals name no path of this machine."""
 
 import io
 import struct
@@ -14,7 +14,7 @@ PIXELS = np.arange(40 * 60 * 3, dtype=np.uint32).reshape(40, 60, 3).astype(np.ui
 
 
 def jpeg(width: int = 60, height: int = 40) -> bytes:
-    """A JPEG of 60 x 40 pixels whose header says otherwise: to read its size is cheap, to decode it impossible."""
+    """Return a JPEG of 60 x 40 pixels whose header states another size, so that it cannot be decoded."""
     file = io.BytesIO()
     Image.fromarray(PIXELS).save(file, "JPEG")
     data = bytearray(file.getvalue())
@@ -26,11 +26,11 @@ def jpeg(width: int = 60, height: int = 40) -> bytes:
 def refused(path, most: float = 40.0) -> str:
     with pytest.raises(Refusal) as refusal:
         open_upload(path, "back left", most)
-    told = str(refusal.value)
-    assert "back left" in told
-    assert str(path.parent) not in told
-    assert path.name not in told
-    return told
+    message = str(refusal.value)
+    assert "back left" in message
+    assert str(path.parent) not in message
+    assert path.name not in message
+    return message
 
 
 @pytest.mark.parametrize(
@@ -41,13 +41,13 @@ def refused(path, most: float = 40.0) -> str:
         *(("WEBP", mode) for mode in ("RGB", "RGBA")),
     ],
 )
-def test_pictures_of_every_usual_form_come_as_rgb(tmp_path, form, mode):
+def test_images_of_every_common_format_become_rgb(tmp_path, form, mode):
     Image.fromarray(PIXELS).convert(mode).save(tmp_path / "upload.bin", form)
-    picture = open_upload(tmp_path / "upload.bin", "front", 40.0)
-    assert (picture.mode, picture.size) == ("RGB", (60, 40))
+    image = open_upload(tmp_path / "upload.bin", "front", 40.0)
+    assert (image.mode, image.size) == ("RGB", (60, 40))
 
 
-def test_a_picture_on_its_side_is_turned_as_the_browser_turns_it(tmp_path):
+def test_an_image_is_rotated_as_its_exif_data_say(tmp_path):
     exif = Image.Exif()
     exif[274] = 6  # a quarter turn clockwise
     Image.fromarray(PIXELS).save(tmp_path / "upload.jpg", exif=exif)
@@ -59,21 +59,21 @@ def test_sixty_megapixels_are_refused_before_a_pixel_is_decoded(tmp_path, monkey
     path.write_bytes(jpeg(10_000, 6_000))
     loaded, load = [], ImageFile.ImageFile.load
 
-    def noted(picture):
-        loaded.append(picture.size)
-        return load(picture)
+    def recorded(image):
+        loaded.append(image.size)
+        return load(image)
 
-    monkeypatch.setattr(ImageFile.ImageFile, "load", noted)
-    told = refused(path)
-    assert "60 megapixels (10000 x 6000)" in told
-    assert "up to 40" in told
+    monkeypatch.setattr(ImageFile.ImageFile, "load", recorded)
+    message = refused(path)
+    assert "60 megapixels (10000 x 6000)" in message
+    assert "up to 40" in message
     assert not loaded
     path.write_bytes(jpeg())
     open_upload(path, "front", 40.0)
-    assert loaded[0] == (60, 40)  # so a picture that is allowed is decoded there
+    assert loaded[0] == (60, 40)  # an accepted image is decoded there
 
 
-def test_what_pillow_takes_for_an_attack_is_refused_as_too_large(tmp_path, monkeypatch):
+def test_a_decompression_bomb_is_refused_as_too_large(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 89_478_485)  # Pillow's own limit, which other libraries lift
     path = tmp_path / "bomb.jpg"
     path.write_bytes(jpeg(60_000, 60_000))
@@ -82,21 +82,21 @@ def test_what_pillow_takes_for_an_attack_is_refused_as_too_large(tmp_path, monke
 
 def test_a_text_called_jpg_is_refused(tmp_path):
     path = tmp_path / "text.jpg"
-    path.write_text("this is no picture")
-    assert "not a picture that this page can read" in refused(path)
+    path.write_text("this is no image")
+    assert "not an image that this page can read" in refused(path)
 
 
-def test_a_form_that_the_page_does_not_name_is_refused(tmp_path):
+def test_an_unsupported_format_is_refused(tmp_path):
     Image.fromarray(PIXELS).save(tmp_path / "upload.jpg", "TIFF")
     assert "Use JPEG, PNG or WebP" in refused(tmp_path / "upload.jpg")
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
-def test_a_picture_that_is_cut_off_is_refused(tmp_path, form):
+def test_a_truncated_image_is_refused(tmp_path, form):
     Image.fromarray(PIXELS).save(tmp_path / "upload.bin", form)
-    whole = (tmp_path / "upload.bin").read_bytes()
-    (tmp_path / "upload.bin").write_bytes(whole[: len(whole) * 2 // 3])
-    assert "damaged or cut off" in refused(tmp_path / "upload.bin")
+    complete = (tmp_path / "upload.bin").read_bytes()
+    (tmp_path / "upload.bin").write_bytes(complete[: len(complete) * 2 // 3])
+    assert "damaged or truncated" in refused(tmp_path / "upload.bin")
 
 
 @pytest.mark.parametrize("size", [(8, 400), (2000, 20)])

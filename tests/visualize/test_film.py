@@ -1,4 +1,4 @@
-"""A film has the pictures it is made of, all of them, whole."""
+"""A film holds all of its pictures completely."""
 
 import shutil
 import subprocess
@@ -53,11 +53,11 @@ def test_an_mp4_has_as_many_frames_as_pictures(pictures, tmp_path):
     make_film(pictures, tmp_path / "film.mp4", fps=2)
     command = ["ffprobe", "-v", "error", "-count_frames", "-show_entries", "stream=nb_read_frames,width,height,r_frame_rate",
                "-of", "default=nokey=1:noprint_wrappers=1", str(tmp_path / "film.mp4")]  # fmt: skip
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    assert said == ["320", "240", "2/1", "4"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert printed == ["320", "240", "2/1", "4"]
 
 
-def test_a_film_that_fails_leaves_the_one_before_and_says_why(pictures, tmp_path, monkeypatch):
+def test_a_failed_film_leaves_the_earlier_one_and_reports_the_reason(pictures, tmp_path, monkeypatch):
     folder = tmp_path / "bin"
     folder.mkdir()
     (folder / "ffmpeg").write_text("#!/bin/sh\necho 'Unknown encoder' >&2\nexit 1\n")
@@ -75,7 +75,7 @@ def test_auto_takes_ffmpeg_where_it_is_and_pillow_else(tmp_path, monkeypatch):
     assert film_form("auto") == "gif"
     assert film_form("gif") == "gif"
     assert film_form("none") is None
-    with pytest.raises(UsageError, match="ffmpeg is not found"):
+    with pytest.raises(UsageError, match="ffmpeg was not found"):
         film_form("mp4")
     with pytest.raises(UsageError, match="avi"):
         film_form("avi")

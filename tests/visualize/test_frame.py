@@ -1,4 +1,4 @@
-"""A picture shows all it was given: every word, no text over another, and the path where the road is."""
+"""A picture shows every word that it was given, no text overlaps another, and the path is on the road."""
 
 from dataclasses import replace
 
@@ -37,16 +37,16 @@ def all_views(size=(160, 90)):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The texts that ``draw_frame`` draws: (picture's size, text, box), box as (left, top, right, bottom) of its ink."""
+    """Record the texts that ``draw_frame`` draws as (size of the picture, text, (left, top, right, bottom))."""
     texts = []
     text = ImageDraw.ImageDraw.text
 
-    def spy(self, xy, said, *args, **options):
-        if said:
+    def spy(self, xy, line, *args, **options):
+        if line:
             named = {**dict(zip(("fill", "font", "anchor"), args, strict=False)), **options}
             measured = {key: value for key, value in named.items() if key not in ("fill", "stroke_fill")}
-            texts.append((self.im.size, said, self.textbbox(xy, said, **measured)))
-        return text(self, xy, said, *args, **options)
+            texts.append((self.im.size, line, self.textbbox(xy, line, **measured)))
+        return text(self, xy, line, *args, **options)
 
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", spy)
     return texts
@@ -54,21 +54,21 @@ def drawn(monkeypatch):
 
 def check_layout(drawn, picture):
     """No text reaches over the picture's or its column's edge, and none covers another."""
-    boxes = [(said, box) for size, said, box in drawn if size == picture.size]
+    boxes = [(line, box) for size, line, box in drawn if size == picture.size]
     assert boxes
-    for said, (left, top, right, bottom) in boxes:
-        assert left >= 0, said
-        assert top >= 0, said
-        assert right <= picture.width, said
-        assert bottom <= picture.height, said
+    for line, (left, top, right, bottom) in boxes:
+        assert left >= 0, line
+        assert top >= 0, line
+        assert right <= picture.width, line
+        assert bottom <= picture.height, line
         if top > style.HEAD and left < style.SIDE_LEFT - 20:
-            assert right <= style.SIDE_LEFT, said  # of the left column
+            assert right <= style.SIDE_LEFT, line  # of the left column
         elif top > style.HEAD:
-            assert right <= style.SIDE_LEFT + style.SIDE_WIDTH + 1, said
-    for place, (said, (left, top, right, bottom)) in enumerate(boxes):
-        for other, (left2, top2, right2, bottom2) in boxes[place + 1 :]:
+            assert right <= style.SIDE_LEFT + style.SIDE_WIDTH + 1, line
+    for position, (line, (left, top, right, bottom)) in enumerate(boxes):
+        for other, (left2, top2, right2, bottom2) in boxes[position + 1 :]:
             apart = right <= left2 or right2 <= left or bottom <= top2 or bottom2 <= top
-            assert apart, (said, other)
+            assert apart, (line, other)
 
 
 LONG = "The car drives on a wet road in the evening; a bus stops ahead of it. " * 40 + "x" * 300
@@ -101,13 +101,13 @@ def test_every_word_of_a_long_description_is_there_in_order(drawn):
     words = " ".join(f"word{number}" for number in range(900))
     picture = draw_frame(all_views(), replace(FACTS, descriptions=(("It says", words),), notes=()))
     assert picture.height > style.HEIGHT
-    lines = [said for size, said, _ in drawn if size == picture.size and said.startswith("word")]
+    lines = [line for size, line, _ in drawn if size == picture.size and line.startswith("word")]
     assert " ".join(lines) == words
     drawn.clear()
     short = " ".join(words.split()[:120])
     picture = draw_frame(all_views(), replace(FACTS, descriptions=(("It says", short),), notes=()))
     assert picture.height == style.HEIGHT  # a usual one is made to fit
-    assert " ".join(said for size, said, _ in drawn if size == picture.size and said.startswith("word")) == short
+    assert " ".join(line for size, line, _ in drawn if size == picture.size and line.startswith("word")) == short
 
 
 def test_lines_are_as_wide_as_they_may_be_and_no_wider():
@@ -131,13 +131,13 @@ def test_the_path_lies_on_the_road_and_nowhere_else():
     bare = np.array(draw_frame(all_views(), replace(FACTS, trajectory=()))).astype(int)
     picture = np.array(draw_frame(all_views(), FACTS)).astype(int)
     pixels, _ = project([[0.0, 10.0, 0.0], [2.0, 10.0, 0.0], [-2.0, 10.0, 0.0], [0.0, 40.0, 0.0]], N015, style.FRONT)
-    places = [(round(y) + style.HEAD, round(x) + style.MARGIN) for x, y in pixels]
-    assert bare[places[0]].tolist() == list(GREY)
+    positions = [(round(y) + style.HEAD, round(x) + style.MARGIN) for x, y in pixels]
+    assert bare[positions[0]].tolist() == list(GREY)
     colour = [int(style.SPEED_COLOURS["DECELERATE"][start : start + 2], 16) for start in (1, 3, 5)]
-    mixed = picture[places[0]] - GREY
+    mixed = picture[positions[0]] - GREY
     assert np.sign(mixed).tolist() == np.sign(np.subtract(colour, GREY)).tolist()  # of the predicted speed, translucent
     assert (np.abs(mixed) < np.abs(np.subtract(colour, GREY))).all()
-    for aside in places[1:]:
+    for aside in positions[1:]:
         assert picture[aside].tolist() == bare[aside].tolist()
     above = slice(style.HEAD, style.HEAD + style.FRONT[1] // 2), slice(style.MARGIN, style.MARGIN + style.FRONT[0])
     assert (picture[above] == bare[above]).all()  # nothing over the horizon
@@ -147,38 +147,38 @@ def test_the_path_lies_on_the_road_and_nowhere_else():
     ("changes", "size", "reason"),
     [
         ({"trajectory": ()}, (160, 90), "no trajectory"),
-        ({"trajectory": ((0.0, 0.01),) * 6}, (160, 90), "stands"),
-        ({"trajectory": tuple((0.0, 0.3 * step) for step in range(1, 7))}, (160, 90), "before the road"),
-        ({}, (100, 100), "shape"),
-        ({}, None, "not there"),
+        ({"trajectory": ((0.0, 0.01),) * 6}, (160, 90), "does not move"),
+        ({"trajectory": tuple((0.0, 0.3 * step) for step in range(1, 7))}, (160, 90), "before the part of the road"),
+        ({}, (100, 100), "aspect ratio"),
+        ({}, None, "missing"),
     ],
 )
-def test_where_no_path_is_drawn_the_picture_says_why(drawn, changes, size, reason):
+def test_the_picture_gives_the_reason_where_no_path_is_drawn(drawn, changes, size, reason):
     facts = replace(FACTS, **changes)
     views = all_views(size) if size else {**all_views(), "front": None}
     assert reason in why_no_path(facts, views["front"])
     picture = draw_frame(views, facts)
-    assert any(reason in said for size, said, _ in drawn if size == picture.size)
+    assert any(reason in line for size, line, _ in drawn if size == picture.size)
 
 
-def test_a_picture_that_cannot_be_read_is_a_tile_that_says_why(drawn):
+def test_an_unreadable_image_is_a_tile_with_the_reason(drawn):
     reason = "n008__CAM_BACK.jpg: damaged or truncated (image file is truncated (12 bytes not processed))"
     picture = draw_frame({**all_views(), "back": None}, replace(FACTS, reasons={"back": reason}))
-    tile = [(said, box) for size, said, box in drawn if size == style.TILE_SIZE and said not in VIEWS]
-    assert " ".join(said for said, _ in tile) == reason
+    tile = [(line, box) for size, line, box in drawn if size == style.TILE_SIZE and line not in VIEWS]
+    assert " ".join(line for line, _ in tile) == reason
     assert all(box[0] >= 0 and box[2] <= style.TILE_SIZE[0] and box[3] <= style.TILE_SIZE[1] for _, box in tile)
-    place = style.MARGIN + style.OTHERS.index("back") * (style.TILE_SIZE[0] + style.GAP)
-    corner = picture.getpixel((place + 5, style.HEAD + style.FRONT[1] + style.GAP + style.TILE_SIZE[1] - 5))
+    left = style.MARGIN + style.OTHERS.index("back") * (style.TILE_SIZE[0] + style.GAP)
+    corner = picture.getpixel((left + 5, style.HEAD + style.FRONT[1] + style.GAP + style.TILE_SIZE[1] - 5))
     assert "#{:02x}{:02x}{:02x}".format(*corner) == style.TILE
 
 
 @pytest.mark.parametrize("view", style.OTHERS)
-def test_each_view_has_its_place_and_its_name(drawn, view):
+def test_each_view_has_its_tile_and_its_name(drawn, view):
     colour = (10, 200, 90)
     picture = draw_frame({**all_views(), view: Image.new("RGB", (160, 90), colour)}, FACTS)
     left = style.MARGIN + style.OTHERS.index(view) * (style.TILE_SIZE[0] + style.GAP)
     assert picture.getpixel((left + 120, style.HEAD + style.FRONT[1] + style.GAP + 100)) == colour
-    assert {said for size, said, _ in drawn if size == style.TILE_SIZE} == set(style.OTHERS)
+    assert {line for size, line, _ in drawn if size == style.TILE_SIZE} == set(style.OTHERS)
 
 
 @pytest.mark.parametrize(
@@ -190,25 +190,25 @@ def test_each_view_has_its_place_and_its_name(drawn, view):
         (None, {"? not judged", "not in the record"}, style.UNJUDGED),
     ],
 )
-def test_right_and_wrong_are_told_by_word_and_colour(drawn, truth, words, colour):
+def test_right_and_wrong_differ_in_word_and_colour(drawn, truth, words, colour):
     picture = draw_frame(all_views(), replace(FACTS, truth=truth))
-    assert words <= {said for _, said, _ in drawn}
+    assert words <= {line for _, line, _ in drawn}
     badge = picture.getpixel((style.SIDE_LEFT + style.SIDE_WIDTH - 6, style.HEAD + 18))
     assert "#{:02x}{:02x}{:02x}".format(*badge) == colour.lower()
 
 
-def test_all_twenty_probabilities_stand_in_the_picture(drawn):
+def test_all_twenty_probabilities_are_in_the_picture(drawn):
     shares = np.arange(1, 21) / 210
     picture = draw_frame(all_views(), replace(FACTS, probabilities=shares))
-    said = [said for size, said, _ in drawn if size == picture.size]
+    lines = [line for size, line, _ in drawn if size == picture.size]
     for share in shares:
-        assert f"{100 * share:.1f}" in said
+        assert f"{100 * share:.1f}" in lines
     of_keep = sum(share for action, share in zip(ALL_META_ACTIONS, shares, strict=True) if action.speed == "KEEP")
-    assert f"{100 * of_keep:.1f}" in said
-    assert f"{100 * shares[ALL_META_ACTIONS.index(FACTS.predicted)]:.1f} %" in said
+    assert f"{100 * of_keep:.1f}" in lines
+    assert f"{100 * shares[ALL_META_ACTIONS.index(FACTS.predicted)]:.1f} %" in lines
 
 
-def test_drawing_changes_nothing_that_it_was_given():
+def test_drawing_does_not_change_its_inputs():
     views = all_views()
     before = {view: picture.copy() for view, picture in views.items()}
     first = draw_frame(views, FACTS)

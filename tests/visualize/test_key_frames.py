@@ -1,4 +1,4 @@
-"""Records become frames in the order in which they were driven, under names that cannot collide."""
+"""Records become frames in driving order, with file names that cannot collide."""
 
 import json
 
@@ -6,28 +6,28 @@ import pytest
 
 from senna.record_file import open_records
 from senna.views import VIEWS, image_block
-from senna.visualize.key_frames import file_name, front_description, in_order, key_frames, view_paths
+from senna.visualize.key_frames import driving_order, file_name, front_description, key_frames, view_paths
 
 
-def paths(moment, folder="samples"):
+def paths(token, folder="samples"):
     names = [f"CAM_{view.upper().replace(' ', '_')}" for view in VIEWS]
-    return [f"{folder}/{name}/{moment}__{name}.jpg" for name in names]
+    return [f"{folder}/{name}/{token}__{name}.jpg" for name in names]
 
 
-def record(moment, kind="plan", answer="KEEP, STRAIGHT\n", scene="s", views=VIEWS, **more):
-    images = paths(moment)
+def record(token, kind="plan", answer="KEEP, STRAIGHT\n", scene="s", views=VIEWS, **more):
+    images = paths(token)
     turns = [{"from": "human", "value": image_block(views) + kind}, {"from": "gpt", "value": answer}]
-    about = {"token": moment, "scene_token": scene, "image": images[0], "images": images[::-1], "prev": ""}
-    return {**about, "id": f"{moment}-{kind}", "kind": kind, "conversations": turns, **more}
+    about = {"token": token, "scene_token": scene, "image": images[0], "images": images[::-1], "prev": ""}
+    return {**about, "id": f"{token}-{kind}", "kind": kind, "conversations": turns, **more}
 
 
 def opened(tmp_path, records):
     path = tmp_path / "records.jsonl"
-    path.write_text("".join(json.dumps(one) + "\n" for one in records))
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return open_records(path)
 
 
-def test_a_moment_is_one_frame_however_its_records_show_it(tmp_path):
+def test_records_of_one_token_are_one_frame(tmp_path):
     records = opened(tmp_path, [
         record("a", "description", "Rain.", views=("front",)), record("a", "plan"), record("b"), record("a", "vru", "None."),
     ])  # fmt: skip
@@ -38,7 +38,7 @@ def test_a_moment_is_one_frame_however_its_records_show_it(tmp_path):
     assert (second.token, second.number, second.plan) == ("b", 2, 2)
 
 
-def test_frames_without_plan_or_token_are_shown_and_text_alone_is_not(tmp_path):
+def test_frames_without_plan_or_token_are_shown_and_text_only_records_are_not(tmp_path):
     bare = record("c", "perception", "Two cars.")
     del bare["token"], bare["scene_token"]
     text = {"conversations": [{"from": "human", "value": "Say it."}, {"from": "gpt", "value": "It."}]}
@@ -46,7 +46,7 @@ def test_frames_without_plan_or_token_are_shown_and_text_alone_is_not(tmp_path):
     assert (frame.plan, frame.token, frame.scene, frame.name) == (None, "", "", "frames_0001")
 
 
-def test_a_shuffled_file_makes_a_film_in_the_order_of_the_drive(tmp_path):
+def test_frames_of_a_shuffled_file_are_in_driving_order(tmp_path):
     records = [record("c", prev="b"), record("a", prev="elsewhere"), record("x", scene="t"), record("b", prev="a")]
     frames = key_frames(opened(tmp_path, records))
     assert [(frame.scene, frame.token, frame.number) for frame in frames] == [
@@ -54,10 +54,10 @@ def test_a_shuffled_file_makes_a_film_in_the_order_of_the_drive(tmp_path):
     ]  # fmt: skip
 
 
-def test_order_without_links_is_that_of_the_file_and_a_ring_is_no_trap():
-    assert in_order([("b", ""), ("a", ""), ("", "")]) == [0, 1, 2]
-    assert in_order([("a", "b"), ("b", "a")]) == [0, 1]
-    assert in_order([("b", "a"), ("a", ""), ("d", "c"), ("c", "")]) == [1, 0, 3, 2]
+def test_frames_without_links_keep_their_order_and_a_ring_ends():
+    assert driving_order([("b", ""), ("a", ""), ("", "")]) == [0, 1, 2]
+    assert driving_order([("a", "b"), ("b", "a")]) == [0, 1]
+    assert driving_order([("b", "a"), ("a", ""), ("d", "c"), ("c", "")]) == [1, 0, 3, 2]
 
 
 @pytest.mark.parametrize("count", [1, 3, 6])
@@ -82,7 +82,7 @@ def test_the_description_of_the_front_view_is_found_among_six(tmp_path):
     assert front_description(records, key_frames(records)[0]) is None
 
 
-def test_names_of_files_are_safe_and_never_the_same():
+def test_file_names_are_safe_and_distinct():
     assert file_name("scene-0061") == "scene-0061"
     assert file_name("54cdaaae372d421fa4734d66f51a8c48") == "54cdaaae372d421fa4734d66f51a8c48"
     strange = ["a/b", "a_b", "a b", "../a b", "..", "frames ", "x" * 300, "x" * 301, "a\nb"]

@@ -1,4 +1,4 @@
-"""Points of the road are where a camera sees them, and what is behind it is nowhere."""
+"""Projection of road points into the image; points behind the camera are not drawn."""
 
 import json
 import math
@@ -14,14 +14,14 @@ LEVEL = Camera("level", (1600, 900), 1000.0, (800.0, 450.0), (0.0, 0.7, 1.5), 0.
 STRAIGHT = [[0.0, 4.0 * step] for step in range(1, 7)]  # 8 m/s
 
 
-def test_a_point_of_the_road_is_where_the_camera_sees_it():
-    # 10 m before the camera: 1.5 m down and 1 m aside are 150 and 100 pixels of a focal length of 1000.
+def test_a_point_of_the_road_is_projected_to_its_pixel():
+    # 10 m ahead, with a focal length of 1000 pixels: 1.5 m down are 150 pixels, 1 m to the side are 100.
     pixels, depth = project([[0.0, 10.7, 0.0], [1.0, 10.7, 0.0], [-2.0, 20.7, 1.5]], LEVEL, (1600, 900))
     assert depth == pytest.approx([10.0, 10.0, 20.0])
     assert pixels.tolist() == pytest.approx(np.array([[800, 600], [900, 600], [700, 450]]))
 
 
-def test_a_smaller_picture_has_the_same_road():
+def test_projection_scales_with_the_image():
     half, _ = project([[1.0, 10.7, 0.0]], LEVEL, (800, 450))
     assert half.tolist() == [[450.0, 300.0]]
 
@@ -34,7 +34,7 @@ def test_a_smaller_picture_has_the_same_road():
         ({"roll": 90.0}, [1.0, 10.7, 1.5], (800, 550)),  # its right side is up: what is to the right is below
     ],
 )
-def test_a_turned_camera_turns_the_picture(turned, point, pixel):
+def test_a_rotated_camera_rotates_the_image(turned, point, pixel):
     pixels, _ = project([point], replace(LEVEL, **turned), (1600, 900))
     assert pixels[0].tolist() == pytest.approx(pixel)
 
@@ -52,9 +52,9 @@ def test_nothing_behind_the_camera_is_drawn():
     assert corners[:, 1].min() > 450  # the road is below the horizon; what is behind would be above it
 
 
-def test_the_strip_is_as_wide_as_the_car_and_as_long_as_the_drive():
+def test_the_strip_is_as_wide_as_the_car_and_as_long_as_the_trajectory():
     strip = ribbon(STRAIGHT, LEVEL, (1600, 900), width=2.0)
-    # Half seconds are 4 m apart, so 3.3, 7.3, ... 23.3 m before the camera.
+    # Half seconds are 4 m apart, so 3.3, 7.3, ... 23.3 m in front of the camera.
     for rung, depth in zip(strip.rungs, (3.3, 7.3, 11.3, 15.3, 19.3, 23.3), strict=True):
         assert rung.tolist() == pytest.approx(
             np.array([[800 - 1000 / depth, 450 + 1500 / depth], [800 + 1000 / depth, 450 + 1500 / depth]])
@@ -65,7 +65,7 @@ def test_the_strip_is_as_wide_as_the_car_and_as_long_as_the_drive():
     assert ends[2].tolist() == pytest.approx(strip.rungs[-1][1].tolist())
 
 
-def test_a_drive_to_the_right_bends_to_the_right():
+def test_a_trajectory_to_the_right_bends_to_the_right():
     turn = [[20 * (1 - math.cos(a)), 20 * math.sin(a)] for a in np.linspace(0, math.pi / 3, 7)[1:]]
     middles = [rung.mean(axis=0)[0] for rung in ribbon(turn, LEVEL, (1600, 900)).rungs]
     assert middles == sorted(middles)
@@ -73,7 +73,7 @@ def test_a_drive_to_the_right_bends_to_the_right():
 
 
 @pytest.mark.parametrize("trajectory", [[], [[0.0, 0.0]] * 6, [[0.05, 0.02], [0.0, 0.04], [0.05, 0.0]]])
-def test_a_car_that_stands_has_no_path(trajectory):
+def test_a_stationary_car_has_no_path(trajectory):
     assert not ribbon(trajectory, LEVEL, (1600, 900)).pieces
 
 
@@ -82,14 +82,14 @@ def test_the_length_of_a_path_begins_at_the_car():
     assert path_length([]) == 0.0
 
 
-def test_the_file_name_tells_the_car():
+def test_the_file_name_identifies_the_car():
     assert camera_of_car("samples/CAM_FRONT/n015-2018-08-03-15-00-36+0800__CAM_FRONT__1.jpg") is N015
     assert camera_of_car("samples/CAM_FRONT/n008-2018-09-18-13-10-39-0400__CAM_FRONT__1.jpg") is N008
     assert camera_of_car("n015-drive/CAM_FRONT/scene-0061__CAM_FRONT__1.jpg") is N008
 
 
 def seen_through(camera, lidar, points):
-    """Pixels of points of the level frame, by the whole chain of a `calibrated_sensor` table: (translation, rotation, ...)."""
+    """Return pixels of points of the level frame, through the transforms of a `calibrated_sensor` table."""
     ahead = rotation_matrix(tuple(lidar["rotation"]))[:2, 1]
     ahead = ahead / np.linalg.norm(ahead)
     right = np.array([ahead[1], -ahead[0]])
@@ -104,7 +104,7 @@ def seen_through(camera, lidar, points):
 GROUND = np.array([[x, y, 0.0] for x in (-6.0, -1.0, 0.0, 1.0, 6.0) for y in (6.0, 12.0, 25.0, 50.0)])
 
 
-def test_the_driving_world_is_seen_by_the_same_camera():
+def test_the_drawn_world_uses_the_same_camera():
     front = {
         "translation": CAMERAS[0].translation, "rotation": CAMERAS[0].rotation, "camera_intrinsic": CAMERAS[0].intrinsic
     }  # fmt: skip
@@ -114,18 +114,18 @@ def test_the_driving_world_is_seen_by_the_same_camera():
 
 
 @pytest.mark.parametrize(("scene", "camera"), [("scene-0061", N015), ("scene-0103", N008)])
-def test_the_constants_are_those_of_the_tables_of_nuscenes(data, scene, camera):
+def test_the_constants_equal_those_of_the_nuscenes_tables(data, scene, camera):
     tables = data / "nuscenes_mini3" / "v1.0-mini"
     read = {
         name: json.loads((tables / f"{name}.json").read_text())
         for name in ("scene", "sample", "sample_data", "sensor", "calibrated_sensor")
     }
-    [token] = [one["token"] for one in read["scene"] if one["name"] == scene]
-    samples = {one["token"] for one in read["sample"] if one["scene_token"] == token}
-    channel = {one["token"]: one["channel"] for one in read["sensor"]}
-    calibrated = {one["token"]: one for one in read["calibrated_sensor"]}
-    used = {one["calibrated_sensor_token"] for one in read["sample_data"] if one["sample_token"] in samples}
-    sensors = {channel[calibrated[one]["sensor_token"]]: calibrated[one] for one in used}
+    [token] = [row["token"] for row in read["scene"] if row["name"] == scene]
+    samples = {row["token"] for row in read["sample"] if row["scene_token"] == token}
+    channel = {row["token"]: row["channel"] for row in read["sensor"]}
+    calibrated = {row["token"]: row for row in read["calibrated_sensor"]}
+    used = {row["calibrated_sensor_token"] for row in read["sample_data"] if row["sample_token"] in samples}
+    sensors = {channel[calibrated[sensor]["sensor_token"]]: calibrated[sensor] for sensor in used}
     pixels, _ = project(GROUND, camera, (1600, 900))
     expected = seen_through(sensors["CAM_FRONT"], sensors["LIDAR_TOP"], GROUND)
     assert np.abs(pixels - expected).max() < 1.0
