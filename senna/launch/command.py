@@ -111,7 +111,8 @@ def _is_question(flags: list[str]) -> bool:
 
 
 def _train(stage: int, recipe: Recipe, flags: list[str], environment: Mapping[str, str]) -> Command:
-    inputs = Inputs(*(environment.get(name) or None for name in ("MODEL_PATH", "DATA", "IMAGE_DATA", "VISION_TOWER")))
+    names = {"model": "MODEL_PATH", "data": "DATA", "images": "IMAGE_DATA", "tower": "VISION_TOWER"}
+    inputs = Inputs(**{field: environment.get(name) or None for field, name in names.items()})
     is_question, preset = _is_question(flags), environment.get("PRESET", "")
     changes: dict[str, str] = {}
     configs = [ROOT / "configs" / CONFIGS[stage]]
