@@ -111,8 +111,12 @@ def _is_question(flags: list[str]) -> bool:
 
 
 def _train(stage: int, recipe: Recipe, flags: list[str], environment: Mapping[str, str]) -> Command:
-    names = {"model": "MODEL_PATH", "data": "DATA", "images": "IMAGE_DATA", "tower": "VISION_TOWER"}
-    inputs = Inputs(**{field: environment.get(name) or None for field, name in names.items()})
+    inputs = Inputs(
+        model=environment.get("MODEL_PATH") or None,
+        data=environment.get("DATA") or None,
+        images=environment.get("IMAGE_DATA") or None,
+        tower=environment.get("VISION_TOWER") or None,
+    )
     is_question, preset = _is_question(flags), environment.get("PRESET", "")
     changes: dict[str, str] = {}
     configs = [ROOT / "configs" / CONFIGS[stage]]
