@@ -45,9 +45,7 @@ SECONDS = (FRAMES - 1) * TICKS_PER_FRAME * TICK
 MINI = "v1.0-mini"
 TRAINVAL = "v1.0-trainval"
 # One of the first five scenes is in mini_val, so that a world of few scenes has both splits.
-MINI_SCENES = tuple(
-    f"scene-{number}" for number in "0061 0553 0655 0757 0103 0796 1077 1094 1100 0916".split()
-)  # fmt: skip
+MINI_SCENES = tuple(f"scene-{number}" for number in "0061 0553 0655 0757 0103 0796 1077 1094 1100 0916".split())
 WITHOUT_CAN_BUS = frozenset((*range(161, 169), *range(170, 177), *range(309, 315)))  # scene numbers in nuScenes
 JPEG_QUALITY = 85
 METRES_PER_PIXEL = 0.1  # of the map, as nuscenes-devkit expects
