@@ -100,7 +100,7 @@ def _ego(route: Route, along: float, speed: float, desired: float, overtakes: bo
 def _at_light(
     rng: np.random.Generator, green_at: float, before: float, queue: int = 0, standing: bool = False
 ) -> InitialState:
-    """The ego approaches a traffic light, or stands at it, behind `queue` other vehicles."""
+    """Return an ego that approaches a traffic light, or stands at it, behind `queue` other vehicles."""
     limit = float(rng.uniform(10, 15))
     offset = LANE_OFFSETS[rng.integers(2)]
     node, heading, route = _intersection(rng, (), offset, before)
@@ -129,14 +129,14 @@ def _depart(rng: np.random.Generator) -> InitialState:
 
 
 def _go(rng: np.random.Generator) -> InitialState:
-    """The ego accelerates from a low speed through a traffic light that is green all the time."""
+    """Return an ego that accelerates from a low speed through a traffic light that is green all the time."""
     state = _at_light(rng, float(rng.uniform(-1, 1)), float(rng.uniform(50, 75)))
     state.drivers[0].speed *= float(rng.uniform(0.1, 0.3))
     return state
 
 
 def _turn(rng: np.random.Generator, side: str) -> InitialState:
-    """The ego turns at a traffic light, which is red at first in half of the cases."""
+    """Return an ego that turns at a traffic light, which is red at first in half of the cases."""
     limit, before = float(rng.uniform(9, 13)), float(rng.uniform(70, 110))
     node, heading, route = _intersection(rng, (side,), LANE_OFFSETS[side == "right"], before)
     green_at = float(rng.uniform(8, 10) if rng.random() < 0.5 else before / limit - rng.uniform(4, 6))
@@ -145,7 +145,7 @@ def _turn(rng: np.random.Generator, side: str) -> InitialState:
 
 
 def _overtake(rng: np.random.Generator) -> InitialState:
-    """The ego drives fast behind a single slow vehicle, and the traffic light ahead is green when the ego arrives."""
+    """Return a fast ego behind a single slow vehicle. The traffic light ahead is green when the ego arrives."""
     limit, before = float(rng.uniform(17.8, 18.6)), float(rng.uniform(235, 250))
     node, heading, route = _intersection(rng, (), LANE_OFFSETS[1], before)
     signals = _random_signals(rng, node, heading, (before - 60) / limit - float(rng.uniform(0, 3)))
@@ -155,7 +155,7 @@ def _overtake(rng: np.random.Generator) -> InitialState:
 
 
 def _follow(rng: np.random.Generator) -> InitialState:
-    """The ego follows two slow vehicles that drive side by side towards a red light."""
+    """Return an ego behind two slow vehicles that drive side by side towards a red light."""
     limit, before = float(rng.uniform(13, 17)), float(rng.uniform(150, 190))
     node, heading, route = _intersection(rng, (), LANE_OFFSETS[rng.integers(2)], before)
     signals = _random_signals(rng, node, heading, float(rng.uniform(19, 30)))

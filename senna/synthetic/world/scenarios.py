@@ -46,7 +46,7 @@ class Journey:
 
     Attributes:
         maneuver: one of MANEUVERS.
-        scenery_seed: the seed of what stands beside the roads.
+        scenery_seed: the seed of houses, trees and street lamps.
         tracks: the states of all road users, every ``TICK`` seconds; road user 0 is the ego vehicle.
     """
 

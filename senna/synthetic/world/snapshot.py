@@ -105,7 +105,7 @@ def _crop(town: Scene, x: float, y: float) -> Scene:
         houses=near(town.houses),
         lamps=near(town.lamps),
         patches=tuple(patch for patch in town.patches if math.dist(patch.corners[0], (x, y)) < VIEW_DISTANCE),
-        tufts=tuple(t for t in town.tufts if abs(t[0] - x) < TUFT_RANGE and abs(t[1] - y) < TUFT_RANGE),
+        tufts=tuple(t for t in town.tufts or () if abs(t[0] - x) < TUFT_RANGE and abs(t[1] - y) < TUFT_RANGE),
     )
 
 

@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 
@@ -287,7 +288,7 @@ def _quad(
     right: np.ndarray,
     along: tuple[float, float],
     across: tuple[float, float],
-    surface: str,
+    surface: Literal["asphalt", "paint"],
 ) -> Patch:
     """Return a rectangle between two distances `along` the forward direction and two distances `across` to the right."""
     order = ((0, 0), (1, 0), (1, 1), (0, 1))
