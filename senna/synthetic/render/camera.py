@@ -1,4 +1,8 @@
-"""A pinhole camera in a right-handed world (metres; x forward, y left, z up), and cutting polygons at its near plane."""
+"""A pinhole camera, and functions that move points between an object's frame, the world and the camera.
+
+Frames are right-handed and in metres. World and objects: x forward, y left, z up. Camera: x right, y down, z forward.
+Images: columns to the right and rows down, in pixels; pixel (0, 0) has its centre at (0, 0).
+"""
 
 from __future__ import annotations
 
@@ -7,15 +11,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-NEAR = 0.2  # metres: what is closer to the image plane is cut away
+NEAR = 0.2  # metres: depth of the near plane, in front of which nothing is drawn
 
 
 @dataclass(frozen=True, eq=False)
 class Camera:
-    """A pinhole camera as nuScenes describes it: camera axes are x right, y down, z forward.
+    """A pinhole camera.
 
-    `position` (3,) metres in the world, `rotation` (3, 3) camera axes to world axes, `intrinsic` (3, 3) pixels,
-    `size` (width, height) pixels.
+    Attributes:
+        position: (3,) in the world.
+        rotation: (3, 3) from camera axes to world axes.
+        intrinsic: (3, 3) in pixels.
+        size: width and height in pixels.
     """
 
     position: np.ndarray
@@ -32,7 +39,13 @@ class Camera:
         field_of_view: float = 60.0,
         size: tuple[int, int] = (224, 224),
     ) -> Camera:
-        """A level camera. `yaw` (to the left) and `pitch` (upwards) in radians, horizontal `field_of_view` in degrees."""
+        """Return a camera without roll.
+
+        Args:
+            yaw: radians to the left.
+            pitch: radians upwards.
+            field_of_view: horizontal, in degrees.
+        """
         focal = size[0] / 2 / math.tan(math.radians(field_of_view) / 2)
         intrinsic = np.array([[focal, 0, (size[0] - 1) / 2], [0, focal, (size[1] - 1) / 2], [0, 0, 1]])
         sin_yaw, cos_yaw, sin_pitch, cos_pitch = math.sin(yaw), math.cos(yaw), math.sin(pitch), math.cos(pitch)
@@ -43,38 +56,39 @@ class Camera:
 
     @property
     def forward(self) -> np.ndarray:
-        """The unit vector (3,) that the camera looks along, in the world."""
+        """The viewing direction in the world, a unit vector (3,)."""
         return self.rotation[:, 2]
 
     @property
     def focal(self) -> float:
-        """The focal length in pixels (of the vertical axis)."""
+        """The vertical focal length in pixels."""
         return float(self.intrinsic[1, 1])
 
     def scaled(self, factor: float) -> Camera:
-        """The same view on a picture `factor` times as large; pixel centres stay where they were."""
+        """Return the same view in an image `factor` times as large. Each pixel area keeps its centre."""
         shift = np.array([[factor, 0, (factor - 1) / 2], [0, factor, (factor - 1) / 2], [0, 0, 1]])
         size = (round(self.size[0] * factor), round(self.size[1] * factor))
         return Camera(self.position, self.rotation, shift @ self.intrinsic, size)
 
     def padded(self, side: int) -> Camera:
-        """The same view in the middle of a square picture with sides of `side` pixels."""
+        """Return the same view in the centre of a square image with sides of `side` pixels."""
         right, down = ((side - length) // 2 for length in self.size)
         shift = np.array([[1, 0, right], [0, 1, down], [0, 0, 1]])
         return Camera(self.position, self.rotation, shift @ self.intrinsic, (side, side))
 
     def to_camera(self, points: np.ndarray) -> np.ndarray:
-        """World points (..., 3) in the camera's axes (..., 3)."""
+        """Transform world points (..., 3) to camera axes (..., 3)."""
         return (points - self.position) @ self.rotation
 
     def to_pixels(self, points: np.ndarray) -> np.ndarray:
-        """Points in camera axes with positive depth (..., 3) to pixels (..., 2)."""
+        """Project points (..., 3) in camera axes, with positive depth, to pixels (..., 2)."""
         return points[..., :2] / points[..., 2:] * self.intrinsic[[0, 1], [0, 1]] + self.intrinsic[:2, 2]
 
     def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """World points (..., 3) to pixels (..., 2) and depths (...) in metres.
+        """Project world points (..., 3).
 
-        Where the depth is not positive the point lies behind the camera and its pixel is NaN.
+        Returns:
+            pixels (..., 2), NaN where the depth is not positive, and depths (...) in metres.
         """
         in_camera = self.to_camera(np.asarray(points, dtype=float))
         depth = in_camera[..., 2]
@@ -82,7 +96,7 @@ class Camera:
         return self.to_pixels(visible), depth
 
     def may_show(self, centres: np.ndarray, radius: float) -> np.ndarray:
-        """Whether things of at most `radius` metres around `centres` (N, 3) can lie between its left and right edge: (N,)."""
+        """Return for spheres around `centres` (N, 3) whether they reach between the left and right image edge: (N,)."""
         in_camera = self.to_camera(np.asarray(centres, dtype=float))
         edges = (np.array([0.0, self.size[0]]) - self.intrinsic[0, 2]) / self.intrinsic[0, 0]
         slack = radius * np.sqrt(1 + edges**2)
@@ -90,27 +104,27 @@ class Camera:
         return (right > edges[0] * depth - slack[0]) & (right < edges[1] * depth + slack[1])
 
 
-def cut_near(points: np.ndarray, near: float = NEAR) -> np.ndarray:
-    """The part of a polygon (N, 3), in camera axes, that lies at a depth of `near` or more: (M, 3), M may be 0."""
+def clip_near(points: np.ndarray, near: float = NEAR) -> np.ndarray:
+    """Clip a polygon (N, 3) in camera axes at the depth `near`. Returns the polygon (M, 3) behind it; M may be 0."""
     kept: list[np.ndarray] = []
     for start, end in zip(points, np.roll(points, -1, axis=0), strict=True):
         if start[2] >= near:
             kept.append(start)
         if (start[2] >= near) != (end[2] >= near):
-            share = (near - start[2]) / (end[2] - start[2])
-            kept.append(start + share * (end - start))
+            fraction = (near - start[2]) / (end[2] - start[2])
+            kept.append(start + fraction * (end - start))
     return np.array(kept).reshape(-1, 3)
 
 
-def planar(points: np.ndarray, x: float, y: float, yaw: float, scale: float = 1.0) -> np.ndarray:
-    """Points (N, 3) of a thing's own frame, scaled, turned by `yaw` radians to the left and moved to (x, y)."""
+def object_to_world(points: np.ndarray, x: float, y: float, yaw: float, scale: float = 1.0) -> np.ndarray:
+    """Transform points (N, 3) of an object that stands at (x, y), has heading `yaw` and is scaled, to the world (N, 3)."""
     cos_yaw, sin_yaw = math.cos(yaw), math.sin(yaw)
-    turn = np.array([[cos_yaw, sin_yaw, 0], [-sin_yaw, cos_yaw, 0], [0, 0, 1]])
-    return points @ turn * scale + np.array([x, y, 0.0])
+    rotation = np.array([[cos_yaw, sin_yaw, 0], [-sin_yaw, cos_yaw, 0], [0, 0, 1]])
+    return points @ rotation * scale + np.array([x, y, 0.0])
 
 
 def box_corners(size: tuple[float, float, float], x: float, y: float, yaw: float) -> np.ndarray:
-    """The eight corners (8, 3) of a box of length, width and height that stands on the ground around (x, y)."""
+    """Return the corners (8, 3) of a box with (length, width, height) that stands on the ground, centred at (x, y)."""
     length, width, height = size
     signs = np.array([[i, j, k] for i in (-0.5, 0.5) for j in (-0.5, 0.5) for k in (0.0, 1.0)])
-    return planar(signs * [length, width, height], x, y, yaw)
+    return object_to_world(signs * [length, width, height], x, y, yaw)

@@ -1,4 +1,7 @@
-"""Convex solids with flat panels on them: the shapes that vehicles and the roadside are built from."""
+"""Meshes of convex solids with flat panels on them, from which vehicles, people and roadside objects are built.
+
+A mesh is in its own frame: metres, x forward, y left, z up, standing on z = 0. Colours are RGB from 0 to 255.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,13 @@ Glowing = Literal["never", "night", "always"]
 
 @dataclass(frozen=True)
 class Face:
-    """A flat polygon: `points` (N, 3), its outward `normal` (3,), and when it shines, in the colour `glow`."""
+    """A flat polygon.
+
+    Attributes:
+        points: (N, 3) corners.
+        normal: (3,) unit vector that points outwards.
+        glowing: when the face shines in the colour `glow` instead of showing the shaded `colour`.
+    """
 
     points: np.ndarray
     normal: np.ndarray
@@ -25,7 +34,7 @@ class Face:
 
 @dataclass(frozen=True)
 class Ball:
-    """A sphere that is painted as a disc."""
+    """A sphere, drawn as a disc."""
 
     centre: np.ndarray
     radius: float
@@ -34,7 +43,7 @@ class Ball:
 
 @dataclass(frozen=True)
 class Halo:
-    """A soft light around `centre`, seen from the side that `normal` points to (zeros: from everywhere)."""
+    """A soft glow around `centre`, visible from the side to which `normal` points; zeros make it visible from all sides."""
 
     centre: np.ndarray
     radius: float
@@ -45,7 +54,7 @@ class Halo:
 
 @dataclass
 class Part:
-    """A convex piece of a mesh. Parts are painted by `layer`, and within a layer the farther ones first."""
+    """A convex piece of a mesh. Parts are drawn in the order of `layer`, and from far to near within a layer."""
 
     centre: np.ndarray
     layer: int = 0
@@ -53,7 +62,7 @@ class Part:
     balls: list[Ball] = field(default_factory=list)
 
     def add(self, points: np.ndarray, colour: Rgb, glowing: Glowing = "never", glow: Rgb | None = None) -> np.ndarray:
-        """Add a face or a panel on one; turns it so that it looks away from the part's centre. Returns its points."""
+        """Add a face, or a panel on a face, with its normal away from the part's centre. Returns its points (N, 3)."""
         points = np.asarray(points, dtype=float)
         normal = np.cross(points[1] - points[0], points[2] - points[0])
         normal = normal / np.linalg.norm(normal)
@@ -64,39 +73,38 @@ class Part:
 
 @dataclass(frozen=True)
 class FaceArrays:
-    """The F faces of a mesh as arrays: face i is points[spans[i][0]:spans[i][1]]."""
+    """The F faces of a mesh as arrays. Face i has the corners ``points[bounds[i] : bounds[i + 1]]``."""
 
     points: np.ndarray  # (V, 3)
-    spans: list[tuple[int, int]]
+    bounds: np.ndarray  # (F + 1,)
     centres: np.ndarray  # (F, 3)
     normals: np.ndarray  # (F, 3)
     colours: np.ndarray  # (F, 3)
     glows: np.ndarray  # (F, 3)
-    always: np.ndarray  # (F,) bool: shines by day too
-    at_night: np.ndarray  # (F,) bool
+    glows_by_day: np.ndarray  # (F,) bool
+    glows_at_night: np.ndarray  # (F,) bool
 
 
 @dataclass
 class Mesh:
-    """A thing in its own frame (x forward, y left, z up, standing on z = 0)."""
+    """An object in its own frame."""
 
     parts: list[Part] = field(default_factory=list)
     halos: list[Halo] = field(default_factory=list)
 
     @cached_property
     def arrays(self) -> FaceArrays:
-        """All faces of all parts, in order. Reading it ends the building: what is added later is not in it."""
+        """The faces of all parts, in order. They are computed once, so add nothing to the mesh after reading them."""
         faces = [face for part in self.parts for face in part.faces]
-        ends = np.cumsum([len(face.points) for face in faces]).tolist()
         return FaceArrays(
             points=np.concatenate([face.points for face in faces]),
-            spans=list(zip([0, *ends[:-1]], ends, strict=True)),
+            bounds=np.cumsum([0, *(len(face.points) for face in faces)]),
             centres=np.stack([face.points.mean(axis=0) for face in faces]),
             normals=np.stack([face.normal for face in faces]),
             colours=np.array([face.colour for face in faces], dtype=float),
             glows=np.array([face.glow for face in faces], dtype=float),
-            always=np.array([face.glowing == "always" for face in faces]),
-            at_night=np.array([face.glowing != "never" for face in faces]),
+            glows_by_day=np.array([face.glowing == "always" for face in faces]),
+            glows_at_night=np.array([face.glowing != "never" for face in faces]),
         )
 
     def halo(
@@ -107,11 +115,11 @@ class Mesh:
         normal: tuple[float, float, float] = (0.0, 0.0, 0.0),
         glowing: Glowing = "night",
     ) -> None:
-        """Add a soft light."""
+        """Add a soft glow."""
         self.halos.append(Halo(np.asarray(centre, dtype=float), radius, colour, np.asarray(normal), glowing))
 
     def balls(self, layer: int, *balls: tuple[tuple[float, float, float], float, Rgb]) -> None:
-        """Add a part of spheres, each (centre, radius, colour), painted in this order."""
+        """Add a part of spheres (centre, radius, colour), which are drawn in this order."""
         centres = np.array([centre for centre, _, _ in balls], dtype=float)
         part = Part(centres.mean(axis=0), layer)
         part.balls = [Ball(c, radius, colour) for c, (_, radius, colour) in zip(centres, balls, strict=True)]
@@ -127,11 +135,18 @@ class Mesh:
         top_inset: float = 0.0,
         rim_colour: Rgb | None = None,
     ) -> tuple[Part, np.ndarray, np.ndarray, list[np.ndarray]]:
-        """Add a convex side profile of (x, z) pulled from y = `right` to y = `left`.
+        """Add a prism: a convex profile in the x-z plane, extruded along y.
 
-        `top_inset` metres draw the highest points of the sides in, as a car's cabin does. `rim_colour` paints the
-        faces between the sides. Returns the part, its left and right side (N, 3) and the rim's quads; quad i joins
-        profile points i and i + 1 and runs right, left, left, right.
+        Args:
+            profile: N points (x, z).
+            left, right: the y of the two sides.
+            colour: the colour of the sides.
+            top_inset: metres by which the highest points of the sides are moved inwards, as in the cabin of a car.
+            rim_colour: the colour of the faces between the sides; default: `colour`.
+
+        Returns:
+            the part, its left side (N, 3), its right side (N, 3), and the N quads (4, 3) of the rim. Quad i joins the
+            profile points i and i + 1 with corners in the order right, left, left, right.
         """
         outline = np.array(profile, dtype=float)
         rise = (outline[:, 1] - outline[:, 1].min()) / np.ptp(outline[:, 1]) * top_inset
@@ -149,17 +164,19 @@ class Mesh:
     def box(
         self, x: tuple[float, float], y: tuple[float, float], z: tuple[float, float], colour: Rgb, layer: int = 0
     ) -> tuple[Part, dict[str, np.ndarray]]:
-        """Add a box. Returns the part and its upright faces by name (back, front, left, right).
+        """Add a box that spans the ranges `x`, `y` and `z`.
 
-        Each face runs bottom left, bottom right, top right, top left, as seen by who looks at it from outside.
+        Returns:
+            the part and its four vertical faces (4, 3) under "back", "front", "left" and "right", with corners in the
+            order bottom left, bottom right, top right, top left, as seen from outside.
         """
         part = Part(np.array([np.mean(x), np.mean(y), np.mean(z)]), layer)
         (x0, x1), (y0, y1), (z0, z1) = x, y, z
         faces = {
-            "back": upright((x0, y1), (x0, y0), z),
-            "front": upright((x1, y0), (x1, y1), z),
-            "left": upright((x1, y1), (x0, y1), z),
-            "right": upright((x0, y0), (x1, y0), z),
+            "back": vertical_quad((x0, y1), (x0, y0), z),
+            "front": vertical_quad((x1, y0), (x1, y1), z),
+            "left": vertical_quad((x1, y1), (x0, y1), z),
+            "right": vertical_quad((x0, y0), (x1, y0), z),
         }
         for points in faces.values():
             part.add(points, colour)
@@ -169,24 +186,33 @@ class Mesh:
         return part, faces
 
 
-def upright(left: tuple[float, float], right: tuple[float, float], z: tuple[float, float]) -> np.ndarray:
-    """A vertical quad (4, 3) from the ground point `left` to `right`: bottom left, bottom right, top right, top left."""
+def vertical_quad(left: tuple[float, float], right: tuple[float, float], z: tuple[float, float]) -> np.ndarray:
+    """Return a vertical quad (4, 3) above the line from the ground point `left` to `right`, between two heights `z`.
+
+    The corners are bottom left, bottom right, top right, top left.
+    """
     return np.array([[*left, z[0]], [*right, z[0]], [*right, z[1]], [*left, z[1]]], dtype=float)
 
 
 def panel(quad: np.ndarray, u: tuple[float, float], v: tuple[float, float]) -> np.ndarray:
-    """The part of a quad (4, 3) between shares `u` of its width and `v` of its height, as a quad (4, 3)."""
+    """Return the part (4, 3) of a quad (4, 3) between two fractions `u` of its width and two fractions `v` of its height."""
 
-    def at(u_share: float, v_share: float) -> np.ndarray:
-        low = quad[0] + u_share * (quad[1] - quad[0])
-        high = quad[3] + u_share * (quad[2] - quad[3])
-        return low + v_share * (high - low)
+    def at(across: float, up: float) -> np.ndarray:
+        low = quad[0] + across * (quad[1] - quad[0])
+        high = quad[3] + across * (quad[2] - quad[3])
+        return low + up * (high - low)
 
     return np.stack([at(u[0], v[0]), at(u[1], v[0]), at(u[1], v[1]), at(u[0], v[1])])
 
 
+def scale_colour(colour: Rgb, factor: float) -> Rgb:
+    """Return a colour multiplied by a factor; a factor above 1 makes it lighter."""
+    red, green, blue = (max(0, min(255, round(channel * factor))) for channel in colour)
+    return red, green, blue
+
+
 def disc(centre: tuple[float, float, float], radius: float, axis: Literal["x", "y"], corners: int = 14) -> np.ndarray:
-    """A regular polygon (corners, 3) that stands upright, facing along `axis`."""
+    """Return a vertical regular polygon (corners, 3) whose normal is along `axis`."""
     angles = np.linspace(0, 2 * np.pi, corners, endpoint=False)
     across, up, flat = radius * np.cos(angles), radius * np.sin(angles), np.zeros(corners)
     offsets = (flat, across, up) if axis == "x" else (across, flat, up)

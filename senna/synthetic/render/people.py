@@ -1,4 +1,4 @@
-"""People on foot and on bicycles, as meshes."""
+"""Meshes of pedestrians and of bicycles with riders."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from senna.synthetic.render.meshes import Mesh, Rgb, disc
 
-WALKER_SIZE = (0.65, 0.6, 1.78)  # length, width, height in metres: also the annotation box of the driving world
+WALKER_SIZE = (0.65, 0.6, 1.78)  # length, width, height in metres, of the mesh and of the annotation box
 CYCLIST_SIZE = (1.8, 0.62, 1.75)
 
 COATS: tuple[Rgb, ...] = ((198, 60, 54), (48, 92, 168), (232, 196, 72), (70, 128, 90), (222, 222, 218), (120, 76, 132))
@@ -19,7 +19,7 @@ FRAME: Rgb = (70, 74, 84)
 
 @lru_cache(maxsize=64)
 def walker_mesh(tone: int, stride: int) -> Mesh:
-    """Somebody on foot, facing +x; `stride` 0 stands, 1 and 2 swing the legs and arms apart."""
+    """Return a pedestrian facing +x. `stride` 0 stands; 1 and 2 have one leg and the opposite arm in front."""
     mesh, swing = Mesh(), (0.0, 0.2, -0.2)[stride]
     coat, trousers = COATS[tone % len(COATS)], TROUSERS[tone % len(TROUSERS)]
     for side, reach in ((1, swing), (-1, -swing)):
@@ -34,7 +34,7 @@ def walker_mesh(tone: int, stride: int) -> Mesh:
 
 @lru_cache(maxsize=16)
 def cyclist_mesh(tone: int) -> Mesh:
-    """A bicycle with its rider, riding along +x, a lamp at each end."""
+    """Return a bicycle with its rider facing +x, and a lamp at each end."""
     mesh, coat = Mesh(), COATS[tone % len(COATS)]
     for x in (-0.55, 0.55):
         ring = [(float(px), float(pz)) for px, _, pz in disc((x, 0, 0.34), 0.34, "y")]

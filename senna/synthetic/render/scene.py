@@ -1,4 +1,8 @@
-"""What a picture shows: plain descriptions, in metres and radians, that know nothing of how they are painted."""
+"""The description of a scene: what is in it and where, independent of how it is rendered.
+
+World frame: metres, right-handed, z up, the ground at z = 0. Angles are in radians; `yaw` is counterclockwise from +x.
+Colours are RGB from 0 to 255.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,6 @@ BODY_COLOURS: dict[str, tuple[int, int, int]] = {
     "black": (34, 35, 40),
 }
 
-# length, width, height in metres: also the annotation box of the driving world
 VEHICLE_SIZES: dict[str, tuple[float, float, float]] = {
     "car": (4.4, 1.9, 1.55),
     "van": (5.3, 2.05, 2.35),
@@ -31,11 +34,12 @@ VEHICLE_SIZES: dict[str, tuple[float, float, float]] = {
     "bus": (11.0, 2.6, 3.2),
     "motorcycle": (2.2, 0.9, 1.85),
 }
+"""Length, width and height in metres, of the meshes and of the annotation boxes."""
 
 
 @dataclass(frozen=True)
 class Vehicle:
-    """A vehicle standing on the ground with its middle at (x, y), its nose pointing along `yaw` (0: along +x)."""
+    """A vehicle on the ground with its centre at (x, y) and its front towards `yaw`."""
 
     kind: VehicleKind
     colour: str
@@ -52,10 +56,13 @@ class Vehicle:
 
 @dataclass(frozen=True)
 class TrafficLight:
-    """A signal whose post stands at (x, y); `yaw` is the driving direction of those who obey it.
+    """A traffic light with its post at (x, y).
 
-    `reach` metres to the left of the post hangs the head, over the road; with 0 it sits on the post. More `heads`
-    hang a lane's breadth (`spacing` metres) apart, towards the post, and show the same.
+    Attributes:
+        yaw: the driving direction of the traffic that obeys it.
+        reach: metres from the post to the farthest head, which hangs over the road to the left; 0 for a head on the post.
+        heads: the number of heads, which all show `state`.
+        spacing: metres between heads.
     """
 
     x: float
@@ -69,7 +76,12 @@ class TrafficLight:
 
 @dataclass(frozen=True)
 class Walker:
-    """Somebody on foot at (x, y), facing along `yaw`; `tone` picks the clothes, `stride` 0 stands, 1 and 2 are steps."""
+    """A pedestrian at (x, y) facing `yaw`.
+
+    Attributes:
+        tone: a number that selects the colours of the clothes.
+        stride: the pose: 0 stands, 1 and 2 are the two steps of walking.
+    """
 
     x: float
     y: float
@@ -80,7 +92,7 @@ class Walker:
 
 @dataclass(frozen=True)
 class Cyclist:
-    """A bicycle with its rider at (x, y), riding along `yaw`; `tone` picks the clothes."""
+    """A bicycle with a rider at (x, y), facing `yaw`. `tone` selects the colours of the clothes."""
 
     x: float
     y: float
@@ -90,7 +102,7 @@ class Cyclist:
 
 @dataclass(frozen=True)
 class Tree:
-    """A tree at (x, y): `shape` "round" or "fir", `height` in metres, `tone` 0, 1 or 2 picks the green."""
+    """A tree at (x, y), `height` metres high. `tone` selects the shade of green."""
 
     x: float
     y: float
@@ -101,7 +113,7 @@ class Tree:
 
 @dataclass(frozen=True)
 class House:
-    """A house at (x, y) with its front along `yaw`; `tone` picks the wall's colour, `storeys` its height."""
+    """A house at (x, y) with its front towards `yaw`. `tone` selects the colours of walls and roof."""
 
     x: float
     y: float
@@ -112,7 +124,7 @@ class House:
 
 @dataclass(frozen=True)
 class StreetLamp:
-    """A lamp post at (x, y) whose arm points along `yaw`."""
+    """A lamp post at (x, y) with its arm towards `yaw`."""
 
     x: float
     y: float
@@ -121,11 +133,14 @@ class StreetLamp:
 
 @dataclass(frozen=True)
 class Road:
-    """An asphalt strip along the polyline `path` of (x, y), `lanes` lanes wide.
+    """An asphalt strip along a polyline.
 
-    With `marked`, solid lines run along the edges and dashes between the lanes; on a `two_way` road a double yellow line
-    parts the directions. A `stop_line` is drawn across the strip so many metres along the path. `verge` metres of
-    gravel lie on both sides.
+    Attributes:
+        path: the (x, y) points of the centre line.
+        marked: draw solid lines along the edges and dashed lines between the lanes.
+        stop_line: metres along the path at which a stop line crosses the road; None for no line.
+        two_way: replace the middle line by a double yellow line.
+        verge: metres of gravel on both sides.
     """
 
     path: tuple[tuple[float, float], ...]
@@ -139,7 +154,7 @@ class Road:
 
 @dataclass(frozen=True)
 class Patch:
-    """A flat four-cornered piece of ground: asphalt, or paint on it."""
+    """A flat quadrilateral of asphalt, or of white paint on it, with (x, y) corners."""
 
     corners: tuple[tuple[float, float], ...]
     surface: Literal["asphalt", "paint"] = "paint"
@@ -147,7 +162,13 @@ class Patch:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything one moment shows. `seed` fixes what is mere decoration: clouds, stars, hills, tufts of grass."""
+    """Everything that an image can show.
+
+    Attributes:
+        tufts: x, y and size of patches of grass; None scatters random ones around the headlamps.
+        seed: the seed of clouds, stars, hills, the direction of the sun, and random tufts.
+        headlamps: x, y and yaw of the ego vehicle's headlamps, which light the road at night; None for no headlamps.
+    """
 
     sky: Sky = "clear"
     roads: tuple[Road, ...] = ()
@@ -160,7 +181,5 @@ class Scene:
     cyclists: tuple[Cyclist, ...] = ()
     patches: tuple[Patch, ...] = ()
     tufts: tuple[tuple[float, float, float], ...] | None = None
-    """x, y and size of blotches in the field; None scatters some by `seed` around the headlamps."""
     seed: int = 0
     headlamps: tuple[float, float, float] | None = None
-    """x, y and yaw of the ego vehicle, whose headlamps light the road at night."""

@@ -1,4 +1,4 @@
-"""The five kinds of vehicle as meshes; each stays inside the box that VEHICLE_SIZES gives it."""
+"""Meshes of the five kinds of vehicle. Each one fits into the box of its size in VEHICLE_SIZES."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from senna.synthetic.render.meshes import Mesh, Part, Rgb, disc, panel
+from senna.synthetic.render.meshes import Mesh, Part, Rgb, disc, panel, scale_colour
 from senna.synthetic.render.scene import BODY_COLOURS, VEHICLE_SIZES, VehicleKind
 
 GLASS: Rgb = (52, 66, 82)
@@ -24,24 +24,19 @@ LIT_PANE: Rgb = (236, 208, 140)
 
 @lru_cache(maxsize=256)
 def vehicle_mesh(kind: VehicleKind, colour: str, braking: bool = False) -> Mesh:
-    """The mesh of a vehicle, its middle at the origin, its nose along +x."""
+    """Return a vehicle with its centre at the origin and its front towards +x."""
     build = {"car": _car, "van": _van, "truck": _truck, "bus": _bus, "motorcycle": _motorcycle}[kind]
     mesh = Mesh()
     build(mesh, BODY_COLOURS[colour], braking)
     return mesh
 
 
-def _shade(colour: Rgb, factor: float) -> Rgb:
-    red, green, blue = (min(255, round(channel * factor)) for channel in colour)
-    return red, green, blue
-
-
-def _wheels(mesh: Mesh, places: tuple[float, ...], half_width: float, radius: float, breadth: float = 0.24) -> None:
-    """Tyres on both sides, painted before the body, with their outer discs painted after it."""
-    for x in places:
+def _wheels(mesh: Mesh, axles: tuple[float, ...], half_width: float, radius: float, tyre_width: float = 0.24) -> None:
+    """Add wheels at both ends of each axle. The tyres are drawn before the body, their outer faces after it."""
+    for x in axles:
         for side in (-1, 1):
             outer = side * (half_width + 0.01)
-            inner = side * (half_width - breadth)
+            inner = side * (half_width - tyre_width)
             ring = [(float(px), float(pz)) for px, _, pz in disc((x, 0, radius), radius, "y")]
             mesh.prism(ring, max(inner, outer), min(inner, outer), TYRE, layer=0)
             cover = Part(np.array([x, 0.0, radius]), layer=3)
@@ -59,7 +54,10 @@ def _lamps(
     width: float,
     braking: bool,
 ) -> None:
-    """Tail lamps on the back quad and headlamps on the front quad, `width` of its breadth at both ends."""
+    """Add tail lamps at both ends of the quad `back` and headlamps at both ends of the quad `front`.
+
+    `height` is the range of a tail lamp as fractions of the quad's height, `width` the fraction of its width.
+    """
     glowing = "always" if braking else "night"
     for u in ((0.03, 0.03 + width), (0.97 - width, 0.97)):
         tail = part.add(panel(back, u, height), TAIL_ON if braking else TAIL_OFF, glowing)
@@ -96,7 +94,7 @@ def _van(mesh: Mesh, colour: Rgb, braking: bool) -> None:
     back, front = rim[0], np.roll(rim[5], 2, axis=0)
     for u in ((0.1, 0.47), (0.53, 0.9)):
         body.add(panel(back, u, (0.55, 0.88)), GLASS)
-    body.add(panel(back, (0.49, 0.51), (0.12, 0.95)), _shade(colour, 0.6))
+    body.add(panel(back, (0.49, 0.51), (0.12, 0.95)), scale_colour(colour, 0.6))
     body.add(panel(back, (0, 1), (0, 0.1)), CHASSIS)
     body.add(panel(back, (0.6, 0.82), (0.2, 0.28)), PLATE)
     body.add(panel(np.roll(rim[3], 2, axis=0), (0.06, 0.94), (0.08, 0.92)), GLASS)
@@ -104,13 +102,16 @@ def _van(mesh: Mesh, colour: Rgb, braking: bool) -> None:
     _lamps(mesh, body, back, front, (0.2, 0.5), 0.09, braking)
     for side in (left, right):
         body.add(_on_side(side, (0.35, 1.5), (1.42, 2.02)), GLASS)
-        body.add(_on_side(side, (0.2, 0.24), (0.55, 2.1)), _shade(colour, 0.65))
+        body.add(_on_side(side, (0.2, 0.24), (0.55, 2.1)), scale_colour(colour, 0.65))
         body.add(_on_side(side, (-2.55, 2.55), (0.35, 0.5)), CHASSIS)
     _wheels(mesh, (-1.6, 1.7), 1.0, 0.36)
 
 
 def _on_side(side: np.ndarray, x: tuple[float, float], z: tuple[float, float]) -> np.ndarray:
-    """A rectangle on a prism's side (its y follows the side's lean); cut at the slope in front by its own corner."""
+    """Return a window (4, 3) on the side (N, 3) of a prism, whose y follows the inclination of the side.
+
+    Where the window reaches the windscreen, its upper front corner is moved back.
+    """
     low, high = side[:, 2].min(), side[:, 2].max()
     y_low = side[np.argmin(side[:, 2]), 1]
     y_high = side[np.argmax(side[:, 2]), 1]
@@ -118,14 +119,14 @@ def _on_side(side: np.ndarray, x: tuple[float, float], z: tuple[float, float]) -
     def at(px: float, pz: float) -> list[float]:
         return [px, y_low + (pz - low) / (high - low) * (y_high - y_low), pz]
 
-    slope = max(0.0, x[1] - 0.9) * 0.9  # behind a leaning windscreen the window's upper corner stays back
+    slope = max(0.0, x[1] - 0.9) * 0.9
     return np.array([at(x[0], z[0]), at(x[1], z[0]), at(x[1] - slope, z[1]), at(x[0], z[1])])
 
 
 def _truck(mesh: Mesh, colour: Rgb, braking: bool) -> None:
     mesh.box((-4.3, 4.1), (-0.7, 0.7), (0.6, 1.0), CHASSIS, layer=1)
     cargo, faces = mesh.box((-4.3, 2.0), (-1.24, 1.24), (1.05, 3.5), colour, layer=2)
-    back, dark = faces["back"], _shade(colour, 0.62)
+    back, dark = faces["back"], scale_colour(colour, 0.62)
     cargo.add(panel(back, (0.485, 0.515), (0.03, 0.97)), dark)
     for u in ((0.2, 0.22), (0.36, 0.38), (0.62, 0.64), (0.78, 0.8)):
         cargo.add(panel(back, u, (0.06, 0.94)), CHROME)
@@ -135,7 +136,7 @@ def _truck(mesh: Mesh, colour: Rgb, braking: bool) -> None:
     for name in ("left", "right"):
         cargo.add(panel(faces[name], (0, 1), (0, 0.05)), dark)
         cargo.add(panel(faces[name], (0, 1), (0.95, 1)), dark)
-        cargo.add(panel(faces[name], (0.12, 0.88), (0.4, 0.62)), _shade(colour, 1.25))
+        cargo.add(panel(faces[name], (0.12, 0.88), (0.4, 0.62)), scale_colour(colour, 1.25))
     cab_outline = [(2.15, 0.55), (2.15, 2.85), (3.9, 2.85), (4.25, 1.7), (4.3, 0.55)]
     cab, left, right, rim = mesh.prism(cab_outline, 1.2, -1.2, colour, layer=2)
     cab.add(panel(np.roll(rim[2], 2, axis=0), (0.06, 0.94), (0.1, 0.9)), GLASS)
@@ -148,14 +149,14 @@ def _truck(mesh: Mesh, colour: Rgb, braking: bool) -> None:
     for i in range(4):
         bumper.add(panel(faces["back"], (0.14 + i * 0.2, 0.24 + i * 0.2), (0, 1)), (214, 48, 40))
     _lamps(mesh, bumper, faces["back"], front, (0.05, 0.95), 0.1, braking)
-    _wheels(mesh, (-3.2, -2.1, 3.1), 1.22, 0.5, breadth=0.5)
+    _wheels(mesh, (-3.2, -2.1, 3.1), 1.22, 0.5, tyre_width=0.5)
 
 
 def _bus(mesh: Mesh, colour: Rgb, braking: bool) -> None:
     body, faces = mesh.box((-5.5, 5.5), (-1.28, 1.28), (0.35, 3.2), colour, layer=1)
-    back, front, dark = faces["back"], faces["front"], _shade(colour, 0.62)
+    back, front, dark = faces["back"], faces["front"], scale_colour(colour, 0.62)
     body.add(panel(back, (0.07, 0.93), (0.47, 0.84)), GLASS, "night", (150, 136, 100))
-    body.add(panel(back, (0.12, 0.3), (0.5, 0.82)), _shade(GLASS, 1.5))
+    body.add(panel(back, (0.12, 0.3), (0.5, 0.82)), scale_colour(GLASS, 1.5))
     body.add(panel(back, (0.3, 0.7), (0.88, 0.96)), SIGN, "always")
     body.add(panel(back, (0.18, 0.82), (0.16, 0.38)), dark)
     body.add(panel(back, (0, 1), (0, 0.07)), CHASSIS)
@@ -167,9 +168,9 @@ def _bus(mesh: Mesh, colour: Rgb, braking: bool) -> None:
             window = panel(faces[name], (0.04 + i * 0.132, 0.155 + i * 0.132), (0.45, 0.84))
             body.add(window, GLASS)
             body.add(panel(window, (0.06, 0.94), (0.3, 0.95)), GLASS, "night", LIT_PANE)
-        body.add(panel(faces[name], (0, 1), (0.24, 0.3)), _shade(colour, 1.3))
+        body.add(panel(faces[name], (0, 1), (0.24, 0.3)), scale_colour(colour, 1.3))
         body.add(panel(faces[name], (0, 1), (0, 0.06)), CHASSIS)
-    _wheels(mesh, (-3.2, 3.4), 1.28, 0.48, breadth=0.4)
+    _wheels(mesh, (-3.2, 3.4), 1.28, 0.48, tyre_width=0.4)
 
 
 def _motorcycle(mesh: Mesh, colour: Rgb, braking: bool) -> None:
@@ -190,9 +191,11 @@ def _motorcycle(mesh: Mesh, colour: Rgb, braking: bool) -> None:
     torso = [(-0.42, 0.9), (-0.3, 1.48), (0.0, 1.5), (0.02, 0.9)]
     mesh.prism(torso, 0.27, -0.27, colour, layer=3, top_inset=0.03)
     for y in (-0.36, 0.36):
-        mesh.prism([(-0.2, 1.2), (-0.15, 1.42), (0.55, 1.1), (0.55, 0.98)], y + 0.08, y - 0.08, _shade(colour, 0.85), 3)
+        mesh.prism(
+            [(-0.2, 1.2), (-0.15, 1.42), (0.55, 1.1), (0.55, 0.98)], y + 0.08, y - 0.08, scale_colour(colour, 0.85), 3
+        )
     mesh.box((0.55, 0.65), (-0.4, 0.4), (0.98, 1.06), CHROME, layer=3)
-    mesh.balls(4, ((-0.1, 0.0, 1.68), 0.17, _shade(colour, 0.9)))
+    mesh.balls(4, ((-0.1, 0.0, 1.68), 0.17, scale_colour(colour, 0.9)))
     visor = Part(np.array([-0.1, 0.0, 1.68]), layer=5)
     visor.add(disc((0.05, 0.0, 1.68), 0.12, "x"), GLASS)
     mesh.parts.append(visor)
@@ -200,6 +203,6 @@ def _motorcycle(mesh: Mesh, colour: Rgb, braking: bool) -> None:
 
 
 def footprint(kind: VehicleKind) -> tuple[float, float]:
-    """Half the length and half the width of a vehicle's shadow, in metres."""
+    """Return half the length and half the width, in metres, of a vehicle's shadow."""
     length, width, _ = VEHICLE_SIZES[kind]
     return length / 2 * 0.97, width / 2 * 1.02

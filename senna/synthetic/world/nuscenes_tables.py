@@ -1,17 +1,18 @@
-"""A journey as rows of nuScenes' tables, and as CAN bus messages.
+"""A scenario as rows of the nuScenes tables and as CAN bus messages.
 
-The scheme is nuScenes' (https://www.nuscenes.org/nuscenes#data-format). One table is ours and optional: `traffic_light` says
-what the signal in the front camera's picture shows, which nuScenes' own tables do not tell.
+The schema is that of https://www.nuscenes.org/nuscenes#data-format. One optional table is our own: `traffic_light` holds,
+for each sample, the state of the traffic light in the front camera image, which the nuScenes tables do not have.
+Translations are in metres in the world frame, rotations are quaternions (w, x, y, z), timestamps are in microseconds.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-from dataclasses import dataclass, field
 
 import numpy as np
 
+from senna.meta_actions import STEP
 from senna.synthetic.world.scenarios import Journey
 from senna.synthetic.world.sensors import IMAGE_SIZE, REAR_AXLE, SENSORS, Sensor, yaw_quaternion
 from senna.synthetic.world.snapshot import Box, boxes_at, ego_pose, light_ahead
@@ -19,13 +20,13 @@ from senna.synthetic.world.traffic import TICK
 
 Row = dict[str, object]
 
-STEP = 5  # ticks from one key frame to the next: half a second
+TICKS_PER_FRAME = round(STEP / TICK)
 LOCATION = "senna-town"
 MAP = "maps/senna-town.png"
 EPOCH = 1_790_000_000_000_000  # microseconds; scene i begins i minutes later
 CAN_INTERVAL = 0.02  # seconds between pose messages
 GRAVITY = 9.81
-STEERING_RATIO = 16.0  # turns of the wheel in the hand for one of the wheels on the road
+STEERING_RATIO = 16.0  # angle of the steering wheel divided by that of the road wheels
 CATEGORIES = {
     "car": "vehicle.car",
     "van": "vehicle.car",
@@ -42,23 +43,28 @@ MOVING = 0.2  # m/s
 
 
 def token(*parts: object) -> str:
-    """A nuScenes token: 32 hexadecimal digits, the same for the same parts."""
+    """Return a nuScenes token: 32 hexadecimal digits, a hash of the parts."""
     return hashlib.md5("/".join(map(str, parts)).encode(), usedforsecurity=False).hexdigest()
 
 
 def timestamp(index: int, tick: int) -> int:
-    """Microseconds of a tick of scene `index`."""
+    """Return the time in microseconds of a tick of scene `index`."""
     return EPOCH + index * 60_000_000 + round(tick * TICK * 1e6)
 
 
 def file_name(name: str, channel: str, time: int) -> str:
-    """A key frame's file, relative to the data set's root."""
+    """Return the path of a key frame's sensor file, relative to the root of the data set."""
     ending = "pcd.bin" if channel.startswith("LIDAR") else "jpg"
     return f"samples/{channel}/{name}__{channel}__{time}.{ending}"
 
 
+def log_token(name: str, seed: int) -> str:
+    """Return the token of a scene's log."""
+    return token("log", name, seed)
+
+
 def fixed_tables(log_tokens: list[str]) -> dict[str, list[Row]]:
-    """The tables that are the same for every scene; the map names all logs."""
+    """Return the tables that do not depend on the scenes, except that the map lists the logs."""
     return {
         "category": [
             {"token": token("category", name), "name": name, "description": "", "index": index}
@@ -71,45 +77,47 @@ def fixed_tables(log_tokens: list[str]) -> dict[str, list[Row]]:
         ],
         "sensor": [
             {
-                "token": token("sensor", s.channel),
-                "channel": s.channel,
-                "modality": "camera" if s.is_camera else "lidar",
+                "token": token("sensor", sensor.channel),
+                "channel": sensor.channel,
+                "modality": "camera" if sensor.is_camera else "lidar",
             }
-            for s in SENSORS
+            for sensor in SENSORS
         ],
         "calibrated_sensor": [
             {
-                "token": token("calibrated", s.channel),
-                "sensor_token": token("sensor", s.channel),
-                "translation": list(s.translation),
-                "rotation": (np.array(s.rotation) / np.linalg.norm(s.rotation)).tolist(),
-                "camera_intrinsic": s.intrinsic,
+                "token": token("calibrated", sensor.channel),
+                "sensor_token": token("sensor", sensor.channel),
+                "translation": list(sensor.translation),
+                "rotation": (np.array(sensor.rotation) / np.linalg.norm(sensor.rotation)).tolist(),
+                "camera_intrinsic": sensor.intrinsic,
             }
-            for s in SENSORS
+            for sensor in SENSORS
         ],
         "map": [{"token": token("map"), "log_tokens": log_tokens, "category": "semantic_prior", "filename": MAP}],
     }
 
 
-def log_token(name: str, seed: int) -> str:
-    """The token of a scene's log."""
-    return token("log", name, seed)
+def scene_tables(name: str, seed: int, index: int, scenario: Journey, frames: int) -> dict[str, list[Row]]:
+    """Return the rows of a scene, by table.
+
+    Args:
+        name: the nuScenes name of the scene.
+        seed: the seed of the world; it makes the tokens of two worlds differ.
+        index: the number of the scene, which determines its timestamps.
+        frames: the number of key frames.
+    """
+    return _SceneTables(name, seed, index, scenario, frames).build()
 
 
-@dataclass
-class SceneRows:
-    """All rows of one scene, by table."""
+class _SceneTables:
+    """Builds the rows of one scene. The arguments are those of `scene_tables`."""
 
-    name: str
-    seed: int
-    index: int
-    journey: Journey
-    frames: int
-    rows: dict[str, list[Row]] = field(default_factory=lambda: {table: [] for table in SCENE_TABLES})
+    def __init__(self, name: str, seed: int, index: int, scenario: Journey, frames: int):
+        self.name, self.seed, self.index, self.scenario, self.frames = name, seed, index, scenario, frames
+        self.rows: dict[str, list[Row]] = {table: [] for table in SCENE_TABLES}
 
-    def fill(self) -> dict[str, list[Row]]:
-        """Make the rows."""
-        samples = [self.of("sample", frame) for frame in range(self.frames)]
+    def build(self) -> dict[str, list[Row]]:
+        samples = [self._token("sample", frame) for frame in range(self.frames)]
         self.rows["log"].append(
             {
                 "token": log_token(self.name, self.seed),
@@ -121,55 +129,57 @@ class SceneRows:
         )
         self.rows["scene"].append(
             {
-                "token": self.of("scene"),
+                "token": self._token("scene"),
                 "log_token": log_token(self.name, self.seed),
                 "nbr_samples": self.frames,
                 "first_sample_token": samples[0],
                 "last_sample_token": samples[-1],
                 "name": self.name,
-                "description": self.journey.description,
+                "description": self.scenario.description,
             }
         )
-        boxes: dict[int, list[tuple[int, Box]]] = {}
+        tracks: dict[int, list[tuple[int, Box]]] = {}  # road user -> (frame, box)
         for frame in range(self.frames):
             self._add_frame(frame)
-            for box in boxes_at(self.journey, frame * STEP):
-                boxes.setdefault(box.number, []).append((frame, box))
-        for number, seen in boxes.items():
-            self._add_object(number, seen)
+            for box in boxes_at(self.scenario, frame * TICKS_PER_FRAME):
+                tracks.setdefault(box.index, []).append((frame, box))
+        for index, track in tracks.items():
+            self._add_road_user(index, track)
         return self.rows
 
-    def of(self, *parts: object) -> str:
-        """A token that no other scene has."""
+    def _token(self, *parts: object) -> str:
+        """Return a token that differs from those of all other scenes."""
         return token(self.name, self.seed, *parts)
 
-    def around(self, what: str, frame: int, *parts: object) -> dict[str, str]:
-        """`prev` and `next` of what exists once in every frame."""
+    def _links(self, table: str, frame: int, *parts: object) -> dict[str, str]:
+        """Return `prev` and `next` for a row that exists once per frame."""
         return {
-            "prev": self.of(what, frame - 1, *parts) if frame > 0 else "",
-            "next": self.of(what, frame + 1, *parts) if frame + 1 < self.frames else "",
+            "prev": self._token(table, frame - 1, *parts) if frame > 0 else "",
+            "next": self._token(table, frame + 1, *parts) if frame + 1 < self.frames else "",
         }
 
     def _add_frame(self, frame: int) -> None:
-        time, sample = timestamp(self.index, frame * STEP), self.of("sample", frame)
+        """Add the rows of a sample and its sensor data."""
+        tick = frame * TICKS_PER_FRAME
+        time, sample = timestamp(self.index, tick), self._token("sample", frame)
         self.rows["sample"].append(
-            {"token": sample, "timestamp": time, "scene_token": self.of("scene"), **self.around("sample", frame)}
+            {"token": sample, "timestamp": time, "scene_token": self._token("scene"), **self._links("sample", frame)}
         )
         self.rows["traffic_light"].append(
             {
-                "token": self.of("traffic_light", frame),
+                "token": self._token("traffic_light", frame),
                 "sample_token": sample,
-                "state": light_ahead(self.journey, frame * STEP),
+                "state": light_ahead(self.scenario, tick),
             }
         )
-        x, y, yaw = ego_pose(self.journey, frame * STEP)
+        x, y, yaw = ego_pose(self.scenario, tick)
         for sensor in SENSORS:
-            data = self.of("data", frame, sensor.channel)
+            data = self._token("data", frame, sensor.channel)
             pose = {"token": data, "timestamp": time, "translation": [x, y, 0.0], "rotation": yaw_quaternion(yaw)}
             self.rows["ego_pose"].append(pose)
-            self.rows["sample_data"].append(self._data(frame, sensor, data, sample, time))
+            self.rows["sample_data"].append(self._sample_data(frame, sensor, data, sample, time))
 
-    def _data(self, frame: int, sensor: Sensor, data: str, sample: str, time: int) -> Row:
+    def _sample_data(self, frame: int, sensor: Sensor, data: str, sample: str, time: int) -> Row:
         width, height = IMAGE_SIZE if sensor.is_camera else (0, 0)
         return {
             "token": data,
@@ -182,49 +192,48 @@ class SceneRows:
             "height": height,
             "width": width,
             "filename": file_name(self.name, sensor.channel, time),
-            **self.around("data", frame, sensor.channel),
+            **self._links("data", frame, sensor.channel),
         }
 
-    def _add_object(self, number: int, seen: list[tuple[int, Box]]) -> None:
-        """One instance for each unbroken time in which an object is near."""
-        starts = [at for at in range(len(seen)) if at == 0 or seen[at][0] != seen[at - 1][0] + 1]
-        for start, end in itertools.pairwise([*starts, len(seen)]):
-            part = seen[start:end]
-            tokens = [self.of("annotation", number, frame) for frame, _ in part]
-            instance = self.of("instance", number, part[0][0])
+    def _add_road_user(self, index: int, track: list[tuple[int, Box]]) -> None:
+        """Add an instance with its annotations for each run of consecutive frames in which a road user is in range."""
+        starts = [i for i in range(len(track)) if i == 0 or track[i][0] != track[i - 1][0] + 1]
+        for start, end in itertools.pairwise([*starts, len(track)]):
+            run = track[start:end]
+            tokens = [self._token("annotation", index, frame) for frame, _ in run]
+            instance = self._token("instance", index, run[0][0])
             self.rows["instance"].append(
                 {
                     "token": instance,
-                    "category_token": token("category", CATEGORIES[part[0][1].mover.kind]),
-                    "nbr_annotations": len(part),
+                    "category_token": token("category", CATEGORIES[run[0][1].mover.kind]),
+                    "nbr_annotations": len(run),
                     "first_annotation_token": tokens[0],
                     "last_annotation_token": tokens[-1],
                 }
             )
-            for (frame, box), before, own, after in zip(
-                part, ["", *tokens[:-1]], tokens, [*tokens[1:], ""], strict=True
-            ):
+            links = zip(["", *tokens[:-1]], tokens, [*tokens[1:], ""], strict=True)
+            for (frame, box), (previous, own, following) in zip(run, links, strict=True):
                 self.rows["sample_annotation"].append(
                     {
                         "token": own,
-                        "sample_token": self.of("sample", frame),
+                        "sample_token": self._token("sample", frame),
                         "instance_token": instance,
-                        **_annotation(box),
-                        "prev": before,
-                        "next": after,
+                        **_box_fields(box),
+                        "prev": previous,
+                        "next": following,
                     }
                 )
 
 
-def _annotation(box: Box) -> Row:
+def _box_fields(box: Box) -> Row:
     length, width, height = box.mover.size
     return {
-        "visibility_token": next(number for number, _, most in VISIBILITIES if box.seen <= most),
+        "visibility_token": next(number for number, _, upper in VISIBILITIES if box.visibility <= upper),
         "attribute_tokens": [token("attribute", _attribute(box))],
         "translation": [box.x, box.y, height / 2],
         "size": [width, length, height],
         "rotation": yaw_quaternion(box.yaw),
-        "num_lidar_pts": box.points,
+        "num_lidar_pts": box.lidar_points,
         "num_radar_pts": 0,
     }
 
@@ -237,15 +246,15 @@ def _attribute(box: Box) -> str:
     return "vehicle.moving" if box.speed > MOVING else "vehicle.stopped"
 
 
-def pose_messages(journey: Journey, index: int) -> list[Row]:
-    """The CAN bus' pose messages of a scene, fifty a second: speed and acceleration in the ego's frame."""
-    ticks = len(journey.tracks.states)
-    poses = np.array([ego_pose(journey, tick) for tick in range(ticks)])
-    speeds, accelerations = journey.tracks.states[:, 0, 3], journey.tracks.states[:, 0, 4]
+def pose_messages(scenario: Journey, index: int) -> list[Row]:
+    """Return the CAN bus pose messages of scene `index`, 50 per second. Velocity and acceleration are in the ego frame."""
+    ticks = len(scenario.tracks.states)
+    poses = np.array([ego_pose(scenario, tick) for tick in range(ticks)])
+    speeds, accelerations = scenario.tracks.states[:, 0, 3], scenario.tracks.states[:, 0, 4]
     times = np.arange(0, (ticks - 1) * TICK + 1e-9, CAN_INTERVAL)
     grid = np.arange(ticks) * TICK
     x, y, yaw = (np.interp(times, grid, column) for column in poses.T)
-    turning = np.gradient(yaw, CAN_INTERVAL)
+    yaw_rate = np.gradient(yaw, CAN_INTERVAL)
     speed, acceleration = np.interp(times, grid, speeds), np.interp(times, grid, accelerations)
     return [
         {
@@ -253,16 +262,16 @@ def pose_messages(journey: Journey, index: int) -> list[Row]:
             "pos": [float(x[i]), float(y[i]), 0.0],
             "orientation": yaw_quaternion(float(yaw[i])),
             "vel": [float(speed[i]), 0.0, 0.0],
-            "accel": [float(acceleration[i]), float(speed[i] * turning[i]), GRAVITY],
-            "rotation_rate": [0.0, 0.0, float(turning[i])],
+            "accel": [float(acceleration[i]), float(speed[i] * yaw_rate[i]), GRAVITY],
+            "rotation_rate": [0.0, 0.0, float(yaw_rate[i])],
         }
         for i in range(len(times))
     ]
 
 
-def steering_messages(journey: Journey, index: int) -> list[Row]:
-    """The CAN bus' steering angles (radians, of the wheel in the hand, to the left) at the simulation's own pace."""
-    yaws, speeds = journey.tracks.states[:, 0, 2], journey.tracks.states[:, 0, 3]
+def steering_messages(scenario: Journey, index: int) -> list[Row]:
+    """Return the CAN bus steering messages of scene `index`, one per tick: steering wheel angle in radians, left positive."""
+    yaws, speeds = scenario.tracks.states[:, 0, 2], scenario.tracks.states[:, 0, 3]
     curvature = np.gradient(yaws, TICK) / np.maximum(speeds, 1.0)
     angles = np.arctan(2 * REAR_AXLE * curvature) * STEERING_RATIO
     return [{"utime": timestamp(index, tick), "value": float(angle)} for tick, angle in enumerate(angles)]

@@ -1,7 +1,10 @@
-"""The ego vehicle's sensors: where they sit and how they look.
+"""The six cameras and the lidar of the ego vehicle, with their poses and intrinsics.
 
-The numbers are the calibration of one of nuScenes' cars (n008, as in the `calibrated_sensor` table for scene-0103 of
-v1.0-mini, https://www.nuscenes.org), so that pictures of the driving world have the geometry of real ones.
+The calibration is that of the nuScenes car n008 (the `calibrated_sensor` table for scene-0103 of v1.0-mini,
+https://www.nuscenes.org), so that rendered images have the geometry of real ones.
+
+Frames, as in nuScenes: the ego frame has x forward, y left, z up and its origin on the ground below the rear axle; camera
+axes are x right, y down, z forward. Metres, radians and pixels.
 """
 
 from __future__ import annotations
@@ -15,14 +18,19 @@ from senna.synthetic.render.camera import Camera
 
 IMAGE_SIZE = (1600, 900)
 EGO_SIZE = (4.08, 1.73, 1.56)  # length, width, height in metres
-REAR_AXLE = 1.3  # metres from the car's middle back to the origin of nuScenes' ego frame
+REAR_AXLE = 1.3  # metres from the centre of the car back to the origin of the ego frame
 
 
 @dataclass(frozen=True)
 class Sensor:
-    """A sensor in the ego frame (x forward, y left, z up; origin on the ground below the rear axle).
+    """The calibration of a sensor.
 
-    `rotation` is the quaternion (w, x, y, z) from its axes to the ego's; `focal` and `centre` are in pixels, 0 for a lidar.
+    Attributes:
+        channel: the name in nuScenes, for example ``CAM_FRONT``.
+        translation: position in the ego frame, in metres.
+        rotation: quaternion (w, x, y, z) from the sensor's axes to the ego frame.
+        focal: focal length in pixels; 0 for a lidar.
+        centre: principal point (column, row) in pixels.
     """
 
     channel: str
@@ -33,12 +41,12 @@ class Sensor:
 
     @property
     def is_camera(self) -> bool:
-        """Whether it gives pictures."""
+        """True for a camera, False for a lidar."""
         return self.focal > 0
 
     @property
     def intrinsic(self) -> list[list[float]]:
-        """The 3 x 3 camera matrix as nuScenes' tables hold it, empty for a lidar."""
+        """The 3 x 3 camera matrix in the form of the nuScenes tables; an empty list for a lidar."""
         if not self.is_camera:
             return []
         return [[self.focal, 0.0, self.centre[0]], [0.0, self.focal, self.centre[1]], [0.0, 0.0, 1.0]]
@@ -93,7 +101,7 @@ SENSORS = (LIDAR, *CAMERAS)
 
 
 def rotation_matrix(quaternion: tuple[float, float, float, float]) -> np.ndarray:
-    """The rotation (3, 3) of a quaternion (w, x, y, z), normalised first."""
+    """Return the rotation matrix (3, 3) of a quaternion (w, x, y, z), which need not have unit length."""
     w, x, y, z = np.asarray(quaternion) / np.linalg.norm(quaternion)
     return np.array(
         [
@@ -105,17 +113,20 @@ def rotation_matrix(quaternion: tuple[float, float, float, float]) -> np.ndarray
 
 
 def yaw_quaternion(yaw: float) -> list[float]:
-    """The quaternion [w, x, y, z] of a turn by `yaw` radians to the left on level ground."""
+    """Return the quaternion [w, x, y, z] of a rotation by `yaw` radians about the z axis."""
     return [math.cos(yaw / 2), 0.0, 0.0, math.sin(yaw / 2)]
 
 
 def yaw_matrix(yaw: float) -> np.ndarray:
-    """The rotation (3, 3) of a turn by `yaw` radians to the left."""
+    """Return the matrix (3, 3) of a rotation by `yaw` radians about the z axis."""
     return rotation_matrix(tuple(yaw_quaternion(yaw)))
 
 
 def camera_at(sensor: Sensor, x: float, y: float, yaw: float) -> Camera:
-    """The view of `sensor` from an ego frame at (x, y) that points along `yaw`; of a lidar only its axes mean anything."""
-    turn = yaw_matrix(yaw)
-    position = np.array([x, y, 0.0]) + turn @ np.array(sensor.translation)
-    return Camera(position, turn @ rotation_matrix(sensor.rotation), np.array(sensor.intrinsic), IMAGE_SIZE)
+    """Return the camera of `sensor` for an ego frame at (x, y) with heading `yaw`.
+
+    For the lidar, the result serves only to transform points: it has a pose and no intrinsic matrix.
+    """
+    ego_to_world = yaw_matrix(yaw)
+    position = np.array([x, y, 0.0]) + ego_to_world @ np.array(sensor.translation)
+    return Camera(position, ego_to_world @ rotation_matrix(sensor.rotation), np.array(sensor.intrinsic), IMAGE_SIZE)

@@ -1,7 +1,9 @@
-"""The town that the driving world drives in: two avenues crossing two others, with lanes, signals and crossings.
+"""The town of the driving world: two avenues that cross two others, with lanes, signals and zebra crossings.
 
-Metres, x east, y north. Traffic keeps right, two lanes a direction. Headings are numbered 0 east, 1 north, 2 west, 3 south.
-Lanes are wider than usual because the published rule calls nothing a lane change that goes less than 4 m sideways.
+World frame: metres, x east, y north, z up; yaw in radians, counterclockwise from east. Headings are the four directions of
+the roads: 0 east, 1 north, 2 west, 3 south. A node (column, row) is one of the four intersections. Traffic keeps right and
+has two lanes per direction. Lanes are wider than usual because the published rule labels a lane change only where a
+trajectory moves at least 4 m sideways.
 """
 
 from __future__ import annotations
@@ -11,40 +13,49 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 
 from senna.synthetic.render.scene import House, LightState, Patch, Road, Scene, StreetLamp, TrafficLight, Tree
 
-LANE = 4.5
-HALF = 2 * LANE  # from the middle of a road to its kerb
-VERGE = 3.0  # the pavement, whose inner part is the cycle path
-LANES_ASIDE = (0.5 * LANE, 1.5 * LANE)  # right of the middle of the road: the left lane, the right lane
-CYCLE_ASIDE = HALF + 0.75
-FOOT_ASIDE = HALF + 2.2
-MARGIN, BLOCK = 260.0, 320.0
-EXTENT = 2 * MARGIN + BLOCK
+LANE = 4.5  # width of a lane
+HALF = 2 * LANE  # from the centre of a road to its kerb
+VERGE = 3.0  # width of the pavement, whose inner part is the cycle path
+LANE_OFFSETS = (0.5 * LANE, 1.5 * LANE)  # metres right of the road's centre: left lane, right lane
+CYCLE_OFFSET = HALF + 0.75
+FOOT_OFFSET = HALF + 2.2
+MARGIN, BLOCK = 260.0, 320.0  # from the edge of the town to the nearest road, and from one road to the next
+EXTENT = 2 * MARGIN + BLOCK  # side of the square town
 NODES = ((0, 0), (1, 0), (0, 1), (1, 1))
-REACH = 20.0  # from the middle of a crossing back to its stop lines
-ZEBRA = (15.5, 18.5)  # from the middle of a crossing to both ends of a zebra's stripes
+REACH = 20.0  # from the centre of an intersection back to its stop lines
+ZEBRA = (15.5, 18.5)  # from the centre of an intersection to the two ends of a zebra's stripes
 KERB_RADIUS = 6.0
 TURN_RADIUS = {"left": 11.0, "right": 9.0}
-TURN_ACCELERATION = 2.8  # m/s^2 sideways that sets the speed in a turn
-EASE = 2.1  # m/s^2 with which drivers slow down for a turn
-DIRECTIONS = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
-GREEN, YELLOW, CLEAR, WALK = 9.0, 3.0, 1.5, 14.0  # seconds
+TURN_ACCELERATION = 2.8  # m/s^2: lateral acceleration that limits the speed in a turn
+TURN_DECELERATION = 2.1  # m/s^2: braking of drivers before a turn
+DIRECTIONS = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])  # unit vector of each heading
+GREEN, YELLOW, CLEAR, WALK = 9.0, 3.0, 1.5, 14.0  # seconds: phases of a signal, and the time for pedestrians
 PHASE = GREEN + YELLOW + CLEAR
 PERIOD = 4 * PHASE + WALK
 
+_ROAD_LINES = (MARGIN, MARGIN + BLOCK)  # the x of the two north-south roads, and the y of the two east-west roads
+
 
 def node_at(node: tuple[int, int]) -> np.ndarray:
-    """The middle (2,) of a crossing."""
+    """Return the centre (2,) of an intersection."""
     return MARGIN + BLOCK * np.array(node, dtype=float)
 
 
 @dataclass(frozen=True)
 class Stop:
-    """A stop line on a route: `along` metres from its start, for who enters `node` with `heading`."""
+    """A stop line on a route.
+
+    Attributes:
+        along: metres from the start of the route.
+        node, heading: the intersection behind the line and the heading of the approach.
+        turn: what the route does there: "straight", "left" or "right".
+    """
 
     along: float
     node: tuple[int, int]
@@ -54,122 +65,136 @@ class Stop:
 
 @dataclass(frozen=True, eq=False)
 class Route:
-    """A lane to follow, a point a metre: `points` (N, 2), `yaws` (N,), `caps` (N,) m/s that the turns ahead allow."""
+    """The centre line of a lane, sampled every metre.
+
+    Attributes:
+        points: (N, 2) positions.
+        yaws: (N,) directions.
+        speed_limits: (N,) m/s, low enough to brake in time for the turns ahead; infinite where no turn limits the speed.
+        stops: the stop lines, nearest first.
+    """
 
     points: np.ndarray
     yaws: np.ndarray
-    caps: np.ndarray
+    speed_limits: np.ndarray
     stops: tuple[Stop, ...]
 
     @property
     def length(self) -> float:
-        """Metres."""
+        """Length in metres."""
         return float(len(self.points) - 1)
 
     def at(self, along: float, left: float = 0.0) -> tuple[float, float, float]:
-        """x, y and yaw at `along` metres, `left` metres to the left of the lane's middle."""
+        """Return x, y and yaw at `along` metres from the start and `left` metres to the left of the centre line."""
         i = min(int(along), len(self.points) - 2)
-        share = along - i
-        yaw = self.yaws[i] + share * (self.yaws[i + 1] - self.yaws[i])
-        x, y = self.points[i] + share * (self.points[i + 1] - self.points[i])
+        fraction = along - i
+        yaw = self.yaws[i] + fraction * (self.yaws[i + 1] - self.yaws[i])
+        x, y = self.points[i] + fraction * (self.points[i + 1] - self.points[i])
         return float(x - math.sin(yaw) * left), float(y + math.cos(yaw) * left), float(yaw)
 
 
-def route(node: tuple[int, int], heading: int, before: float, aside: float, turns: Sequence[str] = ()) -> Route:
-    """The lane `aside` metres right of the middle that starts `before` metres from the middle of `node`, to the town's edge.
+def make_route(node: tuple[int, int], heading: int, before: float, offset: float, turns: Sequence[str] = ()) -> Route:
+    """Return the route of a lane through an intersection and on to the edge of the town.
 
-    `turns` ("straight", "left", "right") say what to do at each crossing that follows; straight on where they end.
+    Args:
+        node: the first intersection.
+        heading: the heading at the start.
+        before: metres from the start to the centre of `node`.
+        offset: metres from the road's centre to the lane, to the right.
+        turns: what to do at each intersection ("straight", "left" or "right"); straight on after the last.
     """
-    at, cell = node_at(node) - before * DIRECTIONS[heading] + aside * _right(heading), node
-    pieces, yaws, stops = [at[None]], [np.array([heading * math.pi / 2])], []
-    caps, travelled, yaw = [np.array([math.inf])], 0.0, heading * math.pi / 2
+    end, cell = node_at(node) - before * DIRECTIONS[heading] + offset * _right(heading), node
+    points, yaws, stops = [end[None]], [np.array([heading * math.pi / 2])], []
+    limits, length, yaw = [np.array([math.inf])], 0.0, heading * math.pi / 2
     for turn in [*turns, *["straight"] * 4]:
-        ahead = float((node_at(cell) - at) @ DIRECTIONS[heading])
+        ahead = float((node_at(cell) - end) @ DIRECTIONS[heading])
         if ahead > REACH - 1:
-            stops.append(Stop(travelled + ahead - REACH, cell, heading, turn))
+            stops.append(Stop(length + ahead - REACH, cell, heading, turn))
         side = {"left": 1, "right": -1}.get(turn, 0)
         radius = TURN_RADIUS.get(turn, 0.0)
-        straight = ahead + side * aside - radius if side else ahead + REACH
-        step = np.arange(1, max(round(straight), 1) + 1)[:, None] / max(round(straight), 1)
-        pieces.append(at + step * straight * DIRECTIONS[heading])
-        yaws.append(np.full(len(step), yaw))
-        caps.append(np.full(len(step), math.inf))
-        at, travelled = pieces[-1][-1], travelled + max(straight, 0)
+        straight = ahead + side * offset - radius if side else ahead + REACH
+        fractions = np.arange(1, max(round(straight), 1) + 1)[:, None] / max(round(straight), 1)
+        points.append(end + fractions * straight * DIRECTIONS[heading])
+        yaws.append(np.full(len(fractions), yaw))
+        limits.append(np.full(len(fractions), math.inf))
+        end, length = points[-1][-1], length + max(straight, 0)
         if side:
-            arc, bend = _arc(at, heading, side, radius)
-            pieces.append(arc)
+            arc, bend = _quarter_turn(end, heading, side, radius)
+            points.append(arc)
             yaws.append(yaw + bend)
-            caps.append(np.full(len(arc), math.sqrt(TURN_ACCELERATION * radius)))
-            at, travelled, yaw = arc[-1], travelled + radius * math.pi / 2, yaw + side * math.pi / 2
+            limits.append(np.full(len(arc), math.sqrt(TURN_ACCELERATION * radius)))
+            end, length, yaw = arc[-1], length + radius * math.pi / 2, yaw + side * math.pi / 2
             heading = (heading + side) % 4
         cell = tuple((np.array(cell) + DIRECTIONS[heading].astype(int)).tolist())
         if cell not in NODES:
-            rest = math.floor(_to_edge(at, heading))
-            pieces.append(at + np.arange(1, rest + 1)[:, None] * DIRECTIONS[heading])
+            rest = math.floor(_distance_to_edge(end, heading))
+            points.append(end + np.arange(1, rest + 1)[:, None] * DIRECTIONS[heading])
             yaws.append(np.full(rest, yaw))
-            caps.append(np.full(rest, math.inf))
+            limits.append(np.full(rest, math.inf))
             break
-    return _even(np.concatenate(pieces), np.concatenate(yaws), np.concatenate(caps), stops)
+    return _resample(np.concatenate(points), np.concatenate(yaws), np.concatenate(limits), stops)
 
 
 def _right(heading: int) -> np.ndarray:
     return DIRECTIONS[heading - 1]
 
 
-def _to_edge(at: np.ndarray, heading: int) -> float:
-    along = float(at @ DIRECTIONS[heading])
+def _distance_to_edge(point: np.ndarray, heading: int) -> float:
+    along = float(point @ DIRECTIONS[heading])
     return EXTENT - along if heading < 2 else -along
 
 
-def _arc(at: np.ndarray, heading: int, side: int, radius: float) -> tuple[np.ndarray, np.ndarray]:
-    """A quarter turn: points (K, 2) after `at` and the turn so far (K,)."""
+def _quarter_turn(start: np.ndarray, heading: int, side: int, radius: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the points (K, 2) of a quarter circle after `start` and the change of yaw at each (K,); side 1 is left."""
     bend = np.linspace(0, math.pi / 2, round(radius * math.pi / 2) + 1)[1:]
     forward, inward = DIRECTIONS[heading], -side * _right(heading)
-    points = at + radius * (np.sin(bend)[:, None] * forward + (1 - np.cos(bend))[:, None] * inward)
+    points = start + radius * (np.sin(bend)[:, None] * forward + (1 - np.cos(bend))[:, None] * inward)
     return points, side * bend
 
 
-def _even(points: np.ndarray, yaws: np.ndarray, caps: np.ndarray, stops: list[Stop]) -> Route:
-    """The route with a point every metre, and the speeds that slow down in time for its turns."""
+def _resample(points: np.ndarray, yaws: np.ndarray, limits: np.ndarray, stops: list[Stop]) -> Route:
+    """Return the route with a point every metre, and with speed limits that fall gradually before a turn."""
     steps = np.linalg.norm(np.diff(points, axis=0), axis=1)
     along = np.concatenate([[0.0], np.cumsum(steps)])
     metres = np.arange(int(along[-1]) + 1, dtype=float)
-    even = np.stack([np.interp(metres, along, points[:, i]) for i in (0, 1)], axis=1)
-    limits = caps[np.searchsorted(along, metres).clip(0, len(caps) - 1)]
-    for i in range(len(limits) - 2, -1, -1):
-        limits[i] = min(limits[i], math.sqrt(limits[i + 1] ** 2 + 2 * EASE))
-    return Route(even, np.interp(metres, along, yaws), limits, tuple(stops))
+    resampled = np.stack([np.interp(metres, along, points[:, i]) for i in (0, 1)], axis=1)
+    speed_limits = limits[np.searchsorted(along, metres).clip(0, len(limits) - 1)]
+    for i in range(len(speed_limits) - 2, -1, -1):
+        speed_limits[i] = min(speed_limits[i], math.sqrt(speed_limits[i + 1] ** 2 + 2 * TURN_DECELERATION))
+    return Route(resampled, np.interp(metres, along, yaws), speed_limits, tuple(stops))
 
 
 @dataclass(frozen=True)
 class Signals:
-    """The lights of all crossings: one approach after another has green, then everybody on foot.
+    """The traffic lights of all intersections. The four approaches have green in turn, then all pedestrians cross.
 
-    `offsets` are seconds into the cycle at time 0, `firsts` the heading that comes first, one for each of NODES.
+    Attributes:
+        offsets: seconds into the cycle at time 0, for each of NODES.
+        first_headings: the heading with the first green phase of a cycle, for each of NODES.
     """
 
     offsets: tuple[float, ...]
-    firsts: tuple[int, ...]
+    first_headings: tuple[int, ...]
 
     def state(self, node: tuple[int, int], heading: int, time: float) -> LightState:
-        """What who enters `node` with `heading` sees."""
+        """Return the state of the light for traffic that enters `node` with `heading`."""
         index = NODES.index(node)
-        phase, within = divmod((time + self.offsets[index]) % PERIOD, PHASE)
-        if phase >= 4 or (self.firsts[index] + int(phase)) % 4 != heading or within >= GREEN + YELLOW:
+        phase, seconds = divmod((time + self.offsets[index]) % PERIOD, PHASE)
+        if phase >= 4 or (self.first_headings[index] + int(phase)) % 4 != heading or seconds >= GREEN + YELLOW:
             return "red"
-        return "green" if within < GREEN else "yellow"
+        return "green" if seconds < GREEN else "yellow"
 
     def seconds_of_green(self, node: tuple[int, int], heading: int, time: float) -> float:
-        """How long it has been green (only where the state is green)."""
+        """Return the seconds since a light turned green. The result is meaningful only while the light is green."""
         return ((time + self.offsets[NODES.index(node)]) % PERIOD) % PHASE
 
     def offset_for(self, node: tuple[int, int], heading: int, green_at: float) -> float:
-        """The offset that turns this light green at time `green_at`."""
-        turn = (heading - self.firsts[NODES.index(node)]) % 4
-        return (turn * PHASE - green_at) % PERIOD
+        """Return the offset with which a light turns green at time `green_at`."""
+        phase = (heading - self.first_headings[NODES.index(node)]) % 4
+        return (phase * PHASE - green_at) % PERIOD
 
     def walk_starts(self, node: tuple[int, int], until: float) -> Iterator[float]:
-        """The times from -WALK to `until` at which those on foot may start to cross."""
+        """Yield the times, after -WALK and up to `until`, at which pedestrians may start to cross."""
         start = (4 * PHASE - self.offsets[NODES.index(node)]) % PERIOD - PERIOD
         while start <= until:
             if start > -WALK:
@@ -179,27 +204,27 @@ class Signals:
 
 @lru_cache(maxsize=8)
 def empty_town(seed: int) -> Scene:
-    """Roads, houses, trees and lamps, without traffic and signals."""
+    """Return the town with roads, houses, trees and street lamps, without traffic and traffic lights."""
     rng = np.random.default_rng((seed, 71))
     trees, houses, lamps = [], [], []
-    for middle, direction, side in _kerbs():
+    for centre, direction, outward in _kerbs():
         for along in np.arange(12.0, EXTENT - 8, 13.0):
-            at = middle + along * direction
-            if _clear(at + side * 14.5, 12.5) and rng.random() < 0.45:
-                where = at + side * (14.5 + rng.uniform(0, 2)) + direction * rng.uniform(-3, 3)
+            point = centre + along * direction
+            if _is_off_road(point + outward * 14.5, 12.5) and rng.random() < 0.45:
+                position = point + outward * (14.5 + rng.uniform(0, 2)) + direction * rng.uniform(-3, 3)
                 shape = ("round", "round", "fir")[rng.integers(3)]
-                trees.append(Tree(*map(float, where), float(rng.uniform(4.5, 8)), shape, int(rng.integers(3))))
+                trees.append(Tree(*map(float, position), float(rng.uniform(4.5, 8)), shape, int(rng.integers(3))))
         for along in np.arange(20.0, EXTENT - 12, 21.0):
-            where = middle + along * direction + side * rng.uniform(23, 28)
-            if _clear(where, 21.0) and rng.random() < 0.6:
-                yaw = math.atan2(-side[1], -side[0])
-                houses.append(House(*map(float, where), yaw, int(rng.integers(5)), int(rng.integers(1, 5))))
+            position = centre + along * direction + outward * rng.uniform(23, 28)
+            if _is_off_road(position, 21.0) and rng.random() < 0.6:
+                yaw = math.atan2(-outward[1], -outward[0])
+                houses.append(House(*map(float, position), yaw, int(rng.integers(5)), int(rng.integers(1, 5))))
         for along in np.arange(30.0, EXTENT, 40.0):
-            where = middle + along * direction + side * (HALF + VERGE + 0.3)
-            if _clear(where, HALF + VERGE):
-                lamps.append(StreetLamp(*map(float, where), math.atan2(-side[1], -side[0])))
+            position = centre + along * direction + outward * (HALF + VERGE + 0.3)
+            if _is_off_road(position, HALF + VERGE):
+                lamps.append(StreetLamp(*map(float, position), math.atan2(-outward[1], -outward[0])))
     spots = rng.uniform([0, 0, 0.6], [EXTENT, EXTENT, 2.6], (9000, 3))
-    tufts = tuple(map(tuple, spots[_clear(spots[:, :2], HALF + VERGE + 2.6)].tolist()))
+    tufts = tuple(map(tuple, spots[_is_off_road(spots[:, :2], HALF + VERGE + 2.6)].tolist()))
     return Scene(
         roads=tuple(_roads()),
         trees=tuple(trees),
@@ -211,34 +236,34 @@ def empty_town(seed: int) -> Scene:
     )
 
 
-def signals_of_town(signals: Signals, time: float) -> tuple[TrafficLight, ...]:
-    """All signals: on a mast beyond the crossing, a head over each lane."""
+def traffic_lights_at(signals: Signals, time: float) -> tuple[TrafficLight, ...]:
+    """Return all traffic lights at a time: a mast beyond the intersection with one head above each lane."""
     lights = []
     for node in NODES:
         for heading in range(4):
             post = node_at(node) + 14.6 * DIRECTIONS[heading] + (HALF + 1.4) * _right(heading)
             state = signals.state(node, heading, time)
-            reach = HALF + 1.4 - LANES_ASIDE[0]
+            reach = HALF + 1.4 - LANE_OFFSETS[0]
             lights.append(TrafficLight(*map(float, post), state, heading * math.pi / 2, reach, 2, LANE))
     return tuple(lights)
 
 
 def _kerbs() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Both sides of the four roads: where the middle starts, the direction, and the direction away from the road."""
-    for line in (MARGIN, MARGIN + BLOCK):
-        for middle, heading in ((np.array([0.0, line]), 0), (np.array([line, 0.0]), 1)):
+    """Yield, for both sides of each road: the start of its centre line, its direction, and the direction off the road."""
+    for line in _ROAD_LINES:
+        for start, heading in ((np.array([0.0, line]), 0), (np.array([line, 0.0]), 1)):
             for side in (1, -1):
-                yield middle, DIRECTIONS[heading], side * _right(heading)
+                yield start, DIRECTIONS[heading], side * _right(heading)
 
 
-def _clear(at: np.ndarray, distance: float) -> np.ndarray:
-    """Whether points (..., 2) are at least so far from the middle of every road: (...)."""
-    lines = np.array([MARGIN, MARGIN + BLOCK])
-    return np.abs(np.asarray(at)[..., None] - lines).min(axis=(-1, -2)) >= distance - 0.01
+def _is_off_road(points: np.ndarray, distance: float) -> np.ndarray:
+    """Return for points (..., 2) whether they are at least `distance` metres from the centre of every road, (...)."""
+    return np.abs(np.asarray(points)[..., None] - np.array(_ROAD_LINES)).min(axis=(-1, -2)) >= distance - 0.01
 
 
 def _roads() -> Iterator[Road]:
-    for line in (MARGIN, MARGIN + BLOCK):
+    """Yield the pieces of the roads. Every second piece is inside an intersection and has no lane markings."""
+    for line in _ROAD_LINES:
         ends = (0.0, MARGIN - REACH, MARGIN + REACH, MARGIN + BLOCK - REACH, MARGIN + BLOCK + REACH, EXTENT)
         for index, (start, end) in enumerate(itertools.pairwise(ends)):
             for path in (((start, line), (end, line)), ((line, start), (line, end))):
@@ -246,30 +271,32 @@ def _roads() -> Iterator[Road]:
 
 
 def _patches() -> Iterator[Patch]:
+    """Yield the zebra stripes, stop lines and rounded corners of all intersections."""
     for node in NODES:
-        middle = node_at(node)
+        centre = node_at(node)
         for heading in range(4):
-            into, right = DIRECTIONS[heading], _right(heading)
-            for aside in np.arange(-HALF + 0.5, HALF - 0.4, 1.0):
-                yield _quad(middle, into, right, (-ZEBRA[1], -ZEBRA[0]), (aside, aside + 0.5), "paint")
-            yield _quad(middle, into, right, (-REACH - 0.5, -REACH), (0.4, HALF - 0.4), "paint")
-            yield from _corner(middle - HALF * into + HALF * right, -into, right)
+            forward, right = DIRECTIONS[heading], _right(heading)
+            for offset in np.arange(-HALF + 0.5, HALF - 0.4, 1.0):
+                yield _quad(centre, forward, right, (-ZEBRA[1], -ZEBRA[0]), (offset, offset + 0.5), "paint")
+            yield _quad(centre, forward, right, (-REACH - 0.5, -REACH), (0.4, HALF - 0.4), "paint")
+            yield from _rounded_corner(centre - HALF * forward + HALF * right, -forward, right)
 
 
 def _quad(
-    middle: np.ndarray,
-    into: np.ndarray,
+    centre: np.ndarray,
+    forward: np.ndarray,
     right: np.ndarray,
     along: tuple[float, float],
-    aside: tuple[float, float],
-    surface: str,
+    across: tuple[float, float],
+    surface: Literal["asphalt", "paint"],
 ) -> Patch:
+    """Return a rectangle between two distances `along` the forward direction and two distances `across` to the right."""
     order = ((0, 0), (1, 0), (1, 1), (0, 1))
-    return Patch(tuple(tuple((middle + along[i] * into + aside[j] * right).tolist()) for i, j in order), surface)
+    return Patch(tuple(tuple((centre + along[i] * forward + across[j] * right).tolist()) for i, j in order), surface)
 
 
-def _corner(kerb: np.ndarray, back: np.ndarray, right: np.ndarray) -> Iterator[Patch]:
-    """The rounded corner between two kerbs, as a fan around the point `kerb` where they would meet."""
+def _rounded_corner(kerb: np.ndarray, back: np.ndarray, right: np.ndarray) -> Iterator[Patch]:
+    """Yield the asphalt of a rounded corner as a fan around `kerb`, the point where the straight kerbs would meet."""
     centre = kerb + KERB_RADIUS * (back + right)
     angles = np.linspace(0, math.pi / 2, 6)
     rim = centre - KERB_RADIUS * (np.cos(angles)[:, None] * right + np.sin(angles)[:, None] * back)

@@ -1,6 +1,8 @@
-"""How traffic moves: drivers that follow a lane, keep their distance, obey signals and overtake; people on foot.
+"""The simulation of traffic: drivers that follow a lane, keep their distance, obey signals and overtake; and pedestrians.
 
-Pure arithmetic, a tenth of a second a step. Distances follow the intelligent driver model (Treiber, Hennecke and Helbing 2000).
+Car following is the intelligent driver model (Treiber, Hennecke and Helbing, "Congested traffic states in empirical
+observations and microscopic simulations", 2000), with time steps of ``TICK`` seconds. The frame and units are those of
+`senna.synthetic.world.town`: metres, seconds, m/s, radians. The module contains no random numbers.
 """
 
 from __future__ import annotations
@@ -16,21 +18,27 @@ from senna.synthetic.world.sensors import EGO_SIZE
 from senna.synthetic.world.town import LANE, Route, Signals, Stop
 
 TICK = 0.1  # seconds
-ACCELERATION, COMFORT, HARDEST = 2.0, 3.5, 6.0  # m/s^2: forward, braking as one likes, braking as one can
-HEADWAY, STANDSTILL = 1.2, 2.5  # seconds and metres to what is ahead
-LINE_BRAKING = 2.0  # m/s^2 that a stop line must ask for before one brakes for it
-YELLOW_BRAKING = 3.0  # m/s^2: who would have to brake harder drives on at yellow
+ACCELERATION, COMFORTABLE_BRAKING, HARDEST_BRAKING = 2.0, 3.5, 6.0  # m/s^2
+HEADWAY, STANDSTILL_GAP = 1.2, 2.5  # seconds, metres
+LINE_BRAKING = 2.0  # m/s^2: a driver begins to brake for a stop line when this much deceleration is needed
+YELLOW_BRAKING = 3.0  # m/s^2: a driver who would have to brake harder continues at yellow
 REACTION = 1.0  # seconds from green to the start
-SIGHT_OF_SIGNALS = 110.0
-LOOKAHEAD = 75  # metres of lane that a driver watches
-CHANGE_TIME = 2.8  # seconds that a change of lane takes
-CHANGE_GAP = 60.0  # metres to slow traffic at which one begins to overtake it
-SLOWER = 4.5  # m/s that traffic ahead must be slower than oneself to be overtaken
+SIGNAL_DISTANCE = 110.0  # metres from which a driver obeys a signal
+LOOKAHEAD, LOOKBEHIND = 75, 12  # metres of lane that a driver watches
+CHANGE_TIME = 2.8  # seconds that a lane change takes
+CHANGE_GAP = 60.0  # metres to slower traffic at which a driver begins to overtake
+CHANGE_SPEED_DIFFERENCE = 4.5  # m/s that the traffic ahead must be slower than the desired speed
 
 
 @dataclass(frozen=True)
 class Mover:
-    """Who takes part. `kind` is of VEHICLE_KINDS, or "ego", "bicycle", "pedestrian"; `tone` picks clothes."""
+    """A road user.
+
+    Attributes:
+        kind: one of VEHICLE_KINDS, or "ego", "bicycle" or "pedestrian".
+        colour: the body colour of a vehicle, a key of BODY_COLOURS.
+        tone: a number that selects the colours of clothes.
+    """
 
     kind: str
     colour: str = "white"
@@ -45,7 +53,17 @@ class Mover:
 
 @dataclass
 class Driver:
-    """A mover on a lane, its middle `along` metres from the route's start and `left` metres of it; speeds in m/s."""
+    """The state of a road user that follows a route.
+
+    Attributes:
+        along: metres from the start of the route to the centre of the vehicle.
+        desired: the speed in m/s that the driver wants to reach.
+        overtakes: True where the driver may change lanes.
+        left: metres to the left of the route.
+        lateral_speed: m/s to the left.
+        change: a lane change in progress: start time, `left` before it, `left` after it.
+        position: x, y and yaw of the centre of the vehicle.
+    """
 
     mover: Mover
     route: Route
@@ -54,25 +72,30 @@ class Driver:
     desired: float
     overtakes: bool = False
     left: float = 0.0
-    drift: float = 0.0  # m/s to the left
+    lateral_speed: float = 0.0
     acceleration: float = 0.0
-    change: tuple[float, float, float] | None = None  # start time, metres left before and after
+    change: tuple[float, float, float] | None = None
     position: tuple[float, float, float] = field(default=(0.0, 0.0, 0.0))
 
-    def place(self) -> None:
-        """Work out `position`: x, y and yaw of the middle."""
+    def update_position(self) -> None:
+        """Compute `position` from the state on the route."""
         x, y, yaw = self.route.at(self.along, self.left)
-        self.position = (x, y, yaw + math.atan2(self.drift, max(self.speed, 1.0)))
+        self.position = (x, y, yaw + math.atan2(self.lateral_speed, max(self.speed, 1.0)))
 
     @property
-    def gone(self) -> bool:
-        """Whether the route has ended."""
+    def nose(self) -> float:
+        """Metres from the start of the route to the front of the vehicle."""
+        return self.along + self.mover.size[0] / 2
+
+    @property
+    def is_finished(self) -> bool:
+        """True when the driver has reached the end of the route."""
         return self.along >= self.route.length - 1
 
 
 @dataclass(frozen=True)
 class Walk:
-    """Somebody on foot who stands at `start` (x, y) until time `begins`, then goes `distance` metres along `yaw`."""
+    """A pedestrian who stands at `start` (x, y) until time `begins`, then walks `distance` metres in direction `yaw`."""
 
     mover: Mover
     start: tuple[float, float]
@@ -82,7 +105,7 @@ class Walk:
     distance: float
 
     def at(self, time: float) -> tuple[float, float, float, float]:
-        """x, y, yaw and speed at a time."""
+        """Return x, y, yaw and speed at a time."""
         done = min(max(time - self.begins, 0.0) * self.speed, self.distance)
         speed = self.speed if 0 < done < self.distance else 0.0
         return self.start[0] + done * math.cos(self.yaw), self.start[1] + done * math.sin(self.yaw), self.yaw, speed
@@ -90,123 +113,142 @@ class Walk:
 
 @dataclass(frozen=True, eq=False)
 class Tracks:
-    """What moved where: `states` (T, N, 5) of x, y, yaw, speed and acceleration a tick; NaN where a mover is not there."""
+    """The result of a simulation.
+
+    Attributes:
+        movers: the N road users. The first one is the ego vehicle.
+        states: (T, N, 5) x, y, yaw, speed and acceleration of their centres, every ``TICK`` seconds; NaN after a road user
+            has left the town.
+    """
 
     movers: tuple[Mover, ...]
     states: np.ndarray
 
 
 def simulate(drivers: list[Driver], walks: list[Walk], signals: Signals, seconds: float) -> Tracks:
-    """Let everybody move from time 0 to `seconds`, both included. Driver 0 is the ego. The drivers are used up."""
+    """Simulate from time 0 to `seconds`, inclusive.
+
+    Args:
+        drivers: the drivers in their initial states, the ego vehicle first. Their states are changed.
+        walks: the pedestrians.
+    """
     ticks = round(seconds / TICK) + 1
     states = np.full((ticks, len(drivers) + len(walks), 5), np.nan)
     for tick in range(ticks):
         time = tick * TICK
         for driver in drivers:
-            driver.place()
-        present = [driver for driver in drivers if not driver.gone]
+            driver.update_position()
+        present = [driver for driver in drivers if not driver.is_finished]
         for index, driver in enumerate(drivers):
-            if not driver.gone:
+            if not driver.is_finished:
                 states[tick, index] = (*driver.position, driver.speed, driver.acceleration)
         for index, walk in enumerate(walks, len(drivers)):
             states[tick, index] = (*walk.at(time), 0.0)
-        crowd = _Crowd(present, [walk.at(time) for walk in walks])
+        obstacles = _Obstacles(present, [walk.at(time) for walk in walks])
         for index, driver in enumerate(present):
             if driver.overtakes:
-                _consider_change(driver, crowd, index, time)
-            driver.acceleration = _acceleration(driver, crowd, index, signals, time)
+                _consider_lane_change(driver, obstacles, index, time)
+            driver.acceleration = _acceleration(driver, obstacles, index, signals, time)
         for driver in present:
             _advance(driver, time)
     return Tracks(tuple(d.mover for d in drivers) + tuple(w.mover for w in walks), states)
 
 
-class _Crowd:
-    """All obstacles of a tick as arrays: drivers first, then those on foot."""
+class _Obstacles:
+    """All road users at one tick as an array (M, 6) of x, y, yaw, speed, length and width: drivers, then pedestrians."""
 
-    def __init__(self, drivers: list[Driver], feet: list[tuple[float, float, float, float]]):
+    def __init__(self, drivers: list[Driver], pedestrians: list[tuple[float, float, float, float]]):
         rows = [(*d.position, d.speed, d.mover.size[0], d.mover.size[1]) for d in drivers]
-        rows += [(*foot, WALKER_SIZE[0], WALKER_SIZE[1]) for foot in feet]
-        self.rows = np.array(rows)  # (M, 6): x, y, yaw, speed, length, width
+        rows += [(*pedestrian, WALKER_SIZE[0], WALKER_SIZE[1]) for pedestrian in pedestrians]
+        self.rows = np.array(rows)
 
     def near(self, driver: Driver, index: int) -> np.ndarray:
-        """The rows of those within sight ahead of a driver (and a little behind)."""
+        """Return the rows near and ahead of a driver, without the driver's own row `index`."""
         x, y, yaw = driver.position
         east, north = self.rows[:, 0] - x, self.rows[:, 1] - y
         ahead = east * math.cos(yaw) + north * math.sin(yaw)
-        near = (ahead > -12) & (east**2 + north**2 < (LOOKAHEAD + 10) ** 2)
+        near = (ahead > -LOOKBEHIND) & (east**2 + north**2 < (LOOKAHEAD + 10) ** 2)
         near[index] = False
         return self.rows[near]
 
 
-def _along_lane(driver: Driver, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For obstacles (M, 6): metres ahead along the driver's lane (NaN where not beside it), metres left, speed along it."""
+def _lane_coordinates(driver: Driver, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the positions of obstacles (M, 6) relative to a driver's lane, each (M,).
+
+    They are the metres ahead along the lane (NaN where the obstacle is before or after the watched part of the lane), the
+    metres to the left of the lane's centre, and the speed along the lane.
+    """
     first = int(driver.along)
-    lane = driver.route.points[max(first - 12, 0) : first + LOOKAHEAD]
-    yaws = driver.route.yaws[max(first - 12, 0) : first + LOOKAHEAD]
+    lane = driver.route.points[max(first - LOOKBEHIND, 0) : first + LOOKAHEAD]
+    yaws = driver.route.yaws[max(first - LOOKBEHIND, 0) : first + LOOKAHEAD]
     offsets = rows[:, None, :2] - lane
     nearest = np.argmin((offsets**2).sum(axis=2), axis=1)
     offset, yaw = offsets[np.arange(len(rows)), nearest], yaws[nearest]
     forward = offset[:, 0] * np.cos(yaw) + offset[:, 1] * np.sin(yaw)
     left = offset[:, 1] * np.cos(yaw) - offset[:, 0] * np.sin(yaw)
-    ahead = np.where(np.abs(forward) < 2, nearest + max(first - 12, 0) + forward - driver.along, np.nan)
+    ahead = np.where(np.abs(forward) < 2, nearest + max(first - LOOKBEHIND, 0) + forward - driver.along, np.nan)
     return ahead, left, rows[:, 3] * np.cos(rows[:, 2] - yaw)
 
 
-def _leader(driver: Driver, crowd: _Crowd, index: int, left: float) -> tuple[float, float]:
-    """Gap (metres) and speed of what is next ahead at `left` metres of the lane's middle; an infinite gap where nothing is."""
-    rows = crowd.near(driver, index)
+def _leader(driver: Driver, obstacles: _Obstacles, index: int, left: float) -> tuple[float, float]:
+    """Return the gap in metres to the next obstacle ahead, `left` metres beside the route, and its speed.
+
+    The gap is infinite where there is no obstacle.
+    """
+    rows = obstacles.near(driver, index)
     if not len(rows):
         return math.inf, 0.0
-    ahead, aside, speeds = _along_lane(driver, rows)
-    across = np.abs(np.cos(rows[:, 2] - driver.position[2]))
-    length = rows[:, 4] * across + rows[:, 5] * (1 - across)
-    width = rows[:, 5] * across + rows[:, 4] * (1 - across)
-    in_way = (ahead > 0) & (np.abs(aside - left) < (width + driver.mover.size[1]) / 2 + 0.35)
-    gaps = np.where(in_way, ahead - (length + driver.mover.size[0]) / 2, np.inf)
-    next_one = int(np.argmin(gaps))
-    return float(gaps[next_one]), float(max(speeds[next_one], 0.0))
+    ahead, offsets, speeds = _lane_coordinates(driver, rows)
+    alignment = np.abs(np.cos(rows[:, 2] - driver.position[2]))
+    length = rows[:, 4] * alignment + rows[:, 5] * (1 - alignment)
+    width = rows[:, 5] * alignment + rows[:, 4] * (1 - alignment)
+    in_lane = (ahead > 0) & (np.abs(offsets - left) < (width + driver.mover.size[1]) / 2 + 0.35)
+    gaps = np.where(in_lane, ahead - (length + driver.mover.size[0]) / 2, np.inf)
+    nearest = int(np.argmin(gaps))
+    return float(gaps[nearest]), float(max(speeds[nearest], 0.0))
 
 
-def _follow(speed: float, gap: float, other: float, standstill: float = STANDSTILL) -> float:
-    """What the model takes off the free acceleration because of something `gap` metres ahead with speed `other`."""
+def _following_deceleration(speed: float, gap: float, leader_speed: float) -> float:
+    """Return the interaction term of the intelligent driver model in m/s^2; it is subtracted from the free acceleration."""
     if math.isinf(gap):
         return 0.0
-    closing = speed * (speed - other) / (2 * math.sqrt(ACCELERATION * COMFORT))
-    wanted = standstill + max(0.0, speed * HEADWAY + closing)
-    return ACCELERATION * (wanted / max(gap, 0.1)) ** 2
+    closing = speed * (speed - leader_speed) / (2 * math.sqrt(ACCELERATION * COMFORTABLE_BRAKING))
+    desired_gap = STANDSTILL_GAP + max(0.0, speed * HEADWAY + closing)
+    return ACCELERATION * (desired_gap / max(gap, 0.1)) ** 2
 
 
-def _acceleration(driver: Driver, crowd: _Crowd, index: int, signals: Signals, time: float) -> float:
-    allowed = min(
-        driver.desired, driver.route.caps[min(int(driver.along + driver.speed * 0.3), int(driver.route.length))]
-    )
+def _acceleration(driver: Driver, obstacles: _Obstacles, index: int, signals: Signals, time: float) -> float:
+    soon = min(int(driver.along + driver.speed * 0.3), int(driver.route.length))
+    allowed = min(driver.desired, driver.route.speed_limits[soon])
     free = ACCELERATION * (1 - (driver.speed / max(allowed, 0.1)) ** 4)
-    lanes = {driver.left} if driver.change is None else {driver.change[2]}
-    burden = max(_follow(driver.speed, *_leader(driver, crowd, index, left)) for left in lanes)
+    left = driver.left if driver.change is None else driver.change[2]
+    deceleration = _following_deceleration(driver.speed, *_leader(driver, obstacles, index, left))
     stop = next_stop(driver)
     if stop is not None and _must_stop(driver, stop, signals, time):
-        gap = stop.along - driver.along - driver.mover.size[0] / 2
-        burden = max(burden, _stopping(driver.speed, gap))
-    return max(-HARDEST, max(-3.5, free) - burden)
+        deceleration = max(deceleration, _stopping_deceleration(driver.speed, _gap_to_line(driver, stop)))
+    return max(-HARDEST_BRAKING, max(-3.5, free) - deceleration)
 
 
-def _stopping(speed: float, gap: float) -> float:
-    """Braking for a stop line: nothing while it is far, then evenly until half a metre before it."""
+def _gap_to_line(driver: Driver, stop: Stop) -> float:
+    return stop.along - driver.along - driver.mover.size[0] / 2
+
+
+def _stopping_deceleration(speed: float, gap: float) -> float:
+    """Return the deceleration for a stop line `gap` metres ahead: zero while it is far, then constant until it is near."""
     needed = speed**2 / (2 * max(gap - 0.5, 0.2))
     if gap < 0.8:
-        needed = max(needed, 1.5)  # an even slowing down would creep over the line
+        needed = max(needed, 1.5)  # a constant deceleration would let the vehicle creep over the line
     return 0.0 if needed < LINE_BRAKING and gap > 4 else ACCELERATION + 1.05 * needed
 
 
 def next_stop(driver: Driver) -> Stop | None:
-    """The next stop line that the driver's nose has not passed."""
-    nose = driver.along + driver.mover.size[0] / 2
-    return next((stop for stop in driver.route.stops if stop.along > nose - 0.3), None)
+    """Return the next stop line that the front of the vehicle has not passed; None where there is none."""
+    return next((stop for stop in driver.route.stops if stop.along > driver.nose - 0.3), None)
 
 
 def _must_stop(driver: Driver, stop: Stop, signals: Signals, time: float) -> bool:
-    gap = stop.along - driver.along - driver.mover.size[0] / 2
-    if gap > SIGHT_OF_SIGNALS:
+    gap = _gap_to_line(driver, stop)
+    if gap > SIGNAL_DISTANCE:
         return False
     state = signals.state(stop.node, stop.heading, time)
     if state == "green":
@@ -214,40 +256,45 @@ def _must_stop(driver: Driver, stop: Stop, signals: Signals, time: float) -> boo
     return state == "red" or driver.speed**2 / (2 * YELLOW_BRAKING) < gap
 
 
-def _consider_change(driver: Driver, crowd: _Crowd, index: int, time: float) -> None:
-    """Begin to overtake, or to go back to the right, where there is reason and room."""
+def _consider_lane_change(driver: Driver, obstacles: _Obstacles, index: int, time: float) -> None:
+    """Begin to overtake slower traffic, or return to the right lane, where there is room for it."""
     stop = next_stop(driver)
     room = math.inf if stop is None else stop.along - driver.along
     turns = stop is not None and stop.turn != "straight"
     if driver.change is not None or driver.speed < 7 or room < (90 if turns else 35):
         return
     if driver.left == 0.0:
-        gap, speed = _leader(driver, crowd, index, 0.0)
-        if gap < CHANGE_GAP and speed < driver.desired - SLOWER and _is_free(driver, crowd, index, LANE, ahead=80.0):
+        gap, speed = _leader(driver, obstacles, index, 0.0)
+        is_slow = gap < CHANGE_GAP and speed < driver.desired - CHANGE_SPEED_DIFFERENCE
+        if is_slow and _is_free(driver, obstacles, index, LANE, ahead=80.0):
             driver.change = (time, 0.0, LANE)
-    elif _is_free(driver, crowd, index, 0.0, ahead=45.0):
+    elif _is_free(driver, obstacles, index, 0.0, ahead=45.0):
         driver.change = (time, LANE, 0.0)
 
 
-def _is_free(driver: Driver, crowd: _Crowd, index: int, left: float, ahead: float) -> bool:
-    """Whether the strip of lane at `left` metres is free, beside the driver and so far ahead, but for faster traffic."""
-    rows = crowd.near(driver, index)
+def _is_free(driver: Driver, obstacles: _Obstacles, index: int, left: float, ahead: float) -> bool:
+    """Return whether a lane `left` metres beside the route has no obstacle beside the driver or up to `ahead` metres.
+
+    Traffic ahead that is not slower than the driver does not count.
+    """
+    rows = obstacles.near(driver, index)
     if not len(rows):
         return True
-    where, aside, speeds = _along_lane(driver, rows)
-    there = (np.abs(aside - left) < 2.0) & (where > -12) & (where < ahead)
-    return not (there & ((where < 12) | (speeds < driver.speed - 1))).any()
+    along, offsets, speeds = _lane_coordinates(driver, rows)
+    in_strip = (np.abs(offsets - left) < 2.0) & (along > -LOOKBEHIND) & (along < ahead)
+    return not (in_strip & ((along < 12) | (speeds < driver.speed - 1))).any()
 
 
 def _advance(driver: Driver, time: float) -> None:
+    """Move a driver by one tick. A lane change follows a fifth-degree polynomial with zero speed at both ends."""
     before = driver.speed
     driver.speed = max(0.0, before + driver.acceleration * TICK)
     driver.acceleration = (driver.speed - before) / TICK
     driver.along = min(driver.along + (before + driver.speed) / 2 * TICK, driver.route.length)
     if driver.change is not None:
         start, old, new = driver.change
-        share = min((time + TICK - start) / CHANGE_TIME, 1.0)
-        driver.left = old + (new - old) * share**3 * (10 - 15 * share + 6 * share**2)
-        driver.drift = (new - old) * 30 * share**2 * (1 - share) ** 2 / CHANGE_TIME
-        if share >= 1.0 - 1e-9:
-            driver.left, driver.drift, driver.change = new, 0.0, None
+        fraction = min((time + TICK - start) / CHANGE_TIME, 1.0)
+        driver.left = old + (new - old) * fraction**3 * (10 - 15 * fraction + 6 * fraction**2)
+        driver.lateral_speed = (new - old) * 30 * fraction**2 * (1 - fraction) ** 2 / CHANGE_TIME
+        if fraction >= 1.0 - 1e-9:
+            driver.left, driver.lateral_speed, driver.change = new, 0.0, None
