@@ -134,7 +134,7 @@ def fact_words(facts: Facts) -> list[list[str]]:
     """Return the words of the sky, of the traffic light and of each vehicle, as captions spell them."""
     vehicles = [(vehicle.lane, vehicle.colour, vehicle.kind, vehicle.distance) for vehicle in facts.vehicles]
     light = "no" if facts.light == "none" else facts.light
-    groups = [(facts.sky,), (light, "light"), *vehicles]
+    groups: list[tuple[str, ...]] = [(facts.sky,), (light, "light"), *vehicles]
     return [[CAPTION_WORDS.get(word, word) for word in group] for group in groups]
 
 
