@@ -201,8 +201,8 @@ def print_methods(methods: dict[str, dict[str, float]], record: str) -> None:
 def chart_of(figures: dict[str, Any]) -> Chart:
     def note(name: str, f: dict[str, float]) -> str:
         precision = name.rsplit(", ", 1)[1]
-        beside = precision != "fp32" and not name.startswith("unpacked")
-        return f" ({f['same_precision_ratio']:.1f}x unpacked in {precision})" if beside else ""
+        has_ratio = precision != "fp32" and not name.startswith("unpacked")
+        return f" ({f['same_precision_ratio']:.1f}x unpacked in {precision})" if has_ratio else ""
 
     def group(name: str) -> str:
         return BASELINE if name == "unpacked, fp32" else name.rsplit(", ", 1)[1]

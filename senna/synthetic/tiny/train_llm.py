@@ -1,8 +1,8 @@
 """A small Llama for the tiny preset, trained to state the facts in its prefix. It takes the place of a pretrained Vicuna.
 
 A pretrained language model can repeat what its context says. This model learns exactly that, from text alone: the words of
-the facts precede each caption, in any order, either one word a position or, like an image token of LLaVA, the words of
-several facts summed in one position. Stage 1 then only has to train the projector and the adapter to produce such positions.
+the facts precede each caption, in any order, either one word a position or, as in an image token of LLaVA, all the words of
+a fact summed in one position. Stage 1 then only has to train the projector and the adapter to produce such positions.
 The model also learns to read the speed and the command in a plan question and to repeat both, the speed as a word.
 """
 

@@ -8,7 +8,6 @@ the output of the second-to-last layer, which is the one that LLaVA uses; the la
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -136,7 +135,7 @@ def _features(tower: CLIPVisionModel, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def _patch_loss(
-    normed: torch.Tensor, heads: Sequence[nn.Module], classes: torch.Tensor, weights: torch.Tensor
+    normed: torch.Tensor, heads: nn.ModuleList, classes: torch.Tensor, weights: torch.Tensor
 ) -> torch.Tensor:
     """Return the sum over the labels of the weighted mean cross-entropy over patches.
 
@@ -151,7 +150,7 @@ def _patch_loss(
     return total
 
 
-def _scene_loss(normed: torch.Tensor, heads: Sequence[nn.Module], scene_labels: torch.Tensor) -> torch.Tensor:
+def _scene_loss(normed: torch.Tensor, heads: nn.ModuleList, scene_labels: torch.Tensor) -> torch.Tensor:
     """Return the sum over the scene labels of the mean cross-entropy, with the same target for all patches of an image.
 
     Args:
