@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Senna's speed against the original way, measured on this machine: `python scripts/benchmark.py SUBCOMMAND`.
+"""Measure the speed of Senna against the original methods on this machine: `python scripts/benchmark.py SUBCOMMAND`.
 
-Each subcommand runs its ways interleaved, in shuffled order, within one process, so that a busy minute or a cold cache
-strikes all of them alike; prints a table; with --json ends with one line of JSON; with --chart FILE draws the ratios.
+Each subcommand runs its methods in one process, interleaved in shuffled order, so that a busy minute or a cold cache affects
+all of them alike. It prints a table; --json adds one line of JSON at the end; --chart FILE draws the ratios.
 """
 
 import argparse
@@ -18,14 +18,16 @@ from senna.errors import SennaError, UsageError
 
 def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return int(text)
 
 
 def add_geometry(parser: argparse.ArgumentParser) -> None:
-    """The model's size and the threads. The sizes are for tests: other models give other figures."""
+    """Add the flags of the model's size, hidden because they serve tests (other sizes give other figures), and --threads."""
     threads = min(2, os.cpu_count() or 1)
-    parser.add_argument("--threads", type=positive, default=threads, help="of torch (default %(default)s)")
+    parser.add_argument(
+        "--threads", type=positive, default=threads, help="number of torch threads (default %(default)s)"
+    )
     for flag, default in {
         "hidden": 512,
         "layers": 8,
@@ -38,9 +40,9 @@ def add_geometry(parser: argparse.ArgumentParser) -> None:
 
 def add_world(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--nuscenes", type=Path, help="nuScenes' folder (default: the embedded driving world, drawn if need be)"
+        "--nuscenes", type=Path, help="folder of nuScenes (default: the synthetic driving world, drawn if necessary)"
     )
-    parser.add_argument("--version", default="v1.0-mini", help="the tables' version (default %(default)s)")
+    parser.add_argument("--version", default="v1.0-mini", help="version of the tables (default %(default)s)")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -48,32 +50,34 @@ def build_parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="end with one line of JSON")
     common.add_argument("--chart", type=Path, metavar="FILE", help="draw the ratios as a bar chart, a PNG")
-    common.add_argument("--repeats", type=positive, default=5, help="timed rounds (default %(default)s)")
+    common.add_argument("--repeats", type=positive, default=5, help="number of timed rounds (default %(default)s)")
     commands = parser.add_subparsers(dest="command", required=True)
 
     images = commands.add_parser("images", parents=[common], help="image file to vision tower input")
-    images.add_argument("--images", type=Path, help="folder searched recursively (default: draws some)")
-    images.add_argument("--count", type=positive, default=24, help="images at most (default %(default)s)")
+    images.add_argument("--images", type=Path, help="folder that is searched recursively (default: draw some)")
+    images.add_argument("--count", type=positive, default=24, help="maximum number of images (default %(default)s)")
 
     convert = commands.add_parser("convert", parents=[common], help="nuScenes to records")
     add_world(convert)
     convert.set_defaults(repeats=2)
 
-    packing = commands.add_parser("packing", parents=[common], help="a frame's questions packed against one by one")
+    packing = commands.add_parser("packing", parents=[common], help="the questions of a frame packed, against unpacked")
     add_geometry(packing)
     packing.set_defaults(repeats=3)
 
     evaluate = commands.add_parser(
-        "evaluate", parents=[common], help="twenty scores in one forward against greedy decoding"
+        "evaluate", parents=[common], help="scores of all twenty plans in one forward pass, against greedy decoding"
     )
     add_geometry(evaluate)
-    evaluate.add_argument("--batch", type=positive, default=4, help="frames at once (default %(default)s)")
+    evaluate.add_argument("--batch", type=positive, default=4, help="frames in a batch (default %(default)s)")
 
-    memory = commands.add_parser("memory", help="what a training step takes: predicted against counted")
+    memory = commands.add_parser("memory", help="memory of a training step, predicted against measured")
     memory.add_argument("--json", action="store_true", help="end with one line of JSON")
     memory.set_defaults(chart=None, threads=1)
 
-    train = commands.add_parser("train", parents=[common], help="whole training steps, images and optimizer included")
+    train = commands.add_parser(
+        "train", parents=[common], help="complete training steps, including images and optimizer"
+    )
     add_world(train)
     add_geometry(train)
     train.set_defaults(repeats=3)
@@ -84,10 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = build_parser().parse_args(arguments)
     try:
         if parsed.chart is not None and parsed.chart.suffix.lower() != ".png":
-            raise UsageError(f"--chart {parsed.chart}: the chart is a PNG; give a name that ends in .png")
-        # As in PRESET=tiny: threads that spin while they wait are several times slower where anything else runs.
+            raise UsageError(f"--chart {parsed.chart} is no PNG", remedy="give a name that ends in .png")
+        # As in PRESET=tiny: threads that spin while they wait slow everything down on a busy machine.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-        # Only now, so that --help and a mistyped flag do not wait for torch, which reads the above when it is imported.
+        # Imported late: --help must not wait for torch, and torch reads OMP_WAIT_POLICY on import.
         benchmark = importlib.import_module(f"benchmarks.{parsed.command}")
         figures = benchmark.run(parsed)
         if parsed.chart is not None:

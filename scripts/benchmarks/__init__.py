@@ -1,1 +1,1 @@
-"""What `scripts/benchmark.py` measures: a module a subcommand, each with `run` (figures) and `chart_of` (what to draw)."""
+"""The benchmarks of `scripts/benchmark.py`: a module for each subcommand, with `run` (figures) and `chart_of` (its chart)."""

@@ -1,4 +1,4 @@
-"""What every benchmark does: time ways side by side, sum up, print, draw."""
+"""Functions that all benchmarks share: time methods, summarize, print and draw."""
 
 import random
 import statistics
@@ -13,51 +13,62 @@ EMBEDDED = Path(__file__).resolve().parents[2] / "outputs" / "embedded"
 
 BASELINE = "baseline"
 COLOURS = {BASELINE: "#999999", "": "#0072B2", "fp32": "#0072B2", "bf16": "#E69F00"}
-"""Of a group of bars; from Okabe and Ito's palette, which colour-blind readers tell apart."""
+"""Colour of each group of bars, from the palette of Okabe and Ito, which colour-blind readers can distinguish."""
 
 
-def time_ways(
-    ways: dict[str, Callable[[Any], Any]], items: Sequence[Any], repeats: int, warm_up: bool = True
+def time_methods(
+    methods: dict[str, Callable[[Any], Any]], items: Sequence[Any], repeats: int, warm_up: bool = True
 ) -> dict[str, dict[str, list[float]]]:
-    """Seconds that each way took on each item: {way: {str(item): [seconds] * repeats}}, after one round of warm-up."""
-    seconds = {name: {str(item): [] for item in items} for name in ways}
-    # A fixed rotation would let one way always follow the same other, and inherit the state it leaves the memory in.
-    order = random.Random(0)
+    """Time each method on each item, after one round of warm-up.
+
+    Returns:
+        {method: {str(item): [seconds] * repeats}}
+    """
+    seconds = {name: {str(item): [] for item in items} for name in methods}
+    # In a fixed order each method would always follow the same other one and inherit the cache that it leaves.
+    rng = random.Random(0)
     for round_number in range(repeats + warm_up):
         for item in items:
-            for name in order.sample(list(ways), len(ways)):
+            for name in rng.sample(list(methods), len(methods)):
                 start = time.perf_counter()
-                ways[name](item)
-                took = time.perf_counter() - start
+                methods[name](item)
+                elapsed = time.perf_counter() - start
                 if round_number >= warm_up:
-                    seconds[name][str(item)].append(took)
+                    seconds[name][str(item)].append(elapsed)
     return seconds
 
 
-def summarise(seconds: dict[str, dict[str, list[float]]], original: str) -> dict[str, dict[str, float]]:
-    """{way: {"ms": ..., "per_second": ..., "ratio": ...}}: the median over items of each item's median, and how many
-    times the original's speed (the median over items of the ratio of the two medians)."""
-    medians = {way: {item: statistics.median(took) for item, took in items.items()} for way, items in seconds.items()}
+def summarize(seconds: dict[str, dict[str, list[float]]], original: str) -> dict[str, dict[str, float]]:
+    """Summarize the result of `time_methods`.
+
+    Args:
+        original: the method to which the others are compared.
+
+    Returns:
+        {method: {"ms": ..., "per_second": ..., "ratio": ...}}. The time is the median over the items of each item's median.
+        The ratio is the speed relative to the original: the median over the items of the ratio of the two medians.
+    """
+    medians = {
+        method: {item: statistics.median(times) for item, times in items.items()} for method, items in seconds.items()
+    }
     summary = {}
-    for way, by_item in medians.items():
+    for method, by_item in medians.items():
         typical = statistics.median(by_item.values())
-        ratio = statistics.median(medians[original][item] / took for item, took in by_item.items())
-        summary[way] = {"ms": typical * 1e3, "per_second": 1 / typical, "ratio": ratio}
+        ratio = statistics.median(medians[original][item] / median for item, median in by_item.items())
+        summary[method] = {"ms": typical * 1e3, "per_second": 1 / typical, "ratio": ratio}
     return summary
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table whose first column is aligned to the left, the others to the right."""
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-    for row in [header, *rows]:
-        print(
-            "  ".join(
-                cell.ljust(w) if not n else cell.rjust(w) for n, (cell, w) in enumerate(zip(row, widths, strict=True))
-            )
-        )
+    for first, *rest in [header, *rows]:
+        cells = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
+        print("  ".join([first.ljust(widths[0]), *cells]))
 
 
 def embedded_world() -> Path:
-    """Ten scenes of the driving world, drawn where they are not there yet: a minute on two cores. The quickstart has others."""
+    """Return the folder of ten scenes of the driving world. The first call draws them, in a minute on two cores."""
     from senna.synthetic import write_world
 
     write_world(str(EMBEDDED / "mini"), 10, 0, True)
@@ -66,9 +77,15 @@ def embedded_world() -> Path:
 
 @dataclass(frozen=True)
 class Bar:
-    """A way's speed: `ratio` times the baseline's, `figure` (its own time) beside it; `group` decides the colour."""
+    """The speed of a method.
 
-    way: str
+    Attributes:
+        ratio: speed relative to the baseline.
+        figure: text beside the bar, for example the time of the method.
+        group: a key of COLOURS.
+    """
+
+    method: str
     ratio: float
     figure: str
     group: str = ""
@@ -76,7 +93,12 @@ class Bar:
 
 @dataclass(frozen=True)
 class Chart:
-    """What is drawn: `title` says what was measured, `baseline` what has the ratio 1, its precision included."""
+    """The content of a chart.
+
+    Attributes:
+        title: what was measured.
+        baseline: the method with ratio 1, including its precision.
+    """
 
     title: str
     baseline: str
@@ -84,7 +106,7 @@ class Chart:
 
 
 def draw(chart: Chart, path: Path) -> None:
-    """A PNG of horizontal bars, in order from above, with their values at their ends."""
+    """Draw a PNG of horizontal bars from top to bottom, with their values at their ends."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -97,11 +119,11 @@ def draw(chart: Chart, path: Path) -> None:
     ratios, colours = [bar.ratio for bar in bars], [COLOURS[bar.group] for bar in bars]
     drawn = axes.barh(range(len(bars)), ratios, height=0.72, color=colours)
     axes.bar_label(drawn, [f"{bar.ratio:.1f}x   {bar.figure}" for bar in bars], padding=5, fontsize=10)
-    axes.set_yticks(range(len(bars)), [bar.way for bar in bars], fontsize=11)
+    axes.set_yticks(range(len(bars)), [bar.method for bar in bars], fontsize=11)
     axes.invert_yaxis()
     longest = max(len(bar.figure) for bar in bars)
-    axes.set_xlim(0, (1.2 + 0.019 * longest) * max(ratios))  # room for the values
-    axes.xaxis.set_visible(False)  # the values say it
+    axes.set_xlim(0, (1.2 + 0.019 * longest) * max(ratios))  # leaves space for the values
+    axes.xaxis.set_visible(False)  # the values are at the bars
     axes.spines[["top", "right", "bottom"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, format="png")

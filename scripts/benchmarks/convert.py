@@ -1,4 +1,4 @@
-"""nuScenes to records: `senna convert` against the devkit's own calls, sample by sample and box by box."""
+"""Benchmark of the conversion of nuScenes: `senna convert` against calls of the devkit, sample by sample and box by box."""
 
 import argparse
 import contextlib
@@ -25,7 +25,7 @@ from senna.navigation import command_to
 from senna.templates import load_templates
 from senna.views import VIEWS, view_of
 
-from .common import BASELINE, Bar, Chart, embedded_world, print_table, summarise, time_ways
+from .common import BASELINE, Bar, Chart, embedded_world, print_table, summarize, time_methods
 
 DEVKIT = "devkit, sample by sample"
 
@@ -33,35 +33,39 @@ DEVKIT = "devkit, sample by sample"
 def devkit_facts(
     tables: Any, messages: Any, scene: str, sample: dict[str, Any]
 ) -> tuple[str, str, float, dict[str, Any]]:
-    """A key frame's plan, command, speed by the CAN bus, and {object: (view, what it does)}, by the devkit's own calls alone:
-    sample by sample and box by box, the CAN bus file read for each sample, as converters of this field do.
+    """Compute the facts of a key frame with calls of the devkit alone.
 
-    `messages`: a NuScenesCanBus, None where the data set has none.
+    Like other converters, it goes sample by sample and box by box, and reads the CAN bus file for each sample.
+
+    Args:
+        messages: a NuScenesCanBus; None for a data set without a CAN bus.
+
+    Returns:
+        The plan, the command, the speed of the CAN bus in m/s (NaN if unknown) and {annotation token: (view, meta-action)}.
     """
 
     def lidar_pose(sample: dict[str, Any]) -> tuple[Any, Any]:
         data = tables.get("sample_data", sample["data"]["LIDAR_TOP"])
         ego = tables.get("ego_pose", data["ego_pose_token"])
         mount = tables.get("calibrated_sensor", data["calibrated_sensor_token"])
-        turn = Quaternion(ego["rotation"])
-        return np.array(ego["translation"]) + turn.rotate(mount["translation"]), turn * Quaternion(mount["rotation"])
+        rotation = Quaternion(ego["rotation"])
+        translation = np.array(ego["translation"]) + rotation.rotate(mount["translation"])
+        return translation, rotation * Quaternion(mount["rotation"])
 
-    origin, turn = lidar_pose(sample)
+    origin, rotation = lidar_pose(sample)
     future, later = [], sample
     for _ in range(COMMAND_STEPS):
         if later["next"]:
             later = tables.get("sample", later["next"])
-            future.append(turn.inverse.rotate(lidar_pose(later)[0] - origin)[:2])
+            future.append(rotation.inverse.rotate(lidar_pose(later)[0] - origin)[:2])
     last = future[-1] if future else np.zeros(2)
     plan = _label(future[:FUTURE_STEPS]) if len(future) >= FUTURE_STEPS else ""
     _, boxes, _ = tables.get_sample_data(sample["data"]["LIDAR_TOP"])
     for view in VIEWS:
-        tables.get_sample_data(
-            sample["data"][f"CAM_{view.upper().replace(' ', '_')}"]
-        )  # the boxes that each camera sees
+        tables.get_sample_data(sample["data"][f"CAM_{view.upper().replace(' ', '_')}"])  # the boxes in each camera
     speed = float("nan")
     if messages is not None:
-        with contextlib.suppress(FileNotFoundError):  # of a scene that the CAN bus has nothing of
+        with contextlib.suppress(FileNotFoundError):  # some scenes have no CAN bus data
             poses = [pose for pose in messages.get_messages(scene, "pose") if pose["utime"] <= sample["timestamp"]]
             speed = float(np.hypot(*poses[-1]["vel"][:2])) if poses else speed
     agents = [agent for box in boxes if (agent := _devkit_agent(tables, box))]
@@ -69,12 +73,12 @@ def devkit_facts(
 
 
 def _devkit_agent(tables: Any, box: Any) -> tuple[str, tuple[str, str]] | None:
-    """(its token, (view, what it does)), of a box in the lidar's frame; None of an object that nobody saw."""
+    """Return (token, (view, meta-action)) of a box in lidar coordinates; None if no sensor point hit the object."""
     annotation = tables.get("sample_annotation", box.token)
     if not annotation["num_lidar_pts"] + annotation["num_radar_pts"]:
         return None
     tables.box_velocity(box.token)
-    walks = category_of(annotation["category_name"]).group == "pedestrian"
+    is_pedestrian = category_of(annotation["category_name"]).group == "pedestrian"
     future, later = [], annotation
     for _ in range(FUTURE_STEPS):
         if later["next"]:
@@ -83,8 +87,8 @@ def _devkit_agent(tables: Any, box: Any) -> tuple[str, tuple[str, str]] | None:
             then.translate([-value for value in annotation["translation"]])
             then.rotate(Quaternion(annotation["rotation"]).inverse)
             future.append((-then.center[1], then.center[0]))  # x right, y forward
-    wholly = len(future) == FUTURE_STEPS
-    plan = _label(future, PEDESTRIAN_STOP_SPEED if walks else STOP_SPEED) if wholly else ""
+    is_complete = len(future) == FUTURE_STEPS
+    plan = _label(future, PEDESTRIAN_STOP_SPEED if is_pedestrian else STOP_SPEED) if is_complete else ""
     return box.token, (view_of(*box.center[:2].tolist()), plan)
 
 
@@ -93,7 +97,7 @@ def _label(future: Sequence[Any], stop: float = 2.0) -> str:
 
 
 def convert_here(root: Path, version: str, folder: Path) -> int:
-    """All that `senna convert` does up to its files, tables read and records written; returns how many frames."""
+    """Convert like `senna convert`, from reading the tables to writing the records, and return the number of frames."""
     source = Source(load_tables(root, version), can_bus_folder(None, root))
     scenes = plan_scenes(source.tables, scenes_of(root, version))
     with contextlib.redirect_stdout(io.StringIO()):
@@ -103,7 +107,7 @@ def convert_here(root: Path, version: str, folder: Path) -> int:
 
 
 def convert_by_devkit(root: Path, version: str) -> dict[str, tuple[str, str, float, dict[str, Any]]]:
-    """{sample token: devkit_facts} of a whole data set, its tables read."""
+    """Return {sample token: devkit_facts} of a data set, including the time to read its tables."""
     tables = NuScenes(version, str(root), verbose=False)
     messages = NuScenesCanBus(str(root)) if (root / "can_bus").is_dir() else None
     found = {}
@@ -117,7 +121,7 @@ def convert_by_devkit(root: Path, version: str) -> dict[str, tuple[str, str, flo
 
 
 def compare_facts(root: Path, version: str) -> dict[str, int]:
-    """How many plans, commands and objects' views and labels differ between both ways, and of how many."""
+    """Return the numbers of frames, of objects, and of facts (plans and commands, views and labels) that differ."""
     theirs, counts = convert_by_devkit(root, version), {"frames": 0, "objects": 0, "differ": 0}
     for frame in read_frames(root, version):
         plan, command, _, agents = theirs[frame.token]
@@ -130,25 +134,25 @@ def compare_facts(root: Path, version: str) -> dict[str, int]:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Time the converter, end to end, and the same facts by the devkit's own calls; compare what they say."""
+    """Time the converter from end to end and the devkit's calls for the same facts, and compare the facts."""
     root, version = arguments.nuscenes or embedded_world(), arguments.version
     compared = compare_facts(root, version)
     with tempfile.TemporaryDirectory() as folder:
         count = iter(range(1000))
-        ways = {
+        methods = {
             DEVKIT: lambda _: convert_by_devkit(root, version),
             "senna convert": lambda _: convert_here(root, version, Path(folder) / str(next(count))),
         }
-        summary = summarise(time_ways(ways, [root], arguments.repeats), DEVKIT)
+        summary = summarize(time_methods(methods, [root], arguments.repeats), DEVKIT)
     frames = compared["frames"]
     for figures in summary.values():
         figures |= {"ms": figures["ms"] / frames, "per_second": figures["per_second"] * frames}
     print(
-        f"{root}, {version}: {frames} frames x {arguments.repeats}, one process, tables read in each; senna convert also "
-        "captions from the annotations and writes the records; the devkit's way stops at the facts"
+        f"{root}, {version}: {frames} frames x {arguments.repeats}, one process, including reading the tables; senna convert "
+        "also writes the records with captions from the annotations, the devkit's calls end with the facts"
     )
-    rows = [(way, f"{f['ms']:.2f}", f"{f['per_second']:.0f}", f"{f['ratio']:.1f}x") for way, f in summary.items()]
-    print_table(("way", "ms/frame", "frames/s", "speed"), rows)
+    rows = [(method, f"{f['ms']:.2f}", f"{f['per_second']:.0f}", f"{f['ratio']:.1f}x") for method, f in summary.items()]
+    print_table(("method", "ms/frame", "frames/s", "speed"), rows)
     print(
         f"plans, commands, views and labels that differ: {compared['differ']} of {frames} frames, {compared['objects']} objects"
     )
@@ -157,10 +161,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def chart_of(figures: dict[str, Any]) -> Chart:
     return Chart(
-        f"nuScenes to planning QA, {figures['frames']} frames, one process, tables read in each",
-        "the same facts by nuscenes-devkit's calls",
+        f"nuScenes to planning QA, {figures['frames']} frames, one process, including reading the tables",
+        "calls of nuscenes-devkit for the same facts",
         [
-            Bar(way, f["ratio"], f"{f['ms']:.1f} ms a frame", BASELINE if way == DEVKIT else "")
-            for way, f in figures["ways"].items()
+            Bar(method, f["ratio"], f"{f['ms']:.1f} ms a frame", BASELINE if method == DEVKIT else "")
+            for method, f in figures["ways"].items()
         ],
     )

@@ -1,4 +1,4 @@
-"""Deciding on a meta-action: one forward over the twenty answers against greedy decoding, same frames, batch and precision."""
+"""Benchmark of the prediction of plans: one forward pass over the twenty answers against greedy decoding."""
 
 import argparse
 import tempfile
@@ -15,21 +15,21 @@ from senna.model.config import IGNORE_INDEX
 from senna.synthetic.tiny.tokenizer import make_tokenizer
 
 from . import published
-from .common import BASELINE, Bar, Chart, print_table, summarise, time_ways
-from .models import PRECISIONS, Geometry, pictures, precisions_here, set_attention
+from .common import BASELINE, Bar, Chart, print_table, summarize, time_methods
+from .models import PRECISIONS, Geometry, precisions_here, random_images, set_attention
 from .synthetic import PLAN_QUESTION, Item, answers, plan_frame
 
 ANSWER_TOKENS = [len(answer) for answer in answers()]
-DECODED = round(sum(ANSWER_TOKENS) / len(ANSWER_TOKENS))  # tokens of a mean answer, its end included
+DECODED = round(sum(ANSWER_TOKENS) / len(ANSWER_TOKENS))  # mean number of tokens of an answer, including its end
 
 
 def build(geometry: Geometry, precision: str) -> SennaLlavaLlamaForCausalLM:
-    """A model with random weights, the same each time, all of it in the precision, in evaluation mode."""
+    """Return a model in evaluation mode with fixed random weights, all of them in the precision."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = SennaLlavaLlamaForCausalLM(geometry.config())
     model.config.use_cache = model.generation_config.use_cache = True
-    model.config.eos_token_id = model.generation_config.eos_token_id = None  # so many tokens, whatever they are
+    model.config.eos_token_id = model.generation_config.eos_token_id = None  # decode a fixed number of tokens
     return model.to(PRECISIONS[precision]).eval()
 
 
@@ -64,7 +64,7 @@ def decoding_as_published(model: SennaLlavaLlamaForCausalLM, frames: list[Item])
 
 
 def same_text(model: SennaLlavaLlamaForCausalLM, frames: list[Item]) -> bool:
-    """Whether both ways of decoding say the same."""
+    """Return whether the published decoding and ours give the same tokens."""
     prompts, images = inputs_of(model, frames)
     set_attention(model, "eager")
     theirs = published.greedy(model, prompts, images, DECODED)
@@ -73,7 +73,7 @@ def same_text(model: SennaLlavaLlamaForCausalLM, frames: list[Item]) -> bool:
 
 
 def inputs_of(model: SennaLlavaLlamaForCausalLM, frames: list[Item]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Prompts (B, T) and images (B, V, 3, H, W)."""
+    """Return prompts (B, T) and images (B, V, 3, H, W)."""
     images = torch.stack([frame["images"] for frame in frames]).to(model.dtype)
     return torch.stack([prompt_of(frame) for frame in frames]), images
 
@@ -90,35 +90,36 @@ def generate(model: SennaLlavaLlamaForCausalLM, prompts: torch.Tensor, images: t
 
 
 def prompt_of(frame: Item) -> torch.Tensor:
-    """LongTensor (T,): a frame's question without an answer."""
+    """Return the tokens of the question without an answer, LongTensor (T,)."""
     return frame["records"][0]["input_ids"][: -len(frame["answers"][0])]
 
 
 def largest_difference(model: SennaLlavaLlamaForCausalLM, scorer: PlanScorer, frame: Item) -> float:
-    """Of any answer's log-probability, scored together and by itself."""
+    """Return the largest difference between the log-probabilities of answers scored together and separately."""
     set_attention(model, "split")
     together = scorer.score(scorer.collate([frame]))[0].log_probs
     set_attention(model, "sdpa")
-    worst = 0.0
+    largest = 0.0
     for record, answer, log_prob in zip(frame["records"], frame["answers"], together, strict=True):
         ids, labels = record["input_ids"][None], torch.full_like(record["input_ids"], IGNORE_INDEX)[None]
         labels[:, -len(answer) :] = torch.tensor(answer)
         with torch.inference_mode():
-            alone = model(input_ids=ids, labels=labels, images=frame["images"][None])
-        worst = max(worst, abs(float(alone.sample_losses[0]) + float(log_prob)))
-    return worst
+            separate = model(input_ids=ids, labels=labels, images=frame["images"][None])
+        largest = max(largest, abs(float(separate.sample_losses[0]) + float(log_prob)))
+    return largest
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Time the methods on the same frames in the precisions that the processor supports, and compare their results."""
     torch.set_num_threads(arguments.threads)
-    geometry = Geometry.of(arguments)
+    geometry = Geometry.from_arguments(arguments)
     generator = torch.Generator().manual_seed(0)
-    frames = [plan_frame(geometry, pictures(6, geometry, generator), generator) for _ in range(arguments.batch)]
+    frames = [plan_frame(geometry, random_images(6, geometry, generator), generator) for _ in range(arguments.batch)]
     precisions = precisions_here()
     print(f"{geometry}; {arguments.threads} threads; {arguments.batch} frames a batch")
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = make_tokenizer(folder)
-    ways, difference = {}, 0.0
+    methods, difference = {}, 0.0
     for precision in precisions:
         model = build(geometry, precision)
         scorer = PlanScorer(model, tokenizer, pack_attention="split")
@@ -126,12 +127,12 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             difference = largest_difference(model, scorer, frames[0])
             if not same_text(model, frames):
                 raise SennaError(
-                    "greedy decoding as published says something else than ours: the figures would mean nothing"
+                    "the published greedy decoding and ours give different tokens, so they are not comparable"
                 )
-        ways[f"greedy decoding as published, {precision}"] = decoding_as_published(model, frames)
-        ways[f"greedy decoding, {precision}"] = decoding(model, frames)
-        ways[f"twenty scores, {precision}"] = scoring(model, scorer, frames)
-    summary = summarise(time_ways(ways, ["batch"], arguments.repeats), "greedy decoding, fp32")
+        methods[f"greedy decoding as published, {precision}"] = decoding_as_published(model, frames)
+        methods[f"greedy decoding, {precision}"] = decoding(model, frames)
+        methods[f"twenty scores, {precision}"] = scoring(model, scorer, frames)
+    summary = summarize(time_methods(methods, ["batch"], arguments.repeats), "greedy decoding, fp32")
     for label, figures in summary.items():
         precision = label.rsplit(", ", 1)[1]
         figures["ms"] /= arguments.batch
@@ -145,10 +146,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         ],
     )
     print(
-        f"{DECODED} tokens decoded after a prompt of {PLAN_QUESTION} tokens and 6 x {geometry.view_tokens} of views; "
+        f"{DECODED} tokens decoded after a prompt of {PLAN_QUESTION} text tokens and 6 x {geometry.view_tokens} view tokens; "
         f"{sum(ANSWER_TOKENS)} tokens of {len(ALL_META_ACTIONS)} answers"
     )
-    print(f"largest difference of a log-probability to separate scoring in fp32: {difference:.1e}")
+    print(f"largest difference of a log-probability from separate scoring in fp32: {difference:.1e}")
     return {
         "speedup": summary["twenty scores, fp32"]["same_precision_ratio"],
         "speedup_bf16": summary.get("twenty scores, bf16", {}).get("same_precision_ratio"),
@@ -160,11 +161,11 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 def chart_of(figures: dict[str, Any]) -> Chart:
     bars = []
     for label, found in figures["ways"].items():
-        way, precision = label.rsplit(", ", 1)
-        group = BASELINE if way == "greedy decoding" else precision
+        method, precision = label.rsplit(", ", 1)
+        group = BASELINE if method == "greedy decoding" else precision
         bars.append(Bar(label, found["same_precision_ratio"], f"{found['ms']:.0f} ms a frame", group))
     return Chart(
-        "Deciding on a meta-action: the probabilities of all twenty in one forward",
+        "Prediction of a plan: the probabilities of all twenty in one forward pass",
         "greedy decoding in the same precision",
         bars,
     )

@@ -1,4 +1,4 @@
-"""Image file to the vision tower's input: the published way (Pillow, transformers) against ours."""
+"""Benchmark of image files to the vision tower's input: the published method (Pillow, transformers) against ours."""
 
 import argparse
 import statistics
@@ -15,50 +15,61 @@ from transformers import CLIPImageProcessorPil
 from senna.data.images import DECODERS, PixelRules, load_image, load_pixels
 from senna.errors import UsageError
 
-from .common import BASELINE, Bar, Chart, print_table, summarise, time_ways
+from .common import BASELINE, Bar, Chart, print_table, summarize, time_methods
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 TOWER_SIZE = 336
 
 
-def draw_pictures(folder: Path, count: int) -> None:
-    """Road-like 1600x900 JPEGs of a camera's usual size in bytes: soft shading, hard edges, a little grain."""
+def draw_images(folder: Path, count: int) -> None:
+    """Draw 1600x900 JPEGs with soft shading, hard edges and some noise, about as large as those of a camera."""
     for number in range(count):
         generator = np.random.default_rng(number)
         coarse = generator.integers(60, 200, (9, 16, 3), dtype=np.uint8)
-        picture = Image.fromarray(coarse).resize((1600, 900), Image.Resampling.BICUBIC)
-        draw = ImageDraw.Draw(picture)
+        image = Image.fromarray(coarse).resize((1600, 900), Image.Resampling.BICUBIC)
+        draw = ImageDraw.Draw(image)
         for _ in range(60):
             x, y, width, height = (int(v) for v in generator.integers((0, 0, 8, 8), (1600, 900, 240, 160)))
             shape = draw.rectangle if generator.random() < 0.6 else draw.ellipse
             shape((x, y, x + width, y + height), fill=tuple(int(v) for v in generator.integers(0, 256, 3)))
-        grain = generator.normal(0, 1.5, (900, 1600, 1))
-        pixels = np.clip(np.asarray(picture) + grain, 0, 255).astype(np.uint8)
+        noise = generator.normal(0, 1.5, (900, 1600, 1))
+        pixels = np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(folder / f"drawn_{number:02d}.jpg", quality=85)
 
 
-def find_pictures(folder: Path, count: int) -> list[Path]:
-    """At most `count` pictures, spread evenly over the folder and those below it, in order of their paths."""
+def find_images(folder: Path, count: int) -> list[Path]:
+    """Return at most `count` images, evenly spaced in the sorted list of all images in the folder and its subfolders.
+
+    Raises:
+        UsageError: there is no such folder, or no image in it.
+    """
     if not folder.is_dir():
-        raise UsageError(f"--images {folder}: no such folder; give one that holds JPEGs, or leave the flag out")
+        raise UsageError(
+            f"--images {folder}: no such folder", remedy="give a folder that holds JPEGs, or leave the flag out"
+        )
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
     if not found:
-        raise UsageError(f"--images {folder}: no picture in it or below it; give a folder that holds JPEGs")
+        raise UsageError(f"--images {folder} holds no image", remedy="give a folder that holds JPEGs")
     count = min(count, len(found))
     return [found[number * len(found) // count] for number in range(count)]
 
 
 def original_pixels(path: Path, processor: Any, **options: Any) -> Any:
-    """The published way: Pillow opens and pads to a square of the mean colour, transformers does the rest."""
-    picture = Image.open(path).convert("RGB")
-    side = max(picture.size)
+    """Prepare an image as published: Pillow decodes and pads it to a square of the mean colour, transformers does the rest."""
+    image = Image.open(path).convert("RGB")
+    side = max(image.size)
     square = Image.new("RGB", (side, side), tuple(int(level * 255) for level in processor.image_mean))
-    square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return processor.preprocess(square, return_tensors="pt", **options)["pixel_values"][0]
 
 
 def compare_pixels(paths: Sequence[Path], processor: Any, decode: str) -> dict[str, float | bool]:
-    """How far `decode` strays from the original: in levels, shares of pixels (any channel) and values, and floats."""
+    """Compare the pixels of a decoder to the original ones.
+
+    Returns:
+        The largest difference in levels, the shares of pixels (in any channel) and of values that differ, and whether the
+        normalized floats are equal.
+    """
     rules = PixelRules.from_processor(processor)
     levels, pixels, values, equal = 0, [], [], True
     for path in paths:
@@ -79,32 +90,43 @@ def compare_pixels(paths: Sequence[Path], processor: Any, decode: str) -> dict[s
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Time and compare the ways from a file to the vision tower's input, padded, on one thread."""
+    """Time and compare the methods, with padding, on one thread."""
     torch.set_num_threads(1)
     processor = CLIPImageProcessorPil(
         size={"shortest_edge": TOWER_SIZE}, crop_size={"height": TOWER_SIZE, "width": TOWER_SIZE}
     )
     with tempfile.TemporaryDirectory() as drawn:
         if arguments.images is None:
-            print("No --images given: drawing twelve 1600x900 JPEGs. Real camera images may differ by some per cent.")
-            draw_pictures(Path(drawn), 12)
-        paths = find_pictures(arguments.images or Path(drawn), arguments.count)
-        ways = {"original": lambda path: original_pixels(path, processor)}
-        ways |= {way: lambda path, way=way: load_image(path, processor, decode=way) for way in DECODERS}
-        summary = summarise(time_ways(ways, paths, arguments.repeats), "original")
-        for way in DECODERS:
-            summary[way] |= compare_pixels(paths, processor, way)
+            print("No --images given: drawing twelve 1600x900 JPEGs. Camera images may give slightly other figures.")
+            draw_images(Path(drawn), 12)
+        paths = find_images(arguments.images or Path(drawn), arguments.count)
+        methods = {"original": lambda path: original_pixels(path, processor)}
+        methods |= {
+            method: lambda path, method=method: load_image(path, processor, decode=method) for method in DECODERS
+        }
+        summary = summarize(time_methods(methods, paths, arguments.repeats), "original")
+        for method in DECODERS:
+            summary[method] |= compare_pixels(paths, processor, method)
     print(
         f"{len(paths)} images x {arguments.repeats}, one thread, padded to {TOWER_SIZE}; original: Pillow, transformers"
     )
     rows = []
-    for way, figures in summary.items():
-        row = [way, f"{figures['ms']:.2f}", f"{figures['per_second']:.0f}", f"{figures['ratio']:.2f}x"]
-        if way != "original":
+    for method, figures in summary.items():
+        row = [method, f"{figures['ms']:.2f}", f"{figures['per_second']:.0f}", f"{figures['ratio']:.2f}x"]
+        if method != "original":
             shares = (f"{figures[f'{kind}_share_of_pixels']:.3%}" for kind in ("mean", "worst"))
             row += [str(figures["max_levels"]), *shares, "yes" if figures["floats_equal"] else "no"]
         rows.append(row + [""] * (8 - len(row)))
-    header = ("way", "ms/image", "images/s", "speed", "max level off", "pixels off, mean", "worst image", "same floats")
+    header = (
+        "method",
+        "ms/image",
+        "images/s",
+        "speed",
+        "max level off",
+        "pixels off, mean",
+        "worst image",
+        "same floats",
+    )
     print_table(header, rows)
     return {
         "benchmark": "images",
@@ -117,12 +139,17 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def chart_of(figures: dict[str, Any]) -> Chart:
-    names = {"original": "original", "exact": "exact, the same bits", "fast": "fast, a level off here and there"}
+    names = {"original": "original", "exact": "exact, the same bits", "fast": "fast, some pixels differ by a level"}
     return Chart(
         f"Camera image to vision tower input, {TOWER_SIZE} pixels, padded, one thread",
         "Pillow and transformers' processor",
         [
-            Bar(names.get(way, way), f["ratio"], f"{f['ms']:.1f} ms an image", BASELINE if way == "original" else "")
-            for way, f in figures["ways"].items()
+            Bar(
+                names.get(method, method),
+                f["ratio"],
+                f"{f['ms']:.1f} ms an image",
+                BASELINE if method == "original" else "",
+            )
+            for method, f in figures["ways"].items()
         ],
     )

@@ -1,4 +1,4 @@
-"""Models with random weights, frozen and held in a precision as `senna train` does, and batches of random pixels."""
+"""Models with random weights, frozen and cast as in `senna train`, and random images."""
 
 import argparse
 import contextlib
@@ -13,19 +13,19 @@ from transformers import CLIPVisionConfig
 
 from senna.model import SennaConfig, SennaLlavaLlamaForCausalLM
 from senna.model.packed_attention import PACKED, use_packed_attention
-from senna.synthetic.tiny.train_llm import ReadingRecipe
-from senna.synthetic.tiny.train_tower import SeeingRecipe
+from senna.synthetic.tiny.train_llm import LlmRecipe
+from senna.synthetic.tiny.train_tower import TowerRecipe
 from senna.train.build_model import freeze
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MAX_LENGTH = 2048
-BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # as Linux calls them; the last is ARM's
-FOR_THE_LOG = {"kinds", "samples", "bad_samples", "tokens", "unpacked_tokens", "places", "cut"}  # of a batch
+BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # names in Linux's /proc/cpuinfo; the last is ARM's
+LOG_KEYS = {"kinds", "samples", "bad_samples", "tokens", "unpacked_tokens", "places", "cut"}  # not for `forward`
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Sizes of a model: heads are 64 wide in the LLM and the tower unless told."""
+    """Sizes of a model."""
 
     hidden: int = 512
     layers: int = 8
@@ -40,8 +40,8 @@ class Geometry:
     view_tokens: int = 128
 
     @classmethod
-    def of(cls, arguments: argparse.Namespace) -> "Geometry":
-        """As the hidden flags say; what they do not say follows from the LLM's width, as in the default."""
+    def from_arguments(cls, arguments: argparse.Namespace) -> "Geometry":
+        """Take the sizes from the hidden flags and derive the others from the LLM's width, as in the default."""
         hidden = arguments.hidden
         return cls(
             hidden=hidden,
@@ -58,20 +58,20 @@ class Geometry:
 
     @classmethod
     def tiny(cls) -> "Geometry":
-        """The tiny preset's."""
-        reading, seeing = ReadingRecipe(), SeeingRecipe()
+        """Return the sizes of the tiny preset."""
+        llm, tower = LlmRecipe(), TowerRecipe()
         return cls(
-            hidden=reading.hidden_size,
-            layers=reading.layers,
-            heads=reading.heads,
-            intermediate=reading.hidden_size * 11 // 4,
-            vocabulary=reading.vocab_size,
-            tower_hidden=seeing.hidden_size,
-            tower_layers=seeing.layers,
-            tower_heads=seeing.hidden_size // 32,
-            image_size=seeing.image_size,
-            patch_size=seeing.patch_size,
-            view_tokens=reading.places,
+            hidden=llm.hidden_size,
+            layers=llm.layers,
+            heads=llm.heads,
+            intermediate=llm.hidden_size * 11 // 4,
+            vocabulary=llm.vocab_size,
+            tower_hidden=tower.hidden_size,
+            tower_layers=tower.layers,
+            tower_heads=tower.hidden_size // 32,
+            image_size=tower.image_size,
+            patch_size=tower.patch_size,
+            view_tokens=llm.prefix_positions,
         )
 
     def __str__(self) -> str:
@@ -108,7 +108,7 @@ class Geometry:
 
 
 def build(geometry: Geometry, precision: str, stage: int, checkpointing: bool = True) -> SennaLlavaLlamaForCausalLM:
-    """A model in training mode whose frozen part is in the precision, its trained part in fp32; the same weights each time."""
+    """Return a model in training mode with fixed random weights: frozen ones in the precision, trained ones in fp32."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = SennaLlavaLlamaForCausalLM(geometry.config())
@@ -130,34 +130,34 @@ def build(geometry: Geometry, precision: str, stage: int, checkpointing: bool = 
 
 
 def model_inputs(batch: dict[str, Any]) -> dict[str, Any]:
-    """What of a collator's batch `forward` takes."""
-    return {key: value for key, value in batch.items() if key not in FOR_THE_LOG}
+    """Return the entries of a collator's batch that `forward` takes."""
+    return {key: value for key, value in batch.items() if key not in LOG_KEYS}
 
 
 def set_attention(model: SennaLlavaLlamaForCausalLM, kind: str) -> None:
-    """`sdpa` or `eager` in tower and LLM, or a kind of packed attention in the LLM and sdpa in the tower."""
+    """Set `sdpa` or `eager` in the tower and the LLM, or a kind of packed attention in the LLM and sdpa in the tower."""
     model.set_attn_implementation("eager" if kind == "eager" else "sdpa")
     if kind in PACKED:
         use_packed_attention(model, kind)
 
 
 def autocast(precision: str) -> AbstractContextManager:
-    """What the Trainer computes in under `--bf16 True` on a CPU."""
+    """Return the autocast context that the Trainer uses on a CPU under `--bf16 True`; none for fp32."""
     return contextlib.nullcontext() if precision == "fp32" else torch.autocast("cpu", PRECISIONS[precision])
 
 
 def precisions_here() -> list[str]:
-    """fp32, and bf16 where the processor computes in it; elsewhere it is emulated, and its time no figure."""
+    """Return fp32, and bf16 if the processor supports it; emulated bf16 would give meaningless times."""
     try:
         words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
     except OSError:
         words = set()
     if words & BF16_FLAGS:
         return ["fp32", "bf16"]
-    print("This processor does not compute in bf16 (no avx512_bf16, no amx_bf16): fp32 only.")
+    print("This processor does not support bf16 (no avx512_bf16, no amx_bf16): fp32 only.")
     return ["fp32"]
 
 
-def pictures(count: int, geometry: Geometry, generator: torch.Generator) -> torch.Tensor:
-    """float32 (count, 3, H, W)."""
+def random_images(count: int, geometry: Geometry, generator: torch.Generator) -> torch.Tensor:
+    """Return random images, float32 (count, 3, H, W)."""
     return torch.randn(count, 3, geometry.image_size, geometry.image_size, generator=generator)

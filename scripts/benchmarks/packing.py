@@ -1,4 +1,4 @@
-"""Forward and backward of training: a frame's questions packed against one by one; captions packed against padded."""
+"""Benchmark of forward and backward passes: the questions of a frame packed or unpacked, captions packed or padded."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -10,97 +10,98 @@ import torch
 from senna.data.collate import Collator, PackCollator
 from senna.model import SennaLlavaLlamaForCausalLM
 
-from .common import BASELINE, Bar, Chart, print_table, summarise, time_ways
-from .models import MAX_LENGTH, Geometry, autocast, build, model_inputs, pictures, precisions_here, set_attention
-from .synthetic import DRAWN_CAPTIONS, QUESTIONS, REAL_CAPTIONS, batches, captions, frame, one_by_one
+from .common import BASELINE, Bar, Chart, print_table, summarize, time_methods
+from .models import MAX_LENGTH, Geometry, autocast, build, model_inputs, precisions_here, random_images, set_attention
+from .synthetic import DRAWN_CAPTIONS, QUESTIONS, REAL_CAPTIONS, batches, captions, frame, unpack_samples
 
 PACK_TOKENS = 4096
-BATCH = 8  # questions, one by one: the published batch of stages 2 and 3
-CAPTIONS = 32  # a batch of stage 1
+BATCH = 8  # unpacked questions: the published batch size of stages 2 and 3
+CAPTIONS = 32  # batch size of stage 1
 PAD = 0
 
 
 @dataclass(frozen=True)
-class Way:
-    """Batches that together are a round's records, and the attention they are computed with."""
+class Method:
+    """The batches of a round, and the kind of attention."""
 
     batches: Sequence[dict[str, Any]]
     attention: str
 
     @property
     def tokens(self) -> int:
-        """What the model sees, views included, padding not."""
+        """Number of tokens, including views and without padding."""
         return sum(batch["tokens"] for batch in self.batches)
 
     @property
     def padding(self) -> float:
+        """Share of the positions that are padding."""
         return 1 - self.tokens / sum(batch["places"] for batch in self.batches)
 
 
-def accumulate(model: SennaLlavaLlamaForCausalLM, way: Way, precision: str) -> None:
-    """The gradient of the mean loss over all targets of the way's batches, left in the parameters."""
-    targets = sum(int((batch["labels"] != -100).sum()) for batch in way.batches)
+def accumulate(model: SennaLlavaLlamaForCausalLM, method: Method, precision: str) -> None:
+    """Accumulate the gradient of the mean loss over all targets of all batches in the parameters."""
+    targets = sum(int((batch["labels"] != -100).sum()) for batch in method.batches)
     model.zero_grad(set_to_none=True)
-    for batch in way.batches:
+    for batch in method.batches:
         with autocast(precision):
             loss = model(**model_inputs(batch), num_items_in_batch=targets).loss
         loss.backward()
 
 
-def gradients(model: SennaLlavaLlamaForCausalLM, way: Way) -> dict[str, torch.Tensor]:
-    """{name: gradient} of what is trained, in fp32."""
-    set_attention(model, way.attention)
-    accumulate(model, way, "fp32")
+def gradients(model: SennaLlavaLlamaForCausalLM, method: Method) -> dict[str, torch.Tensor]:
+    """Return {name: gradient} of the trained parameters in fp32."""
+    set_attention(model, method.attention)
+    accumulate(model, method, "fp32")
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
     model.zero_grad(set_to_none=True)
     return found
 
 
 def largest_difference(ours: dict[str, torch.Tensor], reference: dict[str, torch.Tensor]) -> float:
-    """The worst parameter's relative L2 distance."""
+    """Return the largest relative L2 distance of the gradient of a parameter."""
     return max(float((ours[name] - gradient).norm() / gradient.norm()) for name, gradient in reference.items())
 
 
-def stepper(model: SennaLlavaLlamaForCausalLM, way: Way, precision: str) -> Callable[[Any], None]:
+def stepper(model: SennaLlavaLlamaForCausalLM, method: Method, precision: str) -> Callable[[Any], None]:
     def step(_: Any) -> None:
-        set_attention(model, way.attention)
-        accumulate(model, way, precision)
+        set_attention(model, method.attention)
+        accumulate(model, method, precision)
 
     return step
 
 
-def driving_ways(geometry: Geometry) -> dict[str, Way]:
-    """A frame's 13 questions one by one, in batches of 8, and packed."""
+def driving_methods(geometry: Geometry) -> dict[str, Method]:
+    """Return the methods for the 13 questions of a frame: unpacked in batches of 8, and packed."""
     generator = torch.Generator().manual_seed(0)
-    item = frame(geometry, pictures(6, geometry, generator), generator)
+    item = frame(geometry, random_images(6, geometry, generator), generator)
     collator = Collator(PAD, MAX_LENGTH, geometry.view_tokens)
     packed = PackCollator(PAD, MAX_LENGTH, geometry.view_tokens, PACK_TOKENS)([item])
     return {
-        "unpacked": Way([collator(batch) for batch in batches(one_by_one([item]), BATCH)], "sdpa"),
-        "packed (split)": Way([packed], "split"),
-        "packed (dense)": Way([packed], "dense"),
+        "unpacked": Method([collator(batch) for batch in batches(unpack_samples([item]), BATCH)], "sdpa"),
+        "packed (split)": Method([packed], "split"),
+        "packed (dense)": Method([packed], "dense"),
     }
 
 
 def time_driving(geometry: Geometry, precisions: Sequence[str], repeats: int) -> dict[str, Any]:
-    """The figures of stage 2: everything but the tower trains."""
-    ways = driving_ways(geometry)
+    """Return the figures of stage 2, in which everything but the tower is trained."""
+    methods = driving_methods(geometry)
     models = {precision: build(geometry, precision, stage=2) for precision in precisions}
-    reference, *packed = (gradients(models["fp32"], way) for way in ways.values())
+    reference, *packed = (gradients(models["fp32"], method) for method in methods.values())
     split, dense = (largest_difference(found, reference) for found in packed)
     del reference, packed
     steps = {
-        f"{name}, {precision}": stepper(models[precision], way, precision)
+        f"{name}, {precision}": stepper(models[precision], method, precision)
         for precision in precisions
-        for name, way in ways.items()
+        for name, method in methods.items()
     }
     for name, step in steps.items():
-        if not name.endswith("fp32"):  # those have had their warm-up: a round takes as long as what is measured
+        if not name.endswith("fp32"):  # the gradients above were the warm-up of fp32
             step(None)
-    summary = summarise(time_ways(steps, ["frame"], repeats, warm_up=False), "unpacked, fp32")
+    summary = summarize(time_methods(steps, ["frame"], repeats, warm_up=False), "unpacked, fp32")
     for label, figures in summary.items():
         name, precision = label.rsplit(", ", 1)
-        figures |= per_record(figures, ways[name], len(QUESTIONS))
+        figures |= per_record(figures, methods[name], len(QUESTIONS))
         figures["same_precision_ratio"] = figures["ratio"] / summary[f"unpacked, {precision}"]["ratio"]
     return {
         "speedup": summary["packed (split), fp32"]["same_precision_ratio"],
@@ -111,51 +112,51 @@ def time_driving(geometry: Geometry, precisions: Sequence[str], repeats: int) ->
     }
 
 
-def per_record(figures: dict[str, float], way: Way, records: int) -> dict[str, float]:
-    """A round's time as time and speed per record, and what a round holds."""
+def per_record(figures: dict[str, float], method: Method, records: int) -> dict[str, float]:
+    """Convert the time of a round to figures per record, and add its numbers of tokens and its padding."""
     return {
         "ms": figures["ms"] / records,
         "per_second": figures["per_second"] * records,
-        "tokens": way.tokens,
-        "tokens_per_second": way.tokens / figures["ms"] * 1e3,
-        "padding": way.padding,
+        "tokens": method.tokens,
+        "tokens_per_second": method.tokens / figures["ms"] * 1e3,
+        "padding": method.padding,
     }
 
 
 def time_captions(
     geometry: Geometry, lengths: dict[int, int], repeats: int, checkpointing: bool
 ) -> dict[str, dict[str, float]]:
-    """The figures of stage 1 in fp32: projector and adapter train, a batch of 32 captions."""
+    """Return the figures of stage 1 in fp32, in which projector and adapter are trained, for a batch of 32 captions."""
     generator = torch.Generator().manual_seed(0)
-    items = captions(lengths, CAPTIONS, geometry, pictures(CAPTIONS, geometry, generator), generator)
-    ways = {
-        "padded": Way([Collator(PAD, MAX_LENGTH, geometry.view_tokens)(one_by_one(items))], "sdpa"),
-        "packed (split)": Way([PackCollator(PAD, MAX_LENGTH, geometry.view_tokens, PACK_TOKENS)(items)], "split"),
+    items = captions(lengths, CAPTIONS, geometry, random_images(CAPTIONS, geometry, generator), generator)
+    methods = {
+        "padded": Method([Collator(PAD, MAX_LENGTH, geometry.view_tokens)(unpack_samples(items))], "sdpa"),
+        "packed (split)": Method([PackCollator(PAD, MAX_LENGTH, geometry.view_tokens, PACK_TOKENS)(items)], "split"),
     }
     model = build(geometry, "fp32", stage=1, checkpointing=checkpointing)
-    reference, packed = (gradients(model, way) for way in ways.values())
-    steps = {name: stepper(model, way, "fp32") for name, way in ways.items()}
-    summary = summarise(time_ways(steps, ["captions"], repeats, warm_up=False), "padded")
+    reference, packed = (gradients(model, method) for method in methods.values())
+    steps = {name: stepper(model, method, "fp32") for name, method in methods.items()}
+    summary = summarize(time_methods(steps, ["captions"], repeats, warm_up=False), "padded")
     for name, figures in summary.items():
-        figures |= per_record(figures, ways[name], CAPTIONS)
+        figures |= per_record(figures, methods[name], CAPTIONS)
     summary["packed (split)"]["max_relative_gradient_difference"] = largest_difference(packed, reference)
     return summary
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Time packed against unpacked, in the precisions that the processor has, and compare their gradients."""
+    """Time packed against unpacked in the precisions that the processor supports, and compare their gradients."""
     torch.set_num_threads(arguments.threads)
-    geometry = Geometry.of(arguments)
+    geometry = Geometry.from_arguments(arguments)
     precisions = precisions_here()
     driving = time_driving(geometry, precisions, arguments.repeats)
     print(
-        f"stage 2, everything but the tower trains, gradient checkpointing; {geometry}\n"
+        f"stage 2, everything but the tower is trained, gradient checkpointing; {geometry}\n"
         f"a frame of {len(QUESTIONS)} questions x {arguments.repeats}, {arguments.threads} threads, forward and backward; "
-        f"one by one: batches of {BATCH}"
+        f"unpacked: batches of {BATCH}"
     )
-    print_ways(driving["ways"], "question")
+    print_methods(driving["ways"], "question")
     print(
-        "gradients in fp32, worst parameter, relative to the unpacked ones: "
+        "largest relative difference of a gradient from the unpacked one, in fp32: "
         f"split {driving['max_relative_gradient_difference']:.1e}, "
         f"dense {driving['max_relative_gradient_difference_dense']:.1e}"
     )
@@ -168,12 +169,12 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         ),
     }
     print(
-        f"\nstage 1, projector and adapter train, fp32, {CAPTIONS} captions at a time, against padding to the longest"
+        f"\nstage 1, projector and adapter are trained, fp32, batches of {CAPTIONS} captions, against padding to the longest"
     )
-    for name, ways in stage1.items():
+    for name, methods in stage1.items():
         print(f"{name}:")
-        print_ways(ways, "caption")
-    own, _, large = (ways["packed (split)"]["ratio"] for ways in stage1.values())
+        print_methods(methods, "caption")
+    own, _, large = (methods["packed (split)"]["ratio"] for methods in stage1.values())
     return {
         "benchmark": "packing",
         "geometry": str(geometry),
@@ -186,11 +187,11 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def print_ways(ways: dict[str, dict[str, float]], record: str) -> None:
-    has_precisions = "same_precision_ratio" in next(iter(ways.values()))
-    header = ["way", f"ms/{record}", f"{record}s/s", "tokens", "tokens/s", "padding", "speed"]
+def print_methods(methods: dict[str, dict[str, float]], record: str) -> None:
+    has_precisions = "same_precision_ratio" in next(iter(methods.values()))
+    header = ["method", f"ms/{record}", f"{record}s/s", "tokens", "tokens/s", "padding", "speed"]
     rows = []
-    for name, f in ways.items():
+    for name, f in methods.items():
         row = [name, f"{f['ms']:.1f}", f"{f['per_second']:.2f}", f"{f['tokens']:.0f}", f"{f['tokens_per_second']:.0f}"]
         row += [f"{f['padding']:.1%}", f"{f['ratio']:.2f}x"]
         rows.append(row + ([f"{f['same_precision_ratio']:.2f}x"] if has_precisions else []))
@@ -200,8 +201,8 @@ def print_ways(ways: dict[str, dict[str, float]], record: str) -> None:
 def chart_of(figures: dict[str, Any]) -> Chart:
     def note(name: str, f: dict[str, float]) -> str:
         precision = name.rsplit(", ", 1)[1]
-        beside = precision != "fp32" and not name.startswith("unpacked")
-        return f" ({f['same_precision_ratio']:.1f}x unpacked in {precision})" if beside else ""
+        has_ratio = precision != "fp32" and not name.startswith("unpacked")
+        return f" ({f['same_precision_ratio']:.1f}x unpacked in {precision})" if has_ratio else ""
 
     def group(name: str) -> str:
         return BASELINE if name == "unpacked, fp32" else name.rsplit(", ", 1)[1]

@@ -1,7 +1,7 @@
-"""What the published training step and greedy decoding compute, written anew: baselines of `train` and `evaluate`.
+"""The computations of the published training step and greedy decoding, reimplemented as baselines of `train` and `evaluate`.
 
-They give the same loss and text as ours and take the ways around that ours leaves out. B samples, V views each, P patches,
-K tokens a view, T tokens of a sample after the splice, L the longest's, C tower width, D LLM width.
+They give the same loss and text as ours, with the extra work that ours avoids. B samples, V views each, P patches, K tokens a
+view, T tokens of a sample after the splice, L tokens of the longest sample, C tower width, D LLM width.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ from .models import MAX_LENGTH
 
 
 def collate(samples: list[dict[str, Any]], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """Ids (B, T) and labels, padded, and images (B, V, 3, H, W)."""
+    """Return padded ids and labels (B, T), lengths (B,) and images (B, V, 3, H, W)."""
     pad = nn.utils.rnn.pad_sequence
     return {
         "input_ids": pad([s["input_ids"] for s in samples], batch_first=True, padding_value=pad_token_id),
@@ -28,11 +28,11 @@ def collate(samples: list[dict[str, Any]], pad_token_id: int) -> dict[str, torch
 
 
 def loss_of(model: SennaLlavaLlamaForCausalLM, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The mean cross-entropy of a batch of `collate`; the model's attention must be `eager`."""
+    """Return the mean cross-entropy of a batch from `collate`. The attention of the model must be `eager`."""
     views = _view_tokens(model, batch["images"])
     spliced = [
-        _splice(model, ids[:length], labels[:length], of_sample)
-        for ids, labels, length, of_sample in zip(
+        _splice(model, ids[:length], labels[:length], sample_views)
+        for ids, labels, length, sample_views in zip(
             batch["input_ids"], batch["labels"], batch["lengths"], views, strict=True
         )
     ]
@@ -41,30 +41,35 @@ def loss_of(model: SennaLlavaLlamaForCausalLM, batch: dict[str, torch.Tensor]) -
     labels = pad([labels for _, labels in spliced], batch_first=True, padding_value=IGNORE_INDEX)
     mask = pad([torch.ones(len(labels), dtype=torch.bool) for _, labels in spliced], batch_first=True)
     hidden = model.model(inputs_embeds=embeds, attention_mask=mask).last_hidden_state
-    logits = model.lm_head(hidden).float()  # (B, L, vocabulary): at every place, target or not
-    before, after = logits[:, :-1].contiguous(), labels[:, 1:].contiguous()
-    return F.cross_entropy(before.view(-1, before.shape[-1]), after.view(-1), ignore_index=IGNORE_INDEX)
+    logits = model.lm_head(hidden).float()  # (B, L, vocabulary), at all positions
+    predictions, targets = logits[:, :-1].contiguous(), labels[:, 1:].contiguous()
+    return F.cross_entropy(predictions.view(-1, predictions.shape[-1]), targets.view(-1), ignore_index=IGNORE_INDEX)
 
 
 @torch.inference_mode()
 def greedy(model: SennaLlavaLlamaForCausalLM, prompts: torch.Tensor, images: torch.Tensor, count: int) -> torch.Tensor:
-    """LongTensor (B, count): the likeliest tokens after prompts (B, T) of one length; the attention must be `eager`."""
+    """Decode `count` tokens greedily after prompts (B, T) of equal length, LongTensor (B, count).
+
+    The attention of the model must be `eager`.
+    """
     views = _view_tokens(model, images)
     embeds = torch.stack(
-        [_splice(model, ids, ids, of_sample)[0] for ids, of_sample in zip(prompts, views, strict=True)]
+        [_splice(model, ids, ids, sample_views)[0] for ids, sample_views in zip(prompts, views, strict=True)]
     )
     cache, tokens = DynamicCache(), []
     for _ in range(count):
         hidden = model.model(inputs_embeds=embeds, past_key_values=cache, use_cache=True).last_hidden_state
-        logits = model.lm_head(hidden).float()  # (B, T, vocabulary): of the whole prompt at first
+        logits = model.lm_head(hidden).float()  # (B, T, vocabulary); T is 1 after the first step
         tokens.append(logits[:, -1].argmax(-1))
         embeds = model.model.embed_tokens(tokens[-1][:, None])
     return torch.stack(tokens, dim=1)
 
 
 def _view_tokens(model: SennaLlavaLlamaForCausalLM, images: torch.Tensor) -> list[list[torch.Tensor]]:
-    """(B, V, 3, H, W) -> for each sample V times (K, D): all of the tower's layers, all of their outputs kept; then image by
-    image through projector and adapter."""
+    """Encode images (B, V, 3, H, W) to V tensors (K, D) for each sample.
+
+    All layers of the tower are run and all their outputs kept; projector and adapter run image by image.
+    """
     parts = model.model
     tower = parts.vision_tower.vision_tower.vision_model
     with torch.no_grad():
@@ -76,14 +81,14 @@ def _view_tokens(model: SennaLlavaLlamaForCausalLM, images: torch.Tensor) -> lis
 def _splice(
     model: SennaLlavaLlamaForCausalLM, ids: torch.Tensor, labels: torch.Tensor, views: list[torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Embeddings (T, D) and labels (T,) of a sample: piece of text by piece of text, the views between them."""
+    """Return the embeddings (T, D) and labels (T,) of a sample, with the views between the pieces of text."""
     embeds, targets, start = [], [], 0
-    places = (ids == IMAGE_TOKEN_INDEX).nonzero()[:, 0].tolist()
-    for place, view in zip([*places, len(ids)], [*views, None], strict=True):
-        embeds.append(model.model.embed_tokens(ids[start:place]))
-        targets.append(labels[start:place])
+    image_positions = (ids == IMAGE_TOKEN_INDEX).nonzero()[:, 0].tolist()
+    for position, view in zip([*image_positions, len(ids)], [*views, None], strict=True):
+        embeds.append(model.model.embed_tokens(ids[start:position]))
+        targets.append(labels[start:position])
         if view is not None:
             embeds.append(view)
             targets.append(labels.new_full((len(view),), IGNORE_INDEX))
-        start = place + 1
+        start = position + 1
     return torch.cat(embeds)[:MAX_LENGTH], torch.cat(targets)[:MAX_LENGTH]

@@ -1,4 +1,4 @@
-"""Whole training steps of stage 2 on the embedded driving world: records and JPEGs from disk to the optimizer's step."""
+"""Benchmark of complete training steps of stage 2 on the synthetic world, from records and JPEGs to the optimizer step."""
 
 import argparse
 import contextlib
@@ -24,19 +24,19 @@ from senna.model.tokenizer import load_tokenizer
 from senna.synthetic.tiny.tokenizer import make_tokenizer
 
 from . import published
-from .common import BASELINE, Bar, Chart, embedded_world, print_table, time_ways
+from .common import BASELINE, Bar, Chart, embedded_world, print_table, time_methods
 from .images import original_pixels
 from .models import MAX_LENGTH, PRECISIONS, Geometry, autocast, build, model_inputs, precisions_here, set_attention
 from .packing import BATCH, PACK_TOKENS
 
 LEARNING_RATE = 2e-5
-POOL = 16  # frames among whose records a batch finds others of its length, as the length-grouped order does
-WAYS = ("as published", "unpacked", "packed")
+POOL = 16  # frames from whose records batches of similar length are formed, as in length-grouped sampling
+METHODS = ("as published", "unpacked", "packed")
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained in a round: a frame, and records of like length that are as long as the frame's on average."""
+    """The samples of a round: a frame, and records of similar length whose mean length is close to that of the frame's."""
 
     frame: int
     batch: tuple[int, ...]
@@ -44,7 +44,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Data:
-    """Records of stage 2, one by one and by frame."""
+    """The records of stage 2, individually and by frame."""
 
     dataset: ConversationDataset
 
@@ -61,11 +61,11 @@ class Data:
         return PackCollator(self.dataset.tokenizer.pad_token_id, MAX_LENGTH, self.dataset.tokens_per_image, PACK_TOKENS)
 
     def length(self, record: int) -> int:
-        """Tokens, each view as one."""
+        """Return the number of tokens, with one token a view."""
         return len(self.dataset.encode(record)["input_ids"])
 
     def published_sample(self, record: int) -> dict[str, Any]:
-        """A sample whose images Pillow decodes and pads, and transformers' processor resizes."""
+        """Return a sample whose images are decoded and padded by Pillow and resized by transformers' processor."""
         sample = self.dataset.text(record)
         folder, processor = self.dataset.image_folder, self.dataset.image_processor
         return {
@@ -75,7 +75,7 @@ class Data:
 
 
 def open_data(world: Path, version: str, geometry: Geometry, folder: Path) -> Data:
-    """The world's records of stage 2, as `senna convert` writes them to `folder`, with the tiny preset's tokenizer."""
+    """Convert the world into `folder` and open its records of stage 2 with the tokenizer of the tiny preset."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         convert(["--nuscenes", str(world), "--version", version, "--out", str(folder / "qa")])
     make_tokenizer(folder / "tokenizer")
@@ -93,13 +93,13 @@ def open_data(world: Path, version: str, geometry: Geometry, folder: Path) -> Da
 
 
 def choose_tasks(data: Data, count: int) -> list[Task]:
-    """`count` frames of the commonest number of questions, spread over the data, each with its batch."""
+    """Return tasks for `count` frames with the most frequent number of questions, evenly spaced in the data."""
     draw = data.frames.draw
     sizes = [len(draw.members(frame)) for frame in range(len(draw))]
-    commonest = statistics.mode(sizes)
-    typical = [frame for frame, size in enumerate(sizes) if size == commonest]
+    most_frequent = statistics.mode(sizes)
+    typical = [frame for frame, size in enumerate(sizes) if size == most_frequent]
     lengths = {}
-    for frame in _spread(range(len(draw)), POOL) + _spread(typical, count):
+    for frame in _evenly_spaced(range(len(draw)), POOL) + _evenly_spaced(typical, count):
         lengths |= {record: data.length(record) for record in draw.members(frame).tolist()}
     pool = sorted(lengths, key=lambda record: -lengths[record])
     windows = [pool[start : start + BATCH] for start in range(max(len(pool) - BATCH, 0) + 1)]
@@ -108,19 +108,20 @@ def choose_tasks(data: Data, count: int) -> list[Task]:
         return statistics.fmean(lengths[record] for record in records)
 
     tasks = []
-    for frame in _spread(typical, count):
+    for frame in _evenly_spaced(typical, count):
         wanted = mean(draw.members(frame).tolist())
         tasks.append(Task(frame, tuple(min(windows, key=lambda window: abs(mean(window) - wanted)))))
     return tasks
 
 
-def _spread(things: Sequence[int], count: int) -> list[int]:
-    return [things[place] for place in np.linspace(0, len(things) - 1, min(count, len(things))).astype(int)]
+def _evenly_spaced(values: Sequence[int], count: int) -> list[int]:
+    indices = np.linspace(0, len(values) - 1, min(count, len(values))).astype(int)
+    return [values[index] for index in indices]
 
 
 @dataclass(frozen=True)
 class Trainee:
-    """A model with its optimizer, in a precision."""
+    """A model, its optimizer and its precision."""
 
     model: SennaLlavaLlamaForCausalLM
     optimizer: torch.optim.Optimizer
@@ -128,14 +129,16 @@ class Trainee:
 
     @classmethod
     def ours(cls, geometry: Geometry, precision: str) -> "Trainee":
-        """As `senna train` holds it: what is trained in fp32, computed in the precision."""
+        """Return a model as in `senna train`: trained weights in fp32, computation in the precision."""
         model = build(geometry, precision, stage=2)
         return cls(model, torch.optim.AdamW(_trained(model), LEARNING_RATE, fused=True), precision)
 
     @classmethod
     def published(cls, geometry: Geometry, precision: str) -> "Trainee":
-        """As published: all of it in the precision. (DeepSpeed keeps fp32 copies beside bf16 weights; leaving them out is in
-        favour of this way.)"""
+        """Return a model with all weights in the precision, as published.
+
+        DeepSpeed also keeps fp32 copies of bf16 weights. They are left out here, in favour of the published method.
+        """
         model = build(geometry, precision, stage=2).to(PRECISIONS[precision])
         return cls(model, torch.optim.AdamW(_trained(model), LEARNING_RATE), precision)
 
@@ -174,9 +177,13 @@ def packed_step(trainee: Trainee, data: Data, task: Task) -> None:
 
 @torch.no_grad()
 def check_losses(model: SennaLlavaLlamaForCausalLM, data: Data, task: Task) -> float:
-    """How far the published way's loss is from ours, relative, in fp32. Raises SennaError beyond 1e-4: no fair baseline."""
+    """Return the relative difference between the published loss and ours in fp32.
+
+    Raises:
+        SennaError: it exceeds 1e-4, so the published method would be no fair baseline.
+    """
     by_length = sorted(data.frames.draw.members(task.frame).tolist(), key=data.length)
-    records = [by_length[0], by_length[-1]]  # of different length, so that one is padded
+    records = [by_length[0], by_length[-1]]  # the shorter record is padded
     set_attention(model, "sdpa")
     ours = float(model(**model_inputs(data.collator([data.dataset[record] for record in records]))).loss)
     set_attention(model, "eager")
@@ -184,53 +191,55 @@ def check_losses(model: SennaLlavaLlamaForCausalLM, data: Data, task: Task) -> f
     theirs = float(published.loss_of(model, published.collate(samples, data.collator.pad_token_id)))
     difference = abs(theirs - ours) / ours
     if not difference < 1e-4:
-        raise SennaError(f"the published way's loss is {theirs}, ours {ours}: they do not compute the same")
+        raise SennaError(f"the published loss is {theirs} and ours is {ours}, so the methods are not comparable")
     return difference
 
 
 def make_steps(geometry: Geometry, data: Data, precisions: Sequence[str]) -> dict[str, Callable[[Task], None]]:
-    """{"way, precision": what trains on a task}; our two ways share a model."""
+    """Return {"method, precision": function that trains on a task}. Our two methods share a model."""
     steps = {}
     for precision in precisions:
         ours, theirs = Trainee.ours(geometry, precision), Trainee.published(geometry, precision)
-        for way, step, trainee in zip(
-            WAYS, (published_step, unpacked_step, packed_step), (theirs, ours, ours), strict=True
+        for method, step, trainee in zip(
+            METHODS, (published_step, unpacked_step, packed_step), (theirs, ours, ours), strict=True
         ):
-            steps[f"{way}, {precision}"] = lambda task, step=step, trainee=trainee: step(trainee, data, task)
+            steps[f"{method}, {precision}"] = lambda task, step=step, trainee=trainee: step(trainee, data, task)
     return steps
 
 
 def per_question(seconds: dict[str, dict[str, list[float]]], tasks: Sequence[Task], data: Data) -> dict[str, Any]:
-    """{"way, precision": {"ms", "per_second", "ratio_to_published_fp32", ...}}: medians over the rounds, a question."""
+    """Summarize the times as medians over the rounds, per question.
+
+    Returns:
+        {"method, precision": {"ms": ..., "per_second": ..., "ratio_to_published_fp32": ..., ...}}
+    """
     questions = {
-        way: {
-            str(task): len(data.frames.draw.members(task.frame)) if way == "packed" else len(task.batch)
+        method: {
+            str(task): len(data.frames.draw.members(task.frame)) if method == "packed" else len(task.batch)
             for task in tasks
         }
-        for way in WAYS
+        for method in METHODS
     }
-    each = {
-        name: {
-            task: statistics.median(took) / questions[name.rsplit(", ", 1)[0]][task] for task, took in rounds.items()
-        }
-        for name, rounds in seconds.items()
-    }
-    baselines = [name for name in each if name.startswith("as published")]
+    times = {}  # name -> task -> seconds per question
+    for name, rounds in seconds.items():
+        counts = questions[name.rsplit(", ", 1)[0]]
+        times[name] = {task: statistics.median(elapsed) / counts[task] for task, elapsed in rounds.items()}
+    baselines = [name for name in times if name.startswith("as published")]
     summary = {}
-    for name, of_task in each.items():
-        typical = statistics.median(of_task.values())
+    for name, by_task in times.items():
+        typical = statistics.median(by_task.values())
         summary[name] = {"ms": typical * 1e3, "per_second": 1 / typical}
         for baseline in baselines:
-            ratio = statistics.median(each[baseline][task] / took for task, took in of_task.items())
+            ratio = statistics.median(times[baseline][task] / time for task, time in by_task.items())
             summary[name][f"ratio_to_published_{baseline.rsplit(', ', 1)[1]}"] = ratio
     return summary
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Time training steps in all ways and precisions, each on records of its own."""
+    """Time training steps of all methods in the precisions that the processor supports."""
     torch.set_num_threads(arguments.threads)
     world = arguments.nuscenes or embedded_world()
-    geometry, precisions = Geometry.of(arguments), precisions_here()
+    geometry, precisions = Geometry.from_arguments(arguments), precisions_here()
     with tempfile.TemporaryDirectory() as folder:
         data = open_data(world, arguments.version, geometry, Path(folder))
         tokenizer = data.dataset.tokenizer
@@ -238,17 +247,17 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         tasks = choose_tasks(data, arguments.repeats)
         difference = check_losses(build(geometry, "fp32", stage=2), data, tasks[0])
         steps = make_steps(geometry, data, precisions)
-        for step in steps.values():  # warm-up on little: a whole round would take as long as what is measured
+        for step in steps.values():  # warm up on one record, since a full round would double the run time
             step(replace(tasks[0], batch=tasks[0].batch[:1]))
-        summary = per_question(time_ways(steps, tasks, 1, warm_up=False), tasks, data)
+        summary = per_question(time_methods(steps, tasks, 1, warm_up=False), tasks, data)
     frame_size = len(data.frames.draw.members(tasks[0].frame))
     print(
         f"stage 2, training steps from disk to AdamW, gradient checkpointing; {geometry}\n"
         f"{world}, {len(tasks)} rounds, {arguments.threads} threads; packed: a frame of {frame_size} questions a step, else "
-        f"{BATCH} questions; the published way's loss equals ours to {max(difference, 1e-7):.0e}"
+        f"{BATCH} questions; the published method's loss equals ours to {max(difference, 1e-7):.0e}"
     )
     print_table(
-        ["way", "ms/question", "questions/s", *(f"of published in {precision}" for precision in precisions)],
+        ["method", "ms/question", "questions/s", *(f"of published in {precision}" for precision in precisions)],
         [
             [name, f"{f['ms']:.0f}", f"{f['per_second']:.2f}"]
             + [f"{f[f'ratio_to_published_{precision}']:.1f}x" for precision in precisions]

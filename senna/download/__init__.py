@@ -1,1 +1,1 @@
-"""Fetching models and data from the hub: pinned, checked by hash, continued where it was cut off."""
+"""Download of models and data sets from the hub at pinned commits, verified by hash and resumed after interruptions."""

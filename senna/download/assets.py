@@ -1,4 +1,4 @@
-"""What can be fetched: repositories of the hub, the commit of each, what is needed of it, and what the scripts call it."""
+"""The models and data sets that can be downloaded: repository, commit, required files and the variables of the scripts."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ _MODEL_FILES = (
     "added_tokens.json",
     "chat_template*",
 )
+_MOVED = "check on the repository's page whether it was moved"
 
 
 @dataclass(frozen=True)
@@ -22,15 +23,17 @@ class Asset:
     """A repository of the hub.
 
     Attributes:
-        repo, kind: its name there, and "model" or "dataset".
-        revision: the commit that is fetched (Vicuna's and LLaVA-Pretrain's as their pages on the hub show it, CLIP's and
-            LLaVA-1.6-34B's as public code pins it). None: the one that `main` names at the first download, which is kept.
-        gigabytes: about what is fetched, before the hub has told the exact size.
-        files: patterns of what is needed in its top folder, beside the weights.
-        weights: whether weights are needed: safetensors, or where it has none, PyTorch's own.
-        exports: (variable of the scripts, path in the asset's folder).
-        archives: (zip, the folder in which its content belongs).
-        hint: how it is used, where no variable says it; "{folder}" stands for its folder.
+        repo: name on the hub.
+        kind: "model" or "dataset".
+        revision: the commit to download. The commits of Vicuna and LLaVA-Pretrain are those that their pages on the hub show,
+            those of CLIP and LLaVA-1.6-34B are pinned in public code. None: the commit of `main` at the first download, which
+            is then kept.
+        gigabytes: approximate download size, for the listing, which does not ask the hub.
+        files: name patterns of the required files in the top folder, besides the weights.
+        has_weights: whether weights are required: safetensors, or PyTorch's pickles if there are none.
+        exports: pairs of (variable of the scripts, path in the asset's folder).
+        archives: pairs of (zip file, folder for its content).
+        hint: a command that uses the asset, if no variable does; "{folder}" is replaced by the asset's folder.
     """
 
     repo: str
@@ -40,14 +43,14 @@ class Asset:
     licence: str
     gigabytes: float
     files: tuple[str, ...] = _MODEL_FILES
-    weights: bool = True
+    has_weights: bool = True
     exports: tuple[tuple[str, str], ...] = ()
     archives: tuple[tuple[str, str], ...] = ()
     hint: str = ""
 
     @property
     def name(self) -> str:
-        """Also that of its folder."""
+        """Name without the owner, which is also the name of the asset's folder."""
         return PurePosixPath(self.repo).name
 
 
@@ -67,18 +70,18 @@ CLIP = Asset(
     purpose="the vision tower",
     licence="not stated on its page; OpenAI's CLIP is MIT",
     gigabytes=1.7,
-    files=("config.json", "preprocessor_config.json"),  # the text half's tokenizer is not needed
+    files=("config.json", "preprocessor_config.json"),  # the text model's tokenizer is not required
     exports=(("VISION_TOWER", ""),),
 )
 LLAVA_PRETRAIN = Asset(
     repo="liuhaotian/LLaVA-Pretrain",
     kind="dataset",
     revision="70f9d1e5e1a697fe35830875cfc7de1dd590d727",
-    purpose="558k pictures with captions, for stage 1",
-    licence="that of its sources, LAION, CC-3M and SBU; see its page",
+    purpose="558k images with captions, for stage 1",
+    licence="the licences of its sources LAION, CC-3M and SBU; see its page",
     gigabytes=27.5,
     files=("blip_laion_cc_sbu_558k.json", "images.zip"),
-    weights=False,
+    has_weights=False,
     exports=(("DATA", "blip_laion_cc_sbu_558k.json"), ("IMAGE_DATA", "images")),
     archives=(("images.zip", "images"),),
 )
@@ -86,7 +89,7 @@ SENNA = Asset(
     repo="rb93dett/Senna",
     kind="model",
     revision=None,
-    purpose="the published Senna, to evaluate or to train further",
+    purpose="the published Senna, for evaluation or further training",
     licence="see its page; built on Vicuna",
     gigabytes=14.1,
     exports=(("MODEL_PATH", ""),),
@@ -95,7 +98,7 @@ CAPTIONER = Asset(
     repo="llava-hf/llava-v1.6-34b-hf",
     kind="model",
     revision="84e4488fffae48f9da316ec31288b7c03f102ec7",
-    purpose="describes nuScenes' pictures: senna convert --captioner llava",
+    purpose="the captioner of nuScenes images: senna convert --captioner llava",
     licence="see its page; built on Nous-Hermes-2-Yi-34B",
     gigabytes=69.5,
     hint="senna convert ... --captioner llava --captioner-model {folder}",
@@ -111,25 +114,33 @@ PRESETS: dict[str, tuple[Asset, ...]] = {
 
 
 def assets_of(presets: Iterable[str]) -> list[Asset]:
-    """The assets of some presets, each once. Raises UsageError for a name that is none."""
+    """Return the assets of several presets, without duplicates.
+
+    Raises:
+        UsageError: the name of a preset is unknown.
+    """
     chosen: list[Asset] = []
     for preset in presets:
         if preset not in PRESETS:
-            raise UsageError(f"--preset {preset} is not known; it is one or more of {', '.join(PRESETS)}")
+            raise UsageError(f"--preset {preset} is unknown", remedy=f"choose one or more of {', '.join(PRESETS)}")
         chosen += [asset for asset in PRESETS[preset] if asset not in chosen]
     return chosen
 
 
-def needed(asset: Asset, names: Iterable[str]) -> list[str]:
-    """Which of a repository's files are needed, sorted. Raises SennaError where it lacks what it must have."""
+def required_files(asset: Asset, names: Iterable[str]) -> list[str]:
+    """Return the names of the required files among the `names` of all files of a repository.
+
+    Raises:
+        SennaError: the repository lacks a required file or has no weights.
+    """
     top = sorted(name for name in names if "/" not in name)
-    if not asset.weights:
+    if not asset.has_weights:
         missing = [name for name in asset.files if name not in top]
         if missing:
-            raise SennaError(f"{asset.repo} has no {missing[0]} on the hub; was it moved?")
+            raise SennaError(f"{asset.repo} has no file {missing[0]} on the hub", remedy=_MOVED)
         return list(asset.files)
     chosen = [name for name in top if any(fnmatchcase(name, pattern) for pattern in asset.files)]
     for weights, index in (("*.safetensors", "model.safetensors"), ("pytorch_model*.bin", "pytorch_model.bin")):
         if found := [name for name in top if fnmatchcase(name, weights)]:
             return sorted({*chosen, *found, *({f"{index}.index.json"} & set(top))})
-    raise SennaError(f"{asset.repo} has neither safetensors nor pytorch_model.bin in its top folder; were they moved?")
+    raise SennaError(f"{asset.repo} has neither safetensors nor pytorch_model.bin in its top folder", remedy=_MOVED)

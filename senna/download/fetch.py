@@ -1,4 +1,4 @@
-"""One file, continued at the byte where it was cut off, checked, and only then given its name."""
+"""The download of one file: resumed at the byte where it was interrupted, verified, and only then renamed to its final name."""
 
 import os
 import time
@@ -8,22 +8,27 @@ from pathlib import Path
 
 from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 
-from senna.download.hub import RemoteFile, may_pass
-from senna.download.store import hasher
+from senna.download.hub import Failure, RemoteFile, is_transient
+from senna.download.store import new_hash
 from senna.errors import SennaError
 
-PAUSES = (1, 2, 4, 8, 16)  # seconds before each further try, counted anew after every byte that came
+RETRY_DELAYS = (1, 2, 4, 8, 16)  # seconds before each retry; after progress the delays start again from the first
 
 Source = Callable[[int], AbstractContextManager[tuple[int, Iterator[bytes]]]]
+"""Opens a file at an offset and yields the actual offset, which may be 0, and blocks of bytes."""
+
 _CHUNK = 1 << 20
 
 
-class _Cut(Exception):
-    """The answer ended before the file did."""
+class _Truncated(Exception):
+    """The response ended before the file did."""
 
 
-class Partial:
-    """The bytes of a file that came so far, and their hash. Its name holds the digest, so that only the same is continued."""
+class PartialFile:
+    """The bytes of a file that have arrived so far, and their hash.
+
+    Its name contains the file's digest, so that only the same content is resumed. Partial files of other contents are deleted.
+    """
 
     def __init__(self, path: Path, file: RemoteFile) -> None:
         self.path, self._file = path, file
@@ -32,7 +37,7 @@ class Partial:
                 old.unlink()
         self._stream = path.open("a+b")
         self._stream.seek(0)
-        self._hash, self.size = hasher(file), 0
+        self._hash, self.size = new_hash(file), 0
         while block := self._stream.read(_CHUNK):
             self._hash.update(block)
             self.size += len(block)
@@ -41,26 +46,26 @@ class Partial:
 
     @staticmethod
     def path_of(target: Path, file: RemoteFile) -> Path:
-        """Where the bytes of ``target`` are kept until it is whole."""
+        """Return the path of the partial file of ``target``."""
         return target.with_name(f".{file.name}.{file.digest[:12]}.part")
 
     def restart(self) -> None:
-        """Forget what came."""
+        """Delete all bytes."""
         self._stream.truncate(0)
-        self._hash, self.size = hasher(self._file), 0
+        self._hash, self.size = new_hash(self._file), 0
 
     def write(self, block: bytes) -> None:
-        """Append what came."""
+        """Append a block."""
         self._stream.write(block)
         self._hash.update(block)
         self.size += len(block)
 
-    def is_the_hubs(self) -> bool:
-        """Whether it is whole and has the digest that the hub states."""
+    def is_verified(self) -> bool:
+        """Return whether the file is complete and has the digest that the hub states."""
         return self.size == self._file.size and self._hash.hexdigest() == self._file.digest
 
-    def name_it(self, target: Path) -> None:
-        """Give the whole file its name, once it is on the disk."""
+    def rename(self, target: Path) -> None:
+        """Flush the file to the disk and give it its final name."""
         self._stream.flush()
         os.fsync(self._stream.fileno())
         self.path.replace(target)
@@ -74,46 +79,51 @@ def fetch(
     target: Path,
     source: Source,
     advance: Callable[[int], None],
-    say: Callable[[str], None],
-    explain: Callable[[Exception], str],
+    log: Callable[[str], None],
+    explain: Callable[[Exception], Failure],
 ) -> None:
-    """Make ``target`` the hub's ``file``, going on from what an earlier run left.
+    """Download ``file`` to ``target``, resuming from what an earlier run left.
 
     Args:
-        source: the file's bytes from a place on, as ``hub.opened``.
-        advance: is told of every byte that came, and of a negative number where they had to be forgotten.
-        explain: what a failure means.
+        source: opens the file at an offset, see ``hub.open_file``.
+        advance: called with the number of bytes that arrived, or with a negative number if bytes had to be deleted.
+        log: called with messages for the user.
+        explain: describes an error of the hub, see ``hub.explain``.
 
     Raises:
-        SennaError: the connection is cut again and again, the hub refuses, the disk takes no more, or what came has another
-            hash; then it is removed.
+        SennaError: the connection keeps failing, the hub refuses, the disk is full, or the content has another hash than the
+            hub states. In the last case the content is deleted.
     """
-    partial = Partial(Partial.path_of(target, file), file)
+    partial = PartialFile(PartialFile.path_of(target, file), file)
     try:
-        _fill(partial, file, source, advance, say, explain)
-        if not partial.is_the_hubs():
+        _download(partial, file, source, advance, log, explain)
+        if not partial.is_verified():
             partial.path.unlink()
+            algorithm = "sha256" if len(file.digest) == 64 else "git"
             raise SennaError(
-                f"{target}: what came is not what the hub states ({_kind(file)} {file.digest[:12]}..., {file.size} bytes), "
-                "and was removed; run the same command again to fetch it anew, or name another mirror with --endpoint"
+                f"{target}: the content that arrived was deleted because it differs from what the hub states "
+                f"({algorithm} {file.digest[:12]}..., {file.size} bytes)",
+                remedy="run the same command again, or name another mirror with --endpoint",
             )
-        partial.name_it(target)
+        partial.rename(target)
     except OSError as error:
         raise SennaError(
-            f"{target} cannot be written: {error.strerror or error}; make room and run the same command again"
+            f"{target} cannot be written: {error.strerror or error}",
+            remedy="make room and run the same command again",
         ) from error
     finally:
         partial.close()
 
 
-def _fill(
-    partial: Partial,
+def _download(
+    partial: PartialFile,
     file: RemoteFile,
     source: Source,
     advance: Callable[[int], None],
-    say: Callable[[str], None],
-    explain: Callable[[Exception], str],
+    log: Callable[[str], None],
+    explain: Callable[[Exception], Failure],
 ) -> None:
+    """Append to ``partial`` until it has the size of ``file``; retry transient errors after RETRY_DELAYS."""
     failures, furthest = 0, partial.size
     while partial.size < file.size:
         try:
@@ -125,23 +135,21 @@ def _fill(
                     partial.write(block)
                     advance(len(block))
             if partial.size < file.size:
-                raise _Cut(f"it ended after {partial.size} of {file.size} bytes")
-        except (HTTPError, OfflineModeIsEnabled, _Cut) as error:
+                raise _Truncated(f"it ended after {partial.size} of {file.size} bytes")
+        except (HTTPError, OfflineModeIsEnabled, _Truncated) as error:
             failures, furthest = (0, partial.size) if partial.size > furthest else (failures, furthest)
-            if isinstance(error, _Cut) or may_pass(error):
+            if isinstance(error, _Truncated) or is_transient(error):
                 failures += 1
-                if failures <= len(PAUSES):
-                    say(f"{file.name}: cut off ({_first_line(error)}); going on in {PAUSES[failures - 1]} s")
-                    time.sleep(PAUSES[failures - 1])
+                if failures <= len(RETRY_DELAYS):
+                    delay = RETRY_DELAYS[failures - 1]
+                    log(f"{file.name}: interrupted ({_first_line(error)}); retrying in {delay} s")
+                    time.sleep(delay)
                     continue
+            failure = explain(error)
             raise SennaError(
-                f"{file.name}: {explain(error)}; {partial.size / 1e6:.1f} of {file.size / 1e6:.1f} MB are kept, "
-                "and the same command goes on from there"
+                f"{file.name}: {failure.message} ({partial.size / 1e6:.1f} of {file.size / 1e6:.1f} MB are kept)",
+                remedy=f"{failure.remedy}; the same command continues from there",
             ) from error
-
-
-def _kind(file: RemoteFile) -> str:
-    return "sha256" if len(file.digest) == 64 else "git"
 
 
 def _first_line(error: Exception) -> str:

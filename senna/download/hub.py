@@ -1,15 +1,15 @@
-"""What is asked of the hub: which files a repository has, and their bytes from any place on.
+"""Requests to the hub: the list of a repository's files, and their bytes from any offset.
 
-The library's own download (huggingface_hub 2.4) begins a file anew when it was stopped, and compares no hashes, so only its
-addresses, token, client and offline switch are used. Files come by plain HTTP, which mirrors speak too and which can be
-continued at any byte; hf_xet is not asked.
+huggingface_hub 2.4 restarts an interrupted file from the beginning and compares no hashes, so only its addresses, token, HTTP
+client and offline switch are used. Files are requested by plain HTTP, not by hf_xet: mirrors support it, and it can be resumed
+at any byte.
 """
 
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from huggingface_hub import HfApi, constants, get_token, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
@@ -20,12 +20,18 @@ from senna.errors import UsageError
 
 Answer = TypeVar("Answer")
 
-PATIENCE = 15.0  # seconds for the hub's answer, the look-up of its address included, which has no limit of its own
+RESPONSE_TIMEOUT = 15.0  # seconds for a request, including the DNS look-up, which has no timeout of its own
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of a repository. ``digest``: of a large file its sha256 (64 hex digits), of a small one git's name for it (40)."""
+    """A file of a repository.
+
+    Attributes:
+        name: path in the repository.
+        size: bytes.
+        digest: the sha256 (64 hex digits) of a large file, git's blob id (40 hex digits) of a small one.
+    """
 
     name: str
     size: int
@@ -34,69 +40,93 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Listing:
-    """A repository at one commit."""
+    """The files of a repository at one commit."""
 
     revision: str
     files: dict[str, RemoteFile]
 
 
+class Failure(NamedTuple):
+    """The description of an error of the hub, and what the user can do about it."""
+
+    message: str
+    remedy: str
+
+
 def list_repository(asset: Asset, revision: str | None, endpoint: str) -> Listing:
-    """The files of ``asset`` at a commit, or at the one that `main` names. Raises UsageError, within seconds."""
+    """Return the files of ``asset`` at a commit; None stands for the current commit of `main`.
+
+    Raises:
+        UsageError: the hub does not answer within RESPONSE_TIMEOUT, refuses, or has another commit.
+    """
     api = HfApi(endpoint=endpoint)
     try:
         info = patiently(
             lambda: api.repo_info(
-                asset.repo, revision=revision, repo_type=asset.kind, files_metadata=True, timeout=PATIENCE
+                asset.repo, revision=revision, repo_type=asset.kind, files_metadata=True, timeout=RESPONSE_TIMEOUT
             )
         )
-        files = {one.rfilename: _remote(one) for one in info.siblings or []}
+        files = {sibling.rfilename: _remote_file(sibling) for sibling in info.siblings or []}
         commit = info.sha
     except (HTTPError, OSError) as error:
-        raise UsageError(explain(error, asset, endpoint)) from error
+        failure = explain(error, asset, endpoint)
+        raise UsageError(failure.message, remedy=failure.remedy) from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:  # HTML, or JSON of another service
-        raise UsageError(f"{endpoint} does not answer as a hub does; check --endpoint and HF_ENDPOINT") from error
+        raise UsageError(f"{endpoint} does not answer like a hub", remedy="check --endpoint and HF_ENDPOINT") from error
     if not commit or (revision is not None and commit != revision):
         raise UsageError(
-            f"{endpoint} gives {asset.repo} at {commit} where {revision} was asked for; use another mirror"
+            f"{endpoint} returned commit {commit} of {asset.repo} instead of {revision or 'its newest commit'}",
+            remedy="use another mirror",
         )
     return Listing(commit, files)
 
 
-def _remote(sibling) -> RemoteFile:
+def _remote_file(sibling) -> RemoteFile:
     if sibling.lfs is not None:
         return RemoteFile(sibling.rfilename, int(sibling.lfs.size), sibling.lfs.sha256.lower())
     return RemoteFile(sibling.rfilename, int(sibling.size), sibling.blob_id.lower())
 
 
 def patiently(call: Callable[[], Answer], seconds: float | None = None) -> Answer:
-    """What ``call`` returns or raises; TimeoutError after ``seconds`` (None: `PATIENCE`). Its thread is left behind then."""
+    """Return the result of ``call``, run in a thread of its own.
+
+    Args:
+        seconds: the time limit; default: RESPONSE_TIMEOUT. A call that takes longer is left running in its daemon thread.
+
+    Raises:
+        TimeoutError: the call takes longer.
+        Exception: whatever ``call`` raises.
+    """
     outcome: list[Answer] = []
-    failure: list[Exception] = []
+    raised: list[Exception] = []
 
     def run() -> None:
         try:
             outcome.append(call())
         except Exception as error:
-            failure.append(error)
+            raised.append(error)
 
-    seconds = PATIENCE if seconds is None else seconds
+    seconds = RESPONSE_TIMEOUT if seconds is None else seconds
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(seconds)
-    if failure:
-        raise failure[0]
+    if raised:
+        raise raised[0]
     if not outcome:
         raise TimeoutError(f"no answer in {seconds:.0f} s")
     return outcome[0]
 
 
 @contextmanager
-def opened(
+def open_file(
     asset: Asset, file: RemoteFile, revision: str, endpoint: str, start: int
 ) -> Iterator[tuple[int, Iterator[bytes]]]:
-    """(place, bytes): a file from ``start`` on, or, where the server cannot do that, from its beginning (place 0).
+    """Request a file from the byte offset ``start`` on and yield (offset, blocks of bytes).
 
-    Raises huggingface_hub's HTTPError, also while the bytes are read.
+    The offset is 0 if the server ignores the range and sends the file from its beginning.
+
+    Raises:
+        HTTPError: the request failed, possibly while the blocks are read (huggingface_hub's class).
     """
     url = hf_hub_url(asset.repo, file.name, repo_type=asset.kind, revision=revision, endpoint=endpoint)
     headers = build_hf_headers() | {"Accept-Encoding": "identity"}
@@ -104,40 +134,50 @@ def opened(
         headers["Range"] = f"bytes={start}-"
     with get_session().stream("GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT) as response:
         hf_raise_for_status(response)
-        continued = response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
-        yield (start if continued else 0), response.iter_bytes()
+        resumed = response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
+        yield (start if resumed else 0), response.iter_bytes()
 
 
-def may_pass(error: Exception) -> bool:
-    """Whether a failure may be gone in a moment: a cut, a time-out, a busy server."""
+def is_transient(error: Exception) -> bool:
+    """Return whether a retry can succeed: after an interrupted connection, a timeout or a busy server."""
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in (408, 429) or error.response.status_code >= 500
     return not isinstance(error, OfflineModeIsEnabled)
 
 
-def explain(error: Exception, asset: Asset, endpoint: str) -> str:
-    """What a failure of the hub means, and what to do about it."""
-    page = f"{endpoint}/{'datasets/' if asset.kind == 'dataset' else ''}{asset.repo}"
+def explain(error: Exception, asset: Asset, endpoint: str) -> Failure:
+    """Describe an error of a request to the hub, for the user."""
     if isinstance(error, OfflineModeIsEnabled):
-        return f"{asset.repo} is not complete here, and HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) forbids the network; unset it"
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+        return Failure(
+            f"{asset.repo} is incomplete, and HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) forbids network access",
+            "unset it",
+        )
+    if isinstance(error, HfHubHTTPError):
+        page = f"{endpoint}/{'datasets/' if asset.kind == 'dataset' else ''}{asset.repo}"
+        message, remedy = _explain_status(error.response.status_code)
+        return Failure(f"{page}: {message}", remedy)
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return Failure(
+        f"{endpoint} cannot be reached: {reason}",
+        "check the network, set HTTPS_PROXY behind a proxy, or name a mirror with --endpoint URL or HF_ENDPOINT=URL",
+    )
+
+
+def _explain_status(status: int) -> Failure:
+    if status == 401 and get_token() is not None:
+        return Failure("the hub does not accept your token (401)", "check HF_TOKEN")
     if status == 401:
-        known = get_token() is not None
-        who = "does not accept your token" if known else "wants to know who asks"
-        remedy = "check HF_TOKEN" if known else "HF_TOKEN=hf_... or `hf auth login`"
-        return f"{page}: the hub {who} (401); the repository needs an account, or is no longer there: {remedy}"
+        return Failure(
+            "the hub requires an account (401), or the repository no longer exists",
+            "set HF_TOKEN=hf_... or run `hf auth login`",
+        )
     if status == 403:
-        return (
-            f"{page}: your account may not read it (403); open the page, accept its terms, run the same command again"
+        return Failure(
+            "your account has no access (403)", "open the page, accept its terms and run the same command again"
         )
     if status == 404:
-        return (
-            f"{page}: no such repository, commit or file (404); it was moved, or this mirror lacks it: --endpoint URL"
+        return Failure(
+            "no such repository, commit or file (404); it was moved, or this mirror lacks it",
+            "name another mirror with --endpoint URL",
         )
-    if status is not None:
-        return f"{page}: the hub answers {status}; run the same command again later"
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return (
-        f"{endpoint} cannot be reached: {reason}; check the network, behind a proxy HTTPS_PROXY, "
-        "or name a mirror: --endpoint URL or HF_ENDPOINT=URL"
-    )
+    return Failure(f"the hub answered with status {status}", "run the same command again later")

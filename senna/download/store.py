@@ -1,8 +1,7 @@
-"""What is known of an asset's folder: its commit, and which of its files were checked. Kept in FOLDER/.senna-download.json."""
+"""The state of an asset's folder: its commit and its verified files. It is kept in FOLDER/.senna-download.json."""
 
 import fcntl
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from senna.download.hub import RemoteFile
 from senna.errors import SennaError
 from senna.files import write_json
+from senna.run_folder import read_settings
 
 _STATE = ".senna-download.json"
 _LOCK = ".senna-download.lock"
@@ -17,31 +17,35 @@ _CHUNK = 1 << 20
 
 
 class Store:
-    """An asset's folder, which need not exist yet.
+    """The folder of an asset, which may not exist yet.
 
     Attributes:
-        revision: the commit of what is here, whole or in part; None at first.
+        revision: the commit of the complete or partial content; None before the first download.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        state = read_settings(folder / _STATE) or {}
         try:
-            state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
             self.revision: str | None = state["revision"]
             self._wanted: dict[str, str] = state["wanted"]  # name -> digest
             self._checked: dict[str, list] = state["checked"]  # name -> [digest, size, mtime]
             self._unpacked: dict[str, str] = state["unpacked"]  # folder -> digest of its archive
-        except (OSError, ValueError, KeyError, TypeError):  # missing or damaged: everything is checked again
+        except KeyError:  # missing or damaged: every file is verified again
             self.revision, self._wanted, self._checked, self._unpacked = None, {}, {}, {}
 
     def begin(self, revision: str, files: Mapping[str, RemoteFile]) -> None:
-        """Remember what is to be here."""
+        """Store the commit and the digests of the required files."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.revision, self._wanted = revision, {name: file.digest for name, file in files.items()}
         self._save()
 
     def is_complete(self, revision: str | None, archives: Mapping[str, str]) -> bool:
-        """Whether everything of that commit was checked and is unchanged since; tells without reading it."""
+        """Return whether all files of that commit were verified and have not changed since. No file is read.
+
+        Args:
+            archives: archive -> the folder for its content.
+        """
         if revision is None or revision != self.revision or not self._wanted:
             return False
         return all(
@@ -50,53 +54,61 @@ class Store:
         )
 
     def is_checked(self, name: str, digest: str) -> bool:
-        """Whether a file had this digest when it was read last, and has not changed since."""
-        return name in self._checked and self._checked[name] == _facts(self.folder / name, digest)
+        """Return whether a file had this digest when it was last verified, and has not changed since."""
+        return name in self._checked and self._checked[name] == _file_state(self.folder / name, digest)
 
     def check(self, file: RemoteFile, advance: Callable[[int], None]) -> bool:
-        """Read a file and compare it with the hub's; remembered where it is the same. False where it is not here."""
+        """Read a file and return whether it is the hub's; if so, store it as verified.
+
+        Args:
+            advance: called with the size of each block read.
+        """
         path = self.folder / file.name
         if not path.is_file() or path.stat().st_size != file.size:
             return False
-        digest = hasher(file)
+        digest = new_hash(file)
         with path.open("rb") as stream:
             while block := stream.read(_CHUNK):
                 digest.update(block)
                 advance(len(block))
         if digest.hexdigest() != file.digest:
             return False
-        self.remember(file)
+        self.mark_checked(file)
         return True
 
-    def remember(self, file: RemoteFile) -> None:
-        """A file was read and is the hub's."""
-        self._checked[file.name] = _facts(self.folder / file.name, file.digest)
+    def mark_checked(self, file: RemoteFile) -> None:
+        """Store that a file was verified."""
+        self._checked[file.name] = _file_state(self.folder / file.name, file.digest)
         if self.revision is not None:
             self._save()
 
-    def is_own(self, name: str) -> bool:
-        """Whether a file is as it once came from the hub, of whatever commit: then nobody's work is lost with it."""
-        return name in self._checked and self._checked[name] == _facts(self.folder / name, self._checked[name][0])
+    def is_unmodified(self, name: str) -> bool:
+        """Return whether a file is as it was downloaded, from any commit, so that replacing it loses no work of the user."""
+        return name in self._checked and self.is_checked(name, self._checked[name][0])
 
     def is_unpacked(self, folder: str, digest: str) -> bool:
-        """Whether the archive of that digest was unpacked into ``folder``, which is still there."""
+        """Return whether the archive of that digest was unpacked into ``folder``, and the folder still exists."""
         return self._unpacked.get(folder) == digest and (self.folder / folder).is_dir()
 
-    def remember_unpacked(self, folder: str, digest: str) -> None:
-        """The archive of that digest is unpacked."""
+    def mark_unpacked(self, folder: str, digest: str) -> None:
+        """Store that the archive of that digest was unpacked into ``folder``."""
         self._unpacked[folder] = digest
         self._save()
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Keep other downloads out of the folder. Raises SennaError where one is at work."""
+    def lock(self) -> Iterator[None]:
+        """Exclude other downloads from the folder.
+
+        Raises:
+            SennaError: another download is running there.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / _LOCK).open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise SennaError(
-                    f"{self.folder}: another senna download is at work there; wait until it ends"
+                    f"{self.folder}: another senna download is running there", remedy="wait until it ends"
                 ) from error
             yield
 
@@ -112,15 +124,16 @@ class Store:
         )
 
 
-def hasher(file: RemoteFile):
-    """The hash that a file's ``digest`` is of: sha256, or sha1 begun as git begins that of a file."""
+def new_hash(file: RemoteFile):
+    """Return an empty hash object for a file's ``digest``: sha256, or sha1 with the header of a git blob."""
     if len(file.digest) == 64:
         return hashlib.sha256()
     return hashlib.sha1(f"blob {file.size}\0".encode(), usedforsecurity=False)
 
 
-def _facts(path: Path, digest: str) -> list | None:
+def _file_state(path: Path, digest: str) -> list | None:
+    """Return [digest, size, modification time]; None without such a file."""
     if not path.is_file():
         return None
-    facts = path.stat()
-    return [digest, facts.st_size, facts.st_mtime_ns]
+    status = path.stat()
+    return [digest, status.st_size, status.st_mtime_ns]

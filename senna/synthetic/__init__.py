@@ -1,12 +1,12 @@
-"""The embedded default: a small world that the project draws itself, and small models that learn from it.
+"""The synthetic default data: a small driving world that the project draws, and small models that are trained on it.
 
-What prepares stages and makes models needs torch and lives in `senna.synthetic.tiny.make`; what else is named here does not.
+Everything exported here works without torch, except `prepare_tiny_stage1`, which imports torch when it is called.
 """
 
 from senna.synthetic.render.camera import Camera
 from senna.synthetic.render.painter import paint
 from senna.synthetic.render.scene import House, Road, Scene, StreetLamp, TrafficLight, Tree, Vehicle
-from senna.synthetic.tiny.road_images import write_road_pictures
+from senna.synthetic.tiny.road_images import write_road_images
 from senna.synthetic.world.write import scene_names, write_world
 
 __all__ = [
@@ -21,13 +21,13 @@ __all__ = [
     "paint",
     "prepare_tiny_stage1",
     "scene_names",
-    "write_road_pictures",
+    "write_road_images",
     "write_world",
 ]
 
 
 def prepare_tiny_stage1(folder: str, seed: int = 0, count: int = 1536) -> dict:
-    """See `senna.synthetic.tiny.make.prepare_tiny_stage1`; torch is imported only when this is called."""
-    from senna.synthetic.tiny.make import make
+    """Make the data and models of stage 1; see `senna.synthetic.tiny.make.prepare_tiny_stage1`."""
+    from senna.synthetic.tiny import make
 
     return make.prepare_tiny_stage1(folder, seed, count)

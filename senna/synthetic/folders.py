@@ -1,4 +1,4 @@
-"""Folders that are either complete or not there: made beside their place, stamped, then renamed."""
+"""Folders that are either complete or absent: built under a temporary name, stamped with their recipe, then renamed."""
 
 from __future__ import annotations
 
@@ -9,29 +9,31 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from senna.errors import UsageError
+from senna.run_folder import differences, read_settings
 
 STAMP = "complete.json"
 
 
 def needs_making(folder: Path, recipe: Mapping[str, object]) -> bool:
-    """Whether `folder` is not yet, or not by this `recipe`, complete.
+    """Return whether `folder` is absent, empty, or complete but made by another recipe.
 
-    UsageError when it holds something that `make_whole` did not make: that stays as it is.
+    Raises:
+        UsageError: the folder holds files that `make_whole` did not write. They are left untouched.
     """
     if not folder.exists():
         return True
     if not folder.is_dir():
-        raise UsageError(f"{folder} is not a folder: name another place")
-    found = _recipe_of(folder)
-    if found is None and any(folder.iterdir()):
-        raise UsageError(f"{folder} holds something else already: name another folder, or empty this one")
-    return found != dict(recipe)
+        raise UsageError(f"{folder} is not a folder", remedy="choose another folder")
+    found = read_settings(folder / STAMP)
+    if not found and any(folder.iterdir()):
+        raise UsageError(f"{folder} already holds other files", remedy="choose another folder, or empty this one")
+    return bool(differences(found or {}, recipe))
 
 
 def make_whole(folder: Path, recipe: Mapping[str, object], make: Callable[[Path], object]) -> None:
-    """Let `make` fill a neighbouring folder, which takes the name `folder` only when it is whole and stamped.
+    """Let `make` fill a temporary folder beside `folder`, write the stamp into it and rename it to `folder`.
 
-    What an interrupted making left is thrown away first.
+    Leftovers of an interrupted attempt are deleted first. An existing `folder` is replaced.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = folder.parent / f".{folder.name}.unfinished"
@@ -42,10 +44,3 @@ def make_whole(folder: Path, recipe: Mapping[str, object], make: Callable[[Path]
     if folder.exists():
         shutil.rmtree(folder)
     os.replace(unfinished, folder)
-
-
-def _recipe_of(folder: Path) -> dict[str, object] | None:
-    try:
-        return json.loads((folder / STAMP).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None

@@ -1,7 +1,7 @@
-"""Several processes of this package's own modules, one a core, whose lines come back in order.
+"""Worker processes that run a module of this package, one process for each core, and return their lines in order.
 
-Not `multiprocessing`: its spawned workers run the caller's main file again and so need a guard there, and its
-forked ones may hang where torch's threads run.
+`multiprocessing` does not fit: workers that it spawns run the caller's main file again, which then needs a guard, and workers
+that it forks can hang when torch's threads are running.
 """
 
 from __future__ import annotations
@@ -12,62 +12,68 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from senna.errors import SennaError
 
 PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 
 
-def crew_size() -> int:
-    """The number of cores this process may use."""
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def child_environment() -> dict[str, str]:
-    """The environment of a child process that must find this package and use one thread."""
+    """Return the environment of a child process that imports this package and computes on one thread."""
     path = os.pathsep.join(filter(None, [str(PACKAGE_PARENT), os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
 def report_step(what: str, step: int, steps: int, loss: float) -> None:
-    """A line on stderr at every tenth of the way (a bar would tangle with that of a process alongside)."""
+    """Print the loss to stderr ten times a run. Two models train at the same time, so progress bars would overlap."""
     if step % max(1, steps // 10) == 0 or step == steps:
         print(f"{what}: step {step} of {steps}, loss {loss:.2f}", file=sys.stderr, flush=True)
 
 
 def worker_lines(module: str, arguments: list[str], count: int) -> Iterator[str]:
-    """Lines 0 to `count` - 1, where line i comes from worker i % workers.
+    """Yield lines 0 to `count` - 1, of which line i comes from worker i modulo the number of workers.
 
-    Each worker is `python -m module *arguments COUNT START STEP` and prints a line for each of its turns. A worker that
-    fails is a SennaError with the end of what it wrote to stderr.
+    Each worker is `python -m module *arguments COUNT START STEP` and prints one line for each of the indices
+    `range(START, COUNT, STEP)`.
+
+    Raises:
+        SennaError: a worker ended early; the message ends with the last 2,000 bytes that the workers wrote to stderr.
     """
-    workers = max(1, min(crew_size(), count))
+    num_workers = max(1, min(available_cores(), count))
     with tempfile.TemporaryFile() as errors:
-        crew = [
+        workers = [
             subprocess.Popen(
-                [sys.executable, "-m", module, *arguments, str(count), str(start), str(workers)],
+                [sys.executable, "-m", module, *arguments, str(count), str(start), str(num_workers)],
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 env=child_environment(),
                 text=True,
                 encoding="utf-8",
             )
-            for start in range(workers)
+            for start in range(num_workers)
         ]
         try:
             for index in range(count):
-                line = crew[index % workers].stdout.readline()
+                stdout = workers[index % num_workers].stdout
+                line = stdout.readline() if stdout else ""
                 if not line:
                     raise SennaError(f"{module} ended early: {_tail(errors)}")
                 yield line.rstrip("\n")
         finally:
-            for worker in crew:
+            for worker in workers:
                 worker.kill()
-                worker.stdout.close()
+                if worker.stdout:
+                    worker.stdout.close()
                 worker.wait()
 
 
-def _tail(errors: object, size: int = 2000) -> str:
+def _tail(errors: IO[bytes], size: int = 2000) -> str:
     length = errors.seek(0, os.SEEK_END)
     errors.seek(max(0, length - size))
     return errors.read().decode(errors="replace").strip() or "no message"

@@ -1,4 +1,4 @@
-"""The loopback hub, with small repositories under the names and commits of the real ones."""
+"""The loopback hub, with small repositories that have the names and commits of the real ones."""
 
 import io
 import random
@@ -19,24 +19,24 @@ def noise(size: int, seed: int = 0) -> bytes:
 
 def zipped(members: dict[str, bytes]) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as pack:
+    with zipfile.ZipFile(buffer, "w") as archive:
         for name, content in members.items():
-            pack.writestr(name, content)
+            archive.writestr(name, content)
     return buffer.getvalue()
 
 
-PICTURES = {f"{i // 10:05d}/{i:09d}.jpg": noise(1000 + i, i) for i in range(40)}
+IMAGES = {f"{index // 10:05d}/{index:09d}.jpg": noise(1000 + index, index) for index in range(40)}
 
 
 @pytest.fixture
 def hub(monkeypatch):
-    """Empty ``HF_*``, no pauses between tries, and a hub that has what the assets name."""
+    """A hub that holds the assets; the environment has no ``HF_*`` variables, and retries have no delay."""
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", "/nowhere/token")
-    monkeypatch.setattr(fetch, "PAUSES", (0, 0, 0, 0, 0))
+    monkeypatch.setattr(fetch, "RETRY_DELAYS", (0, 0, 0, 0, 0))
     hub = Hub()
     hub.repositories = {
         assets.VICUNA.repo: Repository(
@@ -74,7 +74,7 @@ def hub(monkeypatch):
                 "README.md": b"# LLaVA-Pretrain",
                 "blip_laion_cc_sbu_558k.json": b"[]",
                 "blip_laion_cc_sbu_558k_meta.json": noise(700, 7),
-                "images.zip": zipped(PICTURES),
+                "images.zip": zipped(IMAGES),
             },
             kind="dataset",
             commit=assets.LLAVA_PRETRAIN.revision,
@@ -100,7 +100,7 @@ def hub(monkeypatch):
 
 @pytest.fixture
 def download(hub, tmp_path):
-    """`senna download` against the loopback hub, into tmp_path / "assets"."""
+    """Return a function that runs `senna download` against the loopback hub, into tmp_path / "assets"."""
 
     def run(*flags) -> int:
         return main(["--endpoint", hub.endpoint, "--out", str(tmp_path / "assets"), *map(str, flags)])

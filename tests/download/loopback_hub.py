@@ -1,4 +1,4 @@
-"""A server on loopback that speaks the few calls of the hub that a download needs, and can fail as real ones do."""
+"""A server on loopback that answers the requests of a download like the hub, and can fail like real servers."""
 
 import hashlib
 import json
@@ -9,31 +9,39 @@ from urllib.parse import unquote, urlsplit
 
 
 def git_blob(content: bytes) -> str:
-    """git's name for a file of that content."""
+    """Return git's blob id of a file with that content."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 @dataclass
 class Repository:
-    """``large`` files are told by their sha256 and served from another address, as LFS files are."""
+    """A repository of the hub.
+
+    Attributes:
+        large: names of LFS files, which are listed with their sha256 and served from another address.
+        status: HTTP status of the file list.
+        files_status: HTTP status of the files.
+        listed: contents whose hashes the file list states, for files where it differs from what is sent.
+    """
 
     files: dict[str, bytes]
     kind: str = "model"
     commit: str = "c" * 40
     large: frozenset[str] = frozenset()
-    status: int = 200  # of the question what files there are
-    files_status: int = 200  # of the files
-    stated: dict[str, bytes] = field(default_factory=dict)  # files whose hash is told of another content
+    status: int = 200
+    files_status: int = 200
+    listed: dict[str, bytes] = field(default_factory=dict)
 
     def info(self, name: str) -> dict:
+        """Return the file list, as the hub's API gives it."""
         siblings = []
         for path, sent in self.files.items():
-            content = self.stated.get(path, sent)
-            one = {"rfilename": path, "size": len(content), "blobId": git_blob(content)}
+            content = self.listed.get(path, sent)
+            sibling = {"rfilename": path, "size": len(content), "blobId": git_blob(content)}
             if path in self.large:
                 digest = hashlib.sha256(content).hexdigest()
-                one["lfs"] = {"sha256": digest, "size": len(content), "pointerSize": 134}
-            siblings.append(one)
+                sibling["lfs"] = {"sha256": digest, "size": len(content), "pointerSize": 134}
+            siblings.append(sibling)
         return {"id": name, "modelId": name, "sha": self.commit, "private": False, "tags": [], "siblings": siblings}
 
 
@@ -41,11 +49,13 @@ class Hub:
     """The server.
 
     Attributes:
-        cuts: file -> after how many bytes of each next answer the connection is closed; used up one by one.
-        ranges: (file, the Range header or "") of every answer that sent bytes.
-        sent: file -> bytes that left.
-        asked: every path, in order.
-        ignores_ranges: always sends the whole file, as some proxies do.
+        cuts: file -> the number of bytes after which the connection is closed, for each of the next responses.
+        ranges: (file, Range header or "") of every response that sent bytes.
+        sent: file -> number of bytes sent.
+        requests: every requested path, in order.
+        authorization: the Authorization header of every request, in order.
+        ignores_ranges: whether the server always sends files from the beginning, as some proxies do.
+        busy: number of file requests that are answered with status 503 first.
         pause: seconds between blocks, so that a download can be killed in the middle.
     """
 
@@ -54,10 +64,10 @@ class Hub:
         self.cuts: dict[str, list[int]] = {}
         self.ranges: list[tuple[str, str]] = []
         self.sent: dict[str, int] = {}
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self.authorization: list[str] = []
         self.ignores_ranges = False
-        self.busy = 0  # how many files are answered with 503 first
+        self.busy = 0
         self.pause = 0.0
         self.stopping = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
@@ -83,7 +93,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self):
             path = unquote(urlsplit(self.path).path)
-            hub.asked.append(path)
+            hub.requests.append(path)
             hub.authorization.append(self.headers.get("Authorization", ""))
             parts = path.strip("/").split("/")
             if parts[0] == "api":
@@ -113,9 +123,10 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 hub.busy -= 1
                 return self._answer(503)
             content = hub.repositories[name].files[file]
-            asked = "" if hub.ignores_ranges else self.headers.get("Range", "")
-            start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
-            hub.ranges.append((file, self.headers.get("Range", "")))
+            requested = self.headers.get("Range", "")
+            hub.ranges.append((file, requested))
+            has_range = requested and not hub.ignores_ranges
+            start = int(requested.removeprefix("bytes=").rstrip("-")) if has_range else 0
             self.send_response(206 if start else 200)
             self.send_header("Content-Length", str(len(content) - start))
             if start:

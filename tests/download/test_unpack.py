@@ -1,4 +1,4 @@
-"""Unpacking: into its folder or not at all, and going on where it was stopped."""
+"""Unpacking: the folder is complete or absent, and an interrupted unpacking is resumed."""
 
 import io
 import stat
@@ -8,13 +8,13 @@ import pytest
 
 from senna.download.unpack import unpack
 from senna.errors import SennaError
-from tests.download.conftest import PICTURES, zipped
+from tests.download.conftest import IMAGES, zipped
 
 
 @pytest.fixture
 def archive(tmp_path):
     path = tmp_path / "images.zip"
-    path.write_bytes(zipped(PICTURES))
+    path.write_bytes(zipped(IMAGES))
     return path
 
 
@@ -27,64 +27,63 @@ def tree(folder):
 
 
 @pytest.mark.parametrize("name", ["../evil.jpg", "00000/../../evil.jpg", "/evil.jpg", "..\\evil.jpg"])
-def test_a_path_that_climbs_out_is_refused_before_anything_is_written(tmp_path, name):
+def test_a_member_outside_the_folder_is_refused_before_anything_is_written(tmp_path, name):
     path = tmp_path / "images.zip"
     path.write_bytes(zipped({"00000/good.jpg": b"good", name: b"evil"}))
-    with pytest.raises(SennaError, match="would leave its folder; nothing of it was unpacked"):
+    with pytest.raises(SennaError, match="would leave its folder; nothing was unpacked"):
         unpack(path, tmp_path / "images", quiet)
-    assert [one.name for one in tmp_path.iterdir()] == ["images.zip"]
+    assert [path.name for path in tmp_path.iterdir()] == ["images.zip"]
 
 
-def test_a_link_is_refused(tmp_path):
+def test_a_symbolic_link_is_refused(tmp_path):
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as pack:
+    with zipfile.ZipFile(buffer, "w") as archive:
         link = zipfile.ZipInfo("00000")
         link.external_attr = (stat.S_IFLNK | 0o777) << 16
-        pack.writestr(link, "/etc")
+        archive.writestr(link, "/etc")
     path = tmp_path / "images.zip"
     path.write_bytes(buffer.getvalue())
     with pytest.raises(SennaError, match="would leave its folder"):
         unpack(path, tmp_path / "images", quiet)
 
 
-def test_what_was_stopped_half_way_goes_on(archive, tmp_path):
+def test_an_interrupted_unpacking_keeps_the_good_files_and_replaces_the_others(archive, tmp_path):
     class Stopped(Exception):
         pass
 
-    told = []
+    unpacked = []
 
-    def stops_after_half(total):
+    def stop_after_half(total):
         def advance(count):
-            told.append(count)
-            if len(told) == 20:
+            unpacked.append(count)
+            if len(unpacked) == 20:
                 raise Stopped
 
         return advance
 
     with pytest.raises(Stopped):
-        unpack(archive, tmp_path / "images", stops_after_half)
+        unpack(archive, tmp_path / "images", stop_after_half)
     partial = tmp_path / "images.partial"
     assert not (tmp_path / "images").exists()
     assert len(tree(partial)) == 20
     names = sorted(tree(partial))
-    (partial / names[0]).write_bytes(PICTURES[names[0]][:100])  # as a kill leaves the last one
-    (partial / names[1]).write_bytes(bytes(len(PICTURES[names[1]])))  # as a power cut does
-    whole = partial / names[2]
-    before = whole.stat().st_mtime_ns
-    assert unpack(archive, tmp_path / "images", quiet) == len(PICTURES)
-    assert tree(tmp_path / "images") == PICTURES
+    (partial / names[0]).write_bytes(IMAGES[names[0]][:100])  # as after a kill
+    (partial / names[1]).write_bytes(bytes(len(IMAGES[names[1]])))  # as after a power cut
+    before = (partial / names[2]).stat().st_mtime_ns
+    assert unpack(archive, tmp_path / "images", quiet) == len(IMAGES)
+    assert tree(tmp_path / "images") == IMAGES
     assert (tmp_path / "images" / names[2]).stat().st_mtime_ns == before
     assert not partial.exists()
 
 
-def test_too_little_room_is_told_before_anything_is_written(archive, tmp_path, monkeypatch):
+def test_too_little_disk_space_is_refused_before_anything_is_written(archive, tmp_path, monkeypatch):
     monkeypatch.setattr("senna.download.unpack.free_space", lambda _: 1000)
-    with pytest.raises(SennaError, match=r"to be unpacked, 0\.0 GB are free; make room"):
+    with pytest.raises(SennaError, match=r"needs 0\.0 GB, and 0\.0 GB are free; make room"):
         unpack(archive, tmp_path / "images", quiet)
     assert not (tmp_path / "images.partial").exists()
 
 
-def test_a_damaged_zip_is_told(archive, tmp_path):
+def test_a_damaged_zip_is_refused(archive, tmp_path):
     archive.write_bytes(archive.read_bytes()[:-100])
     with pytest.raises(SennaError, match=r"cannot be unpacked.*delete it and run the same command again"):
         unpack(archive, tmp_path / "images", quiet)

@@ -1,4 +1,4 @@
-"""scripts/benchmark.py, each subcommand as users run it, small; and that what it compares is the same."""
+"""scripts/benchmark.py: each subcommand with small sizes, and the equality of the results that it compares."""
 
 import importlib
 import json
@@ -27,7 +27,7 @@ def run_script(arguments):
 
 
 def benchmark(*flags, code=0):
-    """Run it in a process of its own; returns what it printed to stdout, or to stderr where it fails."""
+    """Run the script in its own process and return its stdout, or its stderr if the exit code is not 0."""
     result = Run(run_script, [str(flag) for flag in flags], REPOSITORY).result()
     assert result.returncode == code, result.stderr
     return result.stderr if code else result.stdout
@@ -40,9 +40,9 @@ def world(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def modules():
-    """The modules behind the subcommands."""
+    """The modules of the subcommands."""
     sys.path.insert(0, str(REPOSITORY / "scripts"))
-    names = ("common", "models", "packing", "published", "synthetic", "train")
+    names = ("common", "evaluate", "models", "packing", "published", "synthetic", "train")
     yield SimpleNamespace(**{name: importlib.import_module(f"benchmarks.{name}") for name in names})
     sys.path.remove(str(REPOSITORY / "scripts"))
 
@@ -50,10 +50,10 @@ def modules():
 @pytest.fixture
 def small(modules):
     sizes = dict(hidden=32, layers=1, image_size=28, view_tokens=4, vocabulary=320)
-    return modules.models.Geometry.of(SimpleNamespace(**sizes))
+    return modules.models.Geometry.from_arguments(SimpleNamespace(**sizes))
 
 
-def test_images_names_the_decoders_and_their_speed(world, tmp_path):
+def test_images_compares_the_decoders(world, tmp_path):
     chart = tmp_path / "charts" / "images.png"
     flags = ["--images", world / "samples", "--count", 2, "--repeats", 1, "--json", "--chart", chart]
     figures = json.loads(benchmark("images", *flags).splitlines()[-1])
@@ -62,18 +62,29 @@ def test_images_names_the_decoders_and_their_speed(world, tmp_path):
     assert chart.read_bytes().startswith(PNG)
 
 
-def test_convert_finds_the_facts_that_the_devkit_gives_box_by_box(shared_golden, tmp_path):
+def convert_figures(root, *flags):
+    return json.loads(benchmark("convert", "--nuscenes", root, "--repeats", 1, "--json", *flags).splitlines()[-1])
+
+
+def test_convert_gives_the_facts_of_the_devkit(world, tmp_path):
     chart = tmp_path / "convert.png"
-    flags = ["--nuscenes", shared_golden / "synthetic_nuscenes", "--repeats", 1, "--json", "--chart", chart]
-    figures = json.loads(benchmark("convert", *flags).splitlines()[-1])
-    assert figures["frames"] == 49
-    assert figures["objects"] > 400
+    figures = convert_figures(world, "--chart", chart)
+    assert figures["frames"] == 8
+    assert figures["objects"] > 50
     assert figures["differ"] == 0
     assert figures["ways"]["senna convert"]["ratio"] > 1
     assert chart.read_bytes().startswith(PNG)
 
 
-def test_packing_is_compared_in_each_precision_with_the_same_gradient(tmp_path):
+def test_convert_gives_the_facts_of_the_devkit_for_49_frames_with_hidden_objects(shared_golden):
+    figures = convert_figures(shared_golden / "synthetic_nuscenes")
+    assert figures["frames"] == 49
+    assert figures["objects"] > 400
+    assert figures["differ"] == 0
+    assert figures["ways"]["senna convert"]["ratio"] > 1
+
+
+def test_packing_gives_the_gradient_of_unpacked_batches(tmp_path):
     chart = tmp_path / "packing.png"
     figures = json.loads(benchmark("packing", *SMALL, "--json", "--chart", chart).splitlines()[-1])
     assert figures["max_relative_gradient_difference"] < 1e-4
@@ -82,7 +93,7 @@ def test_packing_is_compared_in_each_precision_with_the_same_gradient(tmp_path):
     split, unpacked = ways["packed (split), fp32"], ways["unpacked, fp32"]
     assert figures["speedup"] == pytest.approx(unpacked["ms"] / split["ms"])
     assert (figures["speedup_bf16"] is not None) == ("packed (split), bf16" in ways)
-    # 13 questions over 101 text tokens and 6 views of 4 tokens; those behind the last view, 2 of them shared, are 2,546
+    # 13 questions share 101 text tokens, 6 views of 4 tokens and 2 of the 2,546 tokens after the last view
     assert (unpacked["tokens"], split["tokens"]) == (13 * (101 + 24) + 2546, 101 + 24 + 2546 - 12 * 2)
     for ways in figures["stage1"].values():
         assert ways["packed (split)"]["max_relative_gradient_difference"] < 1e-4
@@ -91,7 +102,7 @@ def test_packing_is_compared_in_each_precision_with_the_same_gradient(tmp_path):
     assert chart.read_bytes().startswith(PNG)
 
 
-def test_train_names_the_precision_of_each_baseline(world, tmp_path):
+def test_train_reports_the_ratio_to_each_published_precision(world, tmp_path):
     chart = tmp_path / "train.png"
     flags = ["--nuscenes", world, *SMALL, "--json", "--chart", chart]
     figures = json.loads(benchmark("train", *flags).splitlines()[-1])
@@ -99,12 +110,12 @@ def test_train_names_the_precision_of_each_baseline(world, tmp_path):
     ways = figures["ways"]
     assert {"as published, fp32", "unpacked, fp32", "packed, fp32"} <= ways.keys()
     assert ways["as published, fp32"]["ratio_to_published_fp32"] == 1
-    for of_way in ways.values():
-        assert ("ratio_to_published_bf16" in of_way) == ("as published, bf16" in ways)
+    for summary in ways.values():
+        assert ("ratio_to_published_bf16" in summary) == ("as published, bf16" in ways)
     assert chart.read_bytes().startswith(PNG)
 
 
-def test_without_bf16_the_figures_are_of_fp32_alone(modules, small, monkeypatch, capsys):
+def test_a_processor_without_bf16_gives_fp32_figures_only(modules, small, monkeypatch, capsys):
     monkeypatch.setattr(modules.models, "BF16_FLAGS", set())
     assert modules.models.precisions_here() == ["fp32"]
     assert "fp32 only" in capsys.readouterr().out
@@ -113,12 +124,12 @@ def test_without_bf16_the_figures_are_of_fp32_alone(modules, small, monkeypatch,
     assert not [way for way in figures["ways"] if "bf16" in way]
 
 
-def test_the_frame_is_as_long_as_the_real_one_that_its_comment_names(modules):
-    # The lengths do not depend on the model's: these are of the real geometry but the images, which are not looked at.
+def test_the_random_frame_has_the_length_of_the_real_one(modules):
+    # The sizes of the real model, except for the images, which do not matter here.
     real = modules.models.Geometry(image_size=28)
     generator = torch.Generator().manual_seed(0)
     item = modules.synthetic.frame(real, torch.zeros(6, 3, 28, 28), generator)
-    unpacked = Collator(0, 2048, 128)(modules.synthetic.one_by_one([item]))
+    unpacked = Collator(0, 2048, 128)(modules.synthetic.unpack_samples([item]))
     packed = PackCollator(0, 2048, 128, 4096)([item])
     assert (unpacked["tokens"], packed["tokens"]) == (13_843, 3_391)
     assert packed["layout"][0].prefix == 871
@@ -126,7 +137,7 @@ def test_the_frame_is_as_long_as_the_real_one_that_its_comment_names(modules):
     assert sum(modules.synthetic.REAL_CAPTIONS.values()) == 610
 
 
-def test_evaluate_scores_in_one_forward_what_separate_forwards_give(tmp_path):
+def test_evaluate_scores_like_separate_forward_passes(tmp_path):
     chart = tmp_path / "evaluate.png"
     figures = json.loads(benchmark("evaluate", *SMALL, "--json", "--chart", chart).splitlines()[-1])
     assert figures["max_difference_log_prob"] < 1e-4
@@ -134,19 +145,30 @@ def test_evaluate_scores_in_one_forward_what_separate_forwards_give(tmp_path):
     assert chart.read_bytes().startswith(PNG)
 
 
-def test_the_plans_of_the_benchmark_are_cut_as_vicunas_tokenizer_cuts_them(modules, shared_golden):
+def prefixes(answers):
+    """Return the distinct prefixes of token sequences: the nodes of their tree."""
+    return {tuple(answer[:depth]) for answer in answers for depth in range(13)}
+
+
+def test_the_plans_of_the_benchmark_have_the_tree_of_vicunas_tokenizer(modules):
+    answers = modules.synthetic.answers()
+    # 219 tokens and 120 distinct prefixes: counted with Vicuna's tokenizer, as in the next test.
+    assert len(answers) == len(set(answers)) == 20
+    assert (sum(map(len, answers)), len(prefixes(answers))) == (219, 120)
+    assert round(219 / 20) == modules.evaluate.DECODED
+
+
+def test_the_plans_of_the_benchmark_are_split_like_vicunas_tokenizer_splits_them(modules, shared_golden):
     tokenizer = load_tokenizer(str(shared_golden / "vicuna_tokenizer"), 2048)
     ours, real = modules.synthetic.answers(), AnswerEncoder(tokenizer)([{"from": "human", "value": "Plan?"}])["answers"]
     assert [len(answer) for answer in ours] == [len(answer) for answer in real]
-    assert len({answer[:depth] for answer in ours for depth in range(13)}) == len(
-        {answer[:depth] for answer in real for depth in range(13)}
-    )
+    assert len(prefixes(ours)) == len(prefixes(real))
 
 
-def test_the_published_way_gives_our_gradient(modules, small):
+def test_the_published_loss_gives_our_gradient(modules, small):
     generator = torch.Generator().manual_seed(0)
-    item = modules.synthetic.frame(small, modules.models.pictures(6, small, generator), generator)
-    samples = modules.synthetic.one_by_one([item])[:3]
+    item = modules.synthetic.frame(small, modules.models.random_images(6, small, generator), generator)
+    samples = modules.synthetic.unpack_samples([item])[:3]
     gradients = []
     for attention in ("sdpa", "eager"):
         model = modules.models.build(small, "fp32", stage=2)
@@ -162,12 +184,12 @@ def test_the_published_way_gives_our_gradient(modules, small):
 
 def test_ratios_are_medians_over_items_of_ratios_of_medians(modules):
     seconds = {"old": {"a": [4.0, 9.0, 5.0], "b": [2.0]}, "new": {"a": [1.0], "b": [2.0, 1.0, 1.0]}}
-    summary = modules.common.summarise(seconds, "old")
+    summary = modules.common.summarize(seconds, "old")
     assert summary["old"] == {"ms": 3500, "per_second": 1 / 3.5, "ratio": 1}
     assert summary["new"]["ratio"] == (5 / 1 + 2 / 1) / 2
 
 
-def test_help_does_not_wait_for_torch_and_a_chart_is_a_png():
+def test_help_does_not_import_torch_and_a_chart_must_be_a_png():
     code = (
         "import sys\nsys.argv = ['benchmark.py', '--help']\nsys.path.insert(0, 'scripts')\nimport benchmark\n"
         "try: benchmark.main()\nexcept SystemExit: pass\n"
@@ -182,4 +204,4 @@ def test_help_does_not_wait_for_torch_and_a_chart_is_a_png():
     command = [sys.executable, REPOSITORY / "scripts" / "benchmark.py", "packing", "--chart", "speed.jpg"]
     result = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert result.returncode == 2
-    assert "--chart speed.jpg: the chart is a PNG" in result.stderr
+    assert "--chart speed.jpg is no PNG" in result.stderr

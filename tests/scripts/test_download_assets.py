@@ -1,4 +1,4 @@
-"""scripts/download_assets.sh, as a user runs it, against a hub on loopback."""
+"""scripts/download_assets.sh against a hub on loopback."""
 
 import os
 import shutil
@@ -8,13 +8,16 @@ import sys
 import pytest
 
 from tests.conftest import REPOSITORY
+from tests.download import conftest
+
+hub = conftest.hub
 
 STAMP = 'echo "$1 $(cat "$2/pyproject.toml" "$2/constraints.txt" | cksum)"'
 
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A checkout whose environment is installed already: its interpreter is that of this test."""
+    """Return a checkout with an installed environment, whose interpreter is that of this test."""
     root = tmp_path / "a checkout"
     shutil.copytree(REPOSITORY / "scripts", root / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "constraints.txt"):
@@ -28,20 +31,20 @@ def checkout(tmp_path):
     return root
 
 
-def test_it_prints_what_a_shell_can_evaluate(hub, checkout, tmp_path):
+def test_the_printed_lines_can_be_evaluated_by_a_shell(hub, checkout, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0"}
-    lines = '"$(sh "$1/scripts/download_assets.sh" --preset 7b pretrain-data)"'
-    use = f'eval {lines}; ls -d "$VISION_TOWER"; ls "$MODEL_PATH" "$IMAGE_DATA"'
+    download = '"$(sh "$1/scripts/download_assets.sh" --preset 7b pretrain-data)"'
+    use = f'eval {download}; ls -d "$VISION_TOWER"; ls "$MODEL_PATH" "$IMAGE_DATA"'
     command = ["sh", "-euc", use, "sh", str(checkout)]
-    told = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert told.stdout.splitlines()[0] == str(checkout / "outputs" / "assets" / "clip-vit-large-patch14-336")
-    assert {"tokenizer.model", "00000", "00003"} <= set(told.stdout.splitlines())
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[0] == str(checkout / "outputs" / "assets" / "clip-vit-large-patch14-336")
+    assert {"tokenizer.model", "00000", "00003"} <= set(done.stdout.splitlines())
 
 
-def test_its_exit_code_is_the_commands(hub, checkout):
+def test_the_exit_code_is_that_of_the_command(hub, checkout):
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OUT_DIR": "/nowhere"}
     script = str(checkout / "scripts" / "download_assets.sh")
     done = subprocess.run(["sh", script, "--preset", "13b"], env=environment, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "--preset 13b is not known" in done.stderr
+    assert "--preset 13b is unknown" in done.stderr
     assert not done.stdout

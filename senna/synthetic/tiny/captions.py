@@ -1,4 +1,4 @@
-"""What a scene shows, as facts, and the sentences that say it."""
+"""The facts that a road scene shows, and the captions that state them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 from senna.synthetic.render.scene import BODY_COLOURS, LIGHT_STATES, SKIES, VEHICLE_KINDS, Scene
 from senna.synthetic.tiny.road_scenes import distance_word, lane_word
 
-PLACES = {"left": "in the left lane", "middle": "straight ahead", "right": "in the right lane"}
-DISTANCES = {"near": "close by", "far": "far away"}
+LANE_PHRASES = {"left": "in the left lane", "middle": "straight ahead", "right": "in the right lane"}
+DISTANCE_PHRASES = {"near": "close by", "far": "far away"}
 SKY_PHRASES = {
     "clear": "under a clear sky",
     "overcast": "under an overcast sky",
@@ -42,7 +42,14 @@ INSTRUCTIONS = (
 
 @dataclass(frozen=True, order=True)
 class SeenVehicle:
-    """A vehicle as a caption names it: keys of PLACES, DISTANCES and BODY_COLOURS, and a kind."""
+    """A vehicle as a caption describes it.
+
+    Attributes:
+        lane: a key of LANE_PHRASES.
+        distance: a key of DISTANCE_PHRASES.
+        colour: a key of BODY_COLOURS.
+        kind: one of VEHICLE_KINDS.
+    """
 
     lane: str
     distance: str
@@ -52,7 +59,7 @@ class SeenVehicle:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that a caption says: `sky` and `light` ("none" without one) and the vehicles from left to right."""
+    """The facts of a caption: the sky, the traffic light ("none" without one) and the vehicles from left to right."""
 
     sky: str
     light: str
@@ -60,30 +67,30 @@ class Facts:
 
 
 def facts_of(scene: Scene) -> Facts:
-    """The facts of a scene of stage 1 (at most one traffic light)."""
+    """Return the facts of a scene of stage 1, which has at most one traffic light."""
     seen = tuple(
-        SeenVehicle(lane_word(v), distance_word(v), v.colour, v.kind)
-        for v in sorted(scene.vehicles, key=lambda v: -v.y)
+        SeenVehicle(lane_word(vehicle), distance_word(vehicle), vehicle.colour, vehicle.kind)
+        for vehicle in sorted(scene.vehicles, key=lambda vehicle: -vehicle.y)
     )
     return Facts(scene.sky, scene.lights[0].state if scene.lights else "none", seen)
 
 
 def sample_facts(rng: np.random.Generator) -> Facts:
-    """Facts as `sample_scene` would give them, without a scene: for text without pictures."""
+    """Draw facts with the distribution of `facts_of(sample_scene(rng))`, without a scene: for text without images."""
 
     def pick(choices: tuple[str, ...] | list[str]) -> str:
         return choices[rng.integers(len(choices))]
 
-    taken = rng.permutation(list(PLACES))[: 1 + rng.integers(2)]
-    lanes = [lane for lane in PLACES if lane in taken]
+    taken = rng.permutation(list(LANE_PHRASES))[: 1 + rng.integers(2)]
+    lanes = [lane for lane in LANE_PHRASES if lane in taken]
     vehicles = tuple(
-        SeenVehicle(lane, pick(list(DISTANCES)), pick(list(BODY_COLOURS)), pick(VEHICLE_KINDS)) for lane in lanes
+        SeenVehicle(lane, pick(list(DISTANCE_PHRASES)), pick(list(BODY_COLOURS)), pick(VEHICLE_KINDS)) for lane in lanes
     )
     return Facts(pick(SKIES), pick(["none", *LIGHT_STATES]), vehicles)
 
 
 def caption(facts: Facts, rng: np.random.Generator) -> str:
-    """A sentence that says all the facts; `rng` picks its form."""
+    """Return a sentence that states all the facts, in a form that `rng` picks."""
     vehicles = " and ".join(_clause(vehicle) for vehicle in facts.vehicles)
     form = FORMS[rng.integers(len(FORMS))]
     text = form.format(vehicles=vehicles, light=LIGHT_PHRASES[facts.light], sky=SKY_PHRASES[facts.sky])
@@ -91,10 +98,11 @@ def caption(facts: Facts, rng: np.random.Generator) -> str:
 
 
 def instruction(rng: np.random.Generator) -> str:
-    """A request that the caption answers."""
+    """Return an instruction that the caption answers."""
     return INSTRUCTIONS[rng.integers(len(INSTRUCTIONS))]
 
 
 def _clause(vehicle: SeenVehicle) -> str:
     article = "an" if vehicle.colour[0] in "aeiou" else "a"
-    return f"{article} {vehicle.colour} {vehicle.kind} is {DISTANCES[vehicle.distance]} {PLACES[vehicle.lane]}"
+    distance, lane = DISTANCE_PHRASES[vehicle.distance], LANE_PHRASES[vehicle.lane]
+    return f"{article} {vehicle.colour} {vehicle.kind} is {distance} {lane}"

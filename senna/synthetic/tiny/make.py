@@ -1,4 +1,4 @@
-"""The tiny preset: pictures, a small CLIP and a small Llama, all made on the spot from a seed, on a CPU."""
+"""The models of the tiny preset: a small CLIP and a small Llama, trained on the CPU from a seed."""
 
 from __future__ import annotations
 
@@ -11,73 +11,77 @@ from pathlib import Path
 
 from senna.errors import SennaError
 from senna.synthetic.folders import make_whole, needs_making
-from senna.synthetic.tiny.road_images import IMAGES, write_road_pictures
-from senna.synthetic.tiny.train_llm import ReadingRecipe, make_llm
-from senna.synthetic.tiny.train_tower import SeeingRecipe, make_clip
+from senna.synthetic.tiny.road_images import IMAGES, write_road_images
+from senna.synthetic.tiny.train_llm import LlmRecipe, make_llm
+from senna.synthetic.tiny.train_tower import TowerRecipe, make_clip
 from senna.synthetic.workers import child_environment
 
-VERSION = 2  # of the models: a change to what a seed gives raises it
-LESSONS_APART = 1_000_003  # the tower learns from pictures of another seed than stage 1 trains on
-PARTS = {"clip": SeeingRecipe, "llm": ReadingRecipe}
+VERSION = 2  # increase it when a change gives other weights for the same seed
+TOWER_SEED_OFFSET = 1_000_003  # keeps the tower's training images apart from those of stage 1
 
 
 def make_tiny_models(
     folder: str | os.PathLike[str],
     seed: int = 0,
-    seeing: SeeingRecipe | None = None,
-    reading: ReadingRecipe | None = None,
+    tower: TowerRecipe | None = None,
+    llm: LlmRecipe | None = None,
 ) -> dict[str, Path]:
-    """Make `folder`/clip and `folder`/llm; returns their paths under "vision_tower" and "model".
+    """Train `folder`/clip and `folder`/llm and return their paths under "vision_tower" and "model".
 
-    Each is trained in a process of its own on one thread: on two cores that is faster than one after the other on two,
-    never stalls on a busy machine, and gives the same weights for the same seed on any number of cores. Folders
-    completed before are left as they are. UsageError when one holds something else.
+    Each model is trained in its own process on one thread. On two cores this is faster than training them in turn on two
+    threads, and the weights do not depend on the number of cores. Complete folders are kept.
+
+    Raises:
+        UsageError: one of the folders holds other files.
+        SennaError: the training of a model failed.
     """
-    recipes = {"clip": seeing or SeeingRecipe(), "llm": reading or ReadingRecipe()}
+    recipes: dict[str, TowerRecipe | LlmRecipe] = {"clip": tower or TowerRecipe(), "llm": llm or LlmRecipe()}
     folder = Path(folder)
-    missing = [part for part, recipe in recipes.items() if needs_making(folder / part, _stamp(part, seed, recipe))]
-    makers = {
-        part: subprocess.Popen(
-            [sys.executable, "-m", __name__, part, str(folder / part), str(seed), json.dumps(asdict(recipes[part]))],
+    missing = [name for name, recipe in recipes.items() if needs_making(folder / name, _stamp(name, seed, recipe))]
+    trainings = {
+        name: subprocess.Popen(
+            [sys.executable, "-m", __name__, name, str(folder / name), str(seed), json.dumps(asdict(recipes[name]))],
             env=child_environment(),
         )
-        for part in missing
+        for name in missing
     }
     try:
-        failed = [part for part, maker in makers.items() if maker.wait() != 0]
+        failed = [name for name, process in trainings.items() if process.wait() != 0]
     finally:
-        for maker in makers.values():
-            maker.kill()
+        for process in trainings.values():
+            process.kill()
     if failed:
-        raise SennaError(f"{folder / failed[0]} could not be made: see the message above")
+        raise SennaError(f"the training of {folder / failed[0]} failed", remedy="see the message above")
     return {"model": folder / "llm", "vision_tower": folder / "clip"}
 
 
 def prepare_tiny_stage1(folder: str | os.PathLike[str], seed: int = 0, count: int = 1536) -> dict[str, Path]:
-    """All that stage 1 needs, under `folder`: paths "model", "vision_tower", "data" (captions.json) and "images"."""
-    data = write_road_pictures(Path(folder) / "pictures", count, seed)
+    """Make everything that stage 1 needs in `folder`.
+
+    Returns:
+        The paths "model", "vision_tower", "data" (captions.json) and "images".
+    """
+    data = write_road_images(Path(folder) / "pictures", count, seed)
     return {**make_tiny_models(folder, seed), "data": data, "images": data.parent / IMAGES}
 
 
-def _stamp(part: str, seed: int, recipe: SeeingRecipe | ReadingRecipe) -> dict[str, object]:
-    return {"what": f"tiny {part}", "version": VERSION, "seed": seed, **asdict(recipe)}
+def _stamp(name: str, seed: int, recipe: TowerRecipe | LlmRecipe) -> dict[str, object]:
+    return {"what": f"tiny {name}", "version": VERSION, "seed": seed, **asdict(recipe)}
 
 
-def _make(part: str, folder: str, seed: str, recipe: str) -> None:
-    """What a maker's process does."""
+def _main(name: str, folder: str, seed: str, recipe: str) -> None:
+    """Train one model; the entry point of the processes that `make_tiny_models` starts."""
     import torch
 
     torch.set_num_threads(1)
-    parsed = PARTS[part](**json.loads(recipe))
-    if part == "clip":
-        make_whole(
-            Path(folder),
-            _stamp(part, int(seed), parsed),
-            lambda place: make_clip(place, int(seed) + LESSONS_APART, parsed),
-        )
+    if name == "clip":
+        tower = TowerRecipe(**json.loads(recipe))
+        stamp = _stamp(name, int(seed), tower)
+        make_whole(Path(folder), stamp, lambda folder: make_clip(folder, int(seed) + TOWER_SEED_OFFSET, tower))
     else:
-        make_whole(Path(folder), _stamp(part, int(seed), parsed), lambda place: make_llm(place, int(seed), parsed))
+        llm = LlmRecipe(**json.loads(recipe))
+        make_whole(Path(folder), _stamp(name, int(seed), llm), lambda folder: make_llm(folder, int(seed), llm))
 
 
 if __name__ == "__main__":
-    _make(*sys.argv[1:])
+    _main(*sys.argv[1:])

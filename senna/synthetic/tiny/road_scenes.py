@@ -1,4 +1,4 @@
-"""Random roads for stage 1: one or two vehicles ahead, a sky, perhaps a traffic light."""
+"""Random road scenes for stage 1: one or two vehicles ahead, a sky and possibly a traffic light."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from senna.synthetic.render.scene import (
 LANE_WIDTH = 3.5
 LANES: dict[str, float] = {"left": LANE_WIDTH, "middle": 0.0, "right": -LANE_WIDTH}  # y in metres
 NEAR_GAP, FAR_GAP = (9.0, 11.5), (17.0, 22.0)  # metres from the camera to a vehicle's back
-FARTHEST_NEAR = (NEAR_GAP[1] + FAR_GAP[0]) / 2
+MAX_NEAR_GAP = (NEAR_GAP[1] + FAR_GAP[0]) / 2
 EYE_HEIGHT = 1.7
-PATH_START, PATH_END = (-20.0, -12.0), 240.0  # metres; where the road begins shifts its dashes
+PATH_START, PATH_END = (-20.0, -12.0), 240.0  # metres; the start is random because it shifts the lane markings
 
 
 def front_camera(size: int = 224) -> Camera:
-    """The square front camera that all pictures of stage 1 are seen through."""
+    """Return the square front camera of all images of stage 1."""
     return Camera.looking((0.0, 0.0, EYE_HEIGHT), field_of_view=58.0, size=(size, size))
 
 
 def distance_word(vehicle: Vehicle) -> str:
-    """ "near" or "far", by the gap between the camera and the vehicle's back."""
+    """Return "near" or "far", by the gap between the camera and the back of the vehicle."""
     gap = vehicle.x - vehicle.size[0] / 2
-    return "near" if gap < FARTHEST_NEAR else "far"
+    return "near" if gap < MAX_NEAR_GAP else "far"
 
 
 def lane_word(vehicle: Vehicle) -> str:
-    """ "left", "middle" or "right": the lane whose middle is nearest."""
+    """Return "left", "middle" or "right": the lane with the nearest centre line."""
     return min(LANES, key=lambda lane: abs(LANES[lane] - vehicle.y))
 
 
 def sample_scene(rng: np.random.Generator) -> Scene:
-    """A scene in which every described property is drawn independently and evenly."""
+    """Return a scene in which every property that a caption states is drawn independently and uniformly."""
     lanes = rng.permutation(list(LANES))[: 1 + rng.integers(2)]
     vehicles = tuple(_vehicle(rng, str(lane)) for lane in lanes)
     state = [None, *LIGHT_STATES][rng.integers(4)]
@@ -94,8 +94,8 @@ def _houses(rng: np.random.Generator) -> list[House]:
     for side in (1, -1):
         for x in (30, 52, 74, 96):
             if rng.random() < 0.4:
-                where = float(x + rng.uniform(-4, 4)), side * float(rng.uniform(19, 27))
-                houses.append(House(*where, -side * np.pi / 2, int(rng.integers(5)), int(rng.integers(1, 4))))
+                position = float(x + rng.uniform(-4, 4)), side * float(rng.uniform(19, 27))
+                houses.append(House(*position, -side * np.pi / 2, int(rng.integers(5)), int(rng.integers(1, 4))))
     return houses
 
 
@@ -103,4 +103,4 @@ def _lamps(rng: np.random.Generator) -> tuple[StreetLamp, ...]:
     if rng.random() < 0.5:
         return ()
     first = rng.uniform(14, 30)
-    return tuple(StreetLamp(float(first + 28 * i), 1.5 * LANE_WIDTH + 1.8, -np.pi / 2) for i in range(4))
+    return tuple(StreetLamp(float(first + 28 * index), 1.5 * LANE_WIDTH + 1.8, -np.pi / 2) for index in range(4))

@@ -1,4 +1,4 @@
-"""The tokenizer of the tiny preset: Llama-like (BPE, byte fallback, <unk> <s> </s> first), trained on the spot."""
+"""The tokenizer of the tiny preset: BPE with byte fallback like Llama's (<unk>, <s>, </s> and the 256 bytes come first)."""
 
 from __future__ import annotations
 
@@ -41,37 +41,37 @@ DRIVING_WORDS = (
 
 
 def training_text(seed: int, captions: int = 3000) -> list[str]:
-    """The lines that the tokenizer learns from: captions, requests, and the words of the driving questions and answers."""
+    """Return the lines that the tokenizer is trained on: captions, instructions, and driving questions and answers."""
     rng = np.random.default_rng((seed, 1))
     lines = [caption(sample_facts(rng), rng) for _ in range(captions)]
-    asked = (text for section in load_templates().values() for text in section.values())
-    templates = [re.sub(r"{\w+}|\n", " ", text) for text in asked]
+    texts = (text for section in load_templates().values() for text in section.values())
+    templates = [re.sub(r"{\w+}|\n", " ", text) for text in texts]
     lines += itertools.chain.from_iterable([text] * 20 for text in (*INSTRUCTIONS, *DRIVING_WORDS, *templates, SYSTEM))
     return lines
 
 
 def make_tokenizer(folder: str | os.PathLike[str], seed: int = 0, vocab_size: int = 1024) -> PreTrainedTokenizerFast:
-    """Train the tokenizer and write it to `folder`; `AutoTokenizer.from_pretrained(folder)` opens it.
+    """Train the tokenizer and write it to `folder`, in a form that `AutoTokenizer.from_pretrained(folder)` loads.
 
-    `vocab_size` is an upper bound: training ends earlier when every word of the text is one token.
+    Args:
+        vocab_size: upper bound; training ends earlier when every word of the text is one token.
     """
-    learned = Tokenizer(BPE(unk_token=UNK))
-    _llama_shape(learned)
-    room = vocab_size - len(BYTES)
+    trained = Tokenizer(BPE(unk_token=UNK))
+    _set_llama_pipeline(trained)
     trainer = BpeTrainer(
-        vocab_size=room,
+        vocab_size=vocab_size - len(BYTES),
         special_tokens=[UNK, BOS, EOS],
         initial_alphabet=list(string.ascii_letters + string.digits + string.punctuation),
         show_progress=False,
     )
-    learned.train_from_iterator(training_text(seed), trainer)
-    model = json.loads(learned.to_str())["model"]
+    trained.train_from_iterator(training_text(seed), trainer)
+    model = json.loads(trained.to_str())["model"]
     pieces = sorted(model["vocab"], key=model["vocab"].get)
     ordered = [*pieces[:3], *BYTES, *pieces[3:]]
     merges = [tuple(pair) for pair in model["merges"]]
     vocab = {piece: index for index, piece in enumerate(ordered)}
     tokenizer = Tokenizer(BPE(vocab, merges, unk_token=UNK, byte_fallback=True, fuse_unk=True))
-    _llama_shape(tokenizer)
+    _set_llama_pipeline(tokenizer)
     tokenizer.add_special_tokens([UNK, BOS, EOS])
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, 1)]
@@ -83,8 +83,8 @@ def make_tokenizer(folder: str | os.PathLike[str], seed: int = 0, vocab_size: in
     return wrapped
 
 
-def _llama_shape(tokenizer: Tokenizer) -> None:
-    """Spaces become U+2581 with one before the text, as SentencePiece has it; digits stand alone."""
+def _set_llama_pipeline(tokenizer: Tokenizer) -> None:
+    """Replace spaces by U+2581 and prepend one to the text, as SentencePiece does; split digits and punctuation off."""
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

@@ -1,15 +1,13 @@
-"""A small CLIP vision tower that has learnt to see the road: it stands for a pretrained CLIP.
+"""A small CLIP vision tower for the tiny preset, trained on labelled road images. It takes the place of a pretrained CLIP.
 
-Two things make seconds enough where contrastive learning takes days: the first layer starts as the whitened principal
-components of patches (as training would make it), and every patch is told what it shows and, in the driving world, what
-lies ahead (outlook.py). What is trained is the output of the last layer but one, which LLaVA's towers are read at; the last
-layer keeps its random start.
+Two things reduce the training from days of contrastive learning to seconds: the patch embedding starts from whitened
+principal components of patches, and every patch has dense targets (`patch_labels`, `scene_labels`). The loss is computed on
+the output of the second-to-last layer, which is the one that LLaVA uses; the last layer keeps its random weights.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,49 +16,52 @@ from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from senna.synthetic.tiny.patch_labels import CLASSES
-from senna.synthetic.tiny.scene_labels import OUTLOOK
-from senna.synthetic.tiny.tower_dataset import draw_lessons
+from senna.synthetic.tiny.patch_labels import NUM_CLASSES
+from senna.synthetic.tiny.scene_labels import SCENE_LABELS
+from senna.synthetic.tiny.tower_dataset import draw_tower_dataset
 from senna.synthetic.workers import report_step
 
-# B pictures, P patches, D hidden size
+# B images, P patches, D hidden size
 
-OPPONENTS = ((0.3, 0.59, 0.11), (0.7, -0.7, 0.0), (0.35, 0.35, -0.7))  # brightness, red less green, yellow less blue
+OPPONENT_COLOURS = ((0.3, 0.59, 0.11), (0.7, -0.7, 0.0), (0.35, 0.35, -0.7))  # brightness, red - green, yellow - blue
 
 
 @dataclass(frozen=True)
-class SeeingRecipe:
-    """Geometry of the tower and the length of its training. `pictures` are those that go with each of the `journeys`."""
+class TowerRecipe:
+    """Size of the tower and its training on `scenarios * images_per_scenario` images."""
 
     image_size: int = 224
     patch_size: int = 16
     hidden_size: int = 96
     layers: int = 4
-    journeys: int = 80
-    pictures: int = 36
+    scenarios: int = 80
+    images_per_scenario: int = 36
     steps: int = 1000
     batch_size: int = 16
     learning_rate: float = 2e-3
 
 
-def make_clip(folder: str | os.PathLike[str], seed: int, recipe: SeeingRecipe) -> CLIPVisionModel:
-    """Train a tower on pictures of its own and write it, with its image processor, to `folder`."""
+def make_clip(folder: str | os.PathLike[str], seed: int, recipe: TowerRecipe) -> CLIPVisionModel:
+    """Draw the training images, train a tower, write it and its image processor to `folder` and return the tower."""
     processor = CLIPImageProcessorPil(
         size={"shortest_edge": recipe.image_size},
         crop_size={"height": recipe.image_size, "width": recipe.image_size},
     )
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (processor.image_mean, processor.image_std))
-    lessons = draw_lessons(seed, recipe.journeys, recipe.pictures, recipe.image_size, recipe.patch_size)
-    pixels = torch.from_numpy(lessons.pixels).permute(0, 3, 1, 2)
-    classes, outlook = torch.from_numpy(lessons.classes), torch.from_numpy(lessons.outlook)
-    weights = torch.from_numpy(lessons.weights).float()
+    dataset = draw_tower_dataset(
+        seed, recipe.scenarios, recipe.images_per_scenario, recipe.image_size, recipe.patch_size
+    )
+    pixels = torch.from_numpy(dataset.pixels).permute(0, 3, 1, 2)
+    classes, scene_labels = torch.from_numpy(dataset.patch_classes), torch.from_numpy(dataset.scene_labels)
+    weights = torch.from_numpy(dataset.patch_weights).float()
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tower = CLIPVisionModel(_config(recipe))
         heads = nn.ModuleList([nn.LayerNorm(recipe.hidden_size)])
-        heads.extend(nn.Linear(recipe.hidden_size, answers) for answers in (*CLASSES.values(), *OUTLOOK.values()))
-        _start_from_patches(tower, (pixels[:512].float() / 255 - mean) / std, recipe)
+        num_classes = (*NUM_CLASSES.values(), *SCENE_LABELS.values())
+        heads.extend(nn.Linear(recipe.hidden_size, count) for count in num_classes)
+        _initialize_embeddings(tower, (pixels[:512].float() / 255 - mean) / std, recipe)
     parameters = [*tower.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -70,20 +71,20 @@ def make_clip(folder: str | os.PathLike[str], seed: int, recipe: SeeingRecipe) -
         batch = torch.randint(len(pixels), (recipe.batch_size,), generator=generator)
         features = _features(tower, (pixels[batch].float() / 255 - mean) / std)  # (B, P, D)
         normed = heads[0](features)
-        loss = _patch_loss(normed, heads[1 : 1 + len(CLASSES)], classes[batch], weights[batch])
-        loss = loss + _outlook_loss(normed, heads[1 + len(CLASSES) :], outlook[batch])
+        loss = _patch_loss(normed, heads[1 : 1 + len(NUM_CLASSES)], classes[batch], weights[batch])
+        loss = loss + _scene_loss(normed, heads[1 + len(NUM_CLASSES) :], scene_labels[batch])
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
-        report_step("the tiny CLIP learns to see", step, recipe.steps, loss.item())
+        report_step("training the tiny CLIP", step, recipe.steps, loss.item())
     tower.save_pretrained(folder)
     processor.save_pretrained(folder)
     return tower
 
 
-def _config(recipe: SeeingRecipe) -> CLIPVisionConfig:
+def _config(recipe: TowerRecipe) -> CLIPVisionConfig:
     return CLIPVisionConfig(
         hidden_size=recipe.hidden_size,
         intermediate_size=4 * recipe.hidden_size,
@@ -96,16 +97,19 @@ def _config(recipe: SeeingRecipe) -> CLIPVisionConfig:
 
 
 @torch.no_grad()
-def _start_from_patches(tower: CLIPVisionModel, pictures: torch.Tensor, recipe: SeeingRecipe) -> None:
-    """Set the patch embedding to whitened principal components and the positions to sines and cosines.
+def _initialize_embeddings(tower: CLIPVisionModel, pixels: torch.Tensor, recipe: TowerRecipe) -> None:
+    """Set the patch embedding to whitened principal components and the position embedding to sines and cosines.
 
-    Components of brightness and of two colour differences, a third each: of all three colours together they would be of
-    brightness alone, and a lamp is a small thing whose colour matters.
+    A third of the components are for brightness and a third for each of two colour differences. Components of RGB patches
+    would describe brightness alone, but the colour of a small lamp matters.
+
+    Args:
+        pixels: normalized images (N, 3, H, W).
     """
     patch, hidden = recipe.patch_size, recipe.hidden_size
-    count = hidden // len(OPPONENTS)
-    for index, weights in enumerate(torch.tensor(OPPONENTS)):
-        plane = torch.einsum("c,bchw->bhw", weights, pictures)[:, None]
+    count = hidden // len(OPPONENT_COLOURS)
+    for index, weights in enumerate(torch.tensor(OPPONENT_COLOURS)):
+        plane = torch.einsum("c,bchw->bhw", weights, pixels)[:, None]
         patches = F.unfold(plane, patch, stride=patch).transpose(1, 2).reshape(-1, patch * patch)
         sample = patches[torch.randperm(len(patches))[:8192]]
         _, spread, components = torch.linalg.svd(sample - sample.mean(dim=0), full_matrices=False)
@@ -118,12 +122,12 @@ def _start_from_patches(tower: CLIPVisionModel, pictures: torch.Tensor, recipe: 
     rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     across, down = columns.reshape(-1, 1) * frequencies, rows.reshape(-1, 1) * frequencies
     waves = torch.cat([across.sin(), across.cos(), down.sin(), down.cos()], dim=1)
-    turn, _ = torch.linalg.qr(torch.randn(hidden, hidden))
-    tower.embeddings.position_embedding.weight[1:] = 0.7 * waves @ turn
+    rotation, _ = torch.linalg.qr(torch.randn(hidden, hidden))
+    tower.embeddings.position_embedding.weight[1:] = 0.7 * waves @ rotation
 
 
 def _features(tower: CLIPVisionModel, pixels: torch.Tensor) -> torch.Tensor:
-    """hidden_states[-2] without the class token, (B, P, D), the last layer not run."""
+    """Return `hidden_states[-2]` without the class token, (B, P, D). The last layer is not run."""
     hidden = tower.pre_layrnorm(tower.embeddings(pixels))
     for layer in tower.encoder.layers[:-1]:
         hidden = layer(hidden, attention_mask=None)
@@ -131,9 +135,14 @@ def _features(tower: CLIPVisionModel, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def _patch_loss(
-    normed: torch.Tensor, heads: Sequence[nn.Module], classes: torch.Tensor, weights: torch.Tensor
+    normed: torch.Tensor, heads: nn.ModuleList, classes: torch.Tensor, weights: torch.Tensor
 ) -> torch.Tensor:
-    """The sum of the labels' cross entropies, each averaged over patches by weight."""
+    """Return the sum over the labels of the weighted mean cross-entropy over patches.
+
+    Args:
+        normed: features (B, P, D).
+        classes, weights: targets and loss weights (B, 5, P).
+    """
     total = normed.new_zeros(())
     for index, head in enumerate(heads):
         losses = F.cross_entropy(head(normed).transpose(1, 2), classes[:, index], reduction="none")  # (B, P)
@@ -141,13 +150,18 @@ def _patch_loss(
     return total
 
 
-def _outlook_loss(normed: torch.Tensor, heads: Sequence[nn.Module], outlook: torch.Tensor) -> torch.Tensor:
-    """The sum of the cross entropies of what lies ahead, which every patch of a picture is asked; -1 is not asked."""
-    asked = outlook[:, 0] >= 0
-    if not asked.any():
+def _scene_loss(normed: torch.Tensor, heads: nn.ModuleList, scene_labels: torch.Tensor) -> torch.Tensor:
+    """Return the sum over the scene labels of the mean cross-entropy, with the same target for all patches of an image.
+
+    Args:
+        normed: features (B, P, D).
+        scene_labels: targets (B, 9); images with -1 are left out.
+    """
+    has_labels = scene_labels[:, 0] >= 0
+    if not has_labels.any():
         return normed.new_zeros(())
-    losses = [
-        F.cross_entropy(head(normed[asked]).flatten(0, 1), outlook[asked, index].repeat_interleave(normed.shape[1]))
-        for index, head in enumerate(heads)
-    ]
+    losses = []
+    for index, head in enumerate(heads):
+        logits = head(normed[has_labels]).flatten(0, 1)
+        losses.append(F.cross_entropy(logits, scene_labels[has_labels, index].repeat_interleave(normed.shape[1])))
     return torch.stack(losses).sum()

@@ -1,4 +1,4 @@
-"""Captions, the folder of pictures, and the labels of patches."""
+"""Captions, the folder of road images, and the labels of patches."""
 
 import json
 import re
@@ -11,14 +11,15 @@ import pytest
 from PIL import Image
 
 from senna.errors import SennaError, UsageError
-from senna.synthetic import write_road_pictures
+from senna.synthetic import write_road_images
 from senna.synthetic.folders import make_whole, needs_making
 from senna.synthetic.render.scene import BODY_COLOURS, VEHICLE_KINDS, Scene, TrafficLight, Vehicle
 from senna.synthetic.tiny.captions import FORMS, caption, facts_of, sample_facts
 from senna.synthetic.tiny.patch_labels import COLOURS, label_patches
-from senna.synthetic.tiny.road_images import scene_of
+from senna.synthetic.tiny.road_images import sample_road
 from senna.synthetic.tiny.road_scenes import LANES, front_camera, sample_scene
 from senna.synthetic.workers import worker_lines
+from tests.conftest import REPOSITORY
 
 
 def read(path: Path) -> list[dict]:
@@ -27,27 +28,28 @@ def read(path: Path) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_road_pictures(tmp_path_factory.mktemp("road") / "pictures", count=5, seed=3)
+    return write_road_images(tmp_path_factory.mktemp("road") / "images", count=5, seed=3)
 
 
-def test_a_caption_says_everything_that_the_scene_has_and_nothing_else():
+def test_a_caption_states_exactly_the_facts_of_the_scene():
     rng = np.random.default_rng(0)
     for _ in range(200):
         scene = sample_scene(rng)
         text = caption(facts_of(scene), rng)
         words = re.findall(r"[a-z]+", text.lower())
-        colours = [w for w in words if w in BODY_COLOURS]
-        assert sorted(w for w in words if w in VEHICLE_KINDS) == sorted(v.kind for v in scene.vehicles)
-        lamps = [t.state for t in scene.lights]
-        assert sorted(colours) == sorted([v.colour for v in scene.vehicles] + lamps)
-        assert ("no traffic light" in text) == (not lamps)
+        kinds = [word for word in words if word in VEHICLE_KINDS]
+        colours = [word for word in words if word in BODY_COLOURS]
+        assert sorted(kinds) == sorted(vehicle.kind for vehicle in scene.vehicles)
+        states = [light.state for light in scene.lights]
+        assert sorted(colours) == sorted([vehicle.colour for vehicle in scene.vehicles] + states)
+        assert ("no traffic light" in text) == (not states)
         for lane, phrase in (
             ("left", "in the left lane"),
             ("middle", "straight ahead"),
             ("right", "in the right lane"),
         ):
-            assert (phrase in text) == any(abs(v.y - LANES[lane]) < 1 for v in scene.vehicles)
-        far = sum(v.x - v.size[0] / 2 > 15 for v in scene.vehicles)
+            assert (phrase in text) == any(abs(vehicle.y - LANES[lane]) < 1 for vehicle in scene.vehicles)
+        far = sum(vehicle.x - vehicle.size[0] / 2 > 15 for vehicle in scene.vehicles)
         assert (text.count("far away"), text.count("close by")) == (far, len(scene.vehicles) - far)
         assert {"clear": "clear", "overcast": "overcast", "dusk": "dusk", "night": "night"}[scene.sky] in words
 
@@ -55,24 +57,29 @@ def test_a_caption_says_everything_that_the_scene_has_and_nothing_else():
 def test_a_known_scene_has_the_expected_caption():
     vehicles = (Vehicle("car", "blue", 24, -3.5), Vehicle("truck", "red", 14, 3.5))
     scene = Scene(sky="night", vehicles=vehicles, lights=(TrafficLight(18, -6, "green", reach=6),))
-    says = {caption(facts_of(scene), np.random.default_rng(seed)) for seed in range(40)}
-    assert len(says) == len(FORMS)
+    captions = {caption(facts_of(scene), np.random.default_rng(seed)) for seed in range(40)}
+    assert len(captions) == len(FORMS)
     assert (
         "A red truck is close by in the left lane and a blue car is far away in the right lane, "
-        "the traffic light is green, in the dark of night." in says
+        "the traffic light is green, in the dark of night." in captions
     )
 
 
 def test_facts_without_a_scene_are_as_varied_as_those_of_scenes():
     rng = np.random.default_rng(1)
-    free, drawn = (
-        [make() for _ in range(600)] for make in (lambda: sample_facts(rng), lambda: facts_of(sample_scene(rng)))
+    sampled = [sample_facts(rng) for _ in range(600)]
+    of_scenes = [facts_of(sample_scene(rng)) for _ in range(600)]
+    properties = (
+        lambda facts: facts.sky,
+        lambda facts: facts.light,
+        lambda facts: len(facts.vehicles),
+        lambda facts: facts.vehicles[0].lane,
     )
-    for of in (lambda f: f.sky, lambda f: f.light, lambda f: len(f.vehicles), lambda f: f.vehicles[0].lane):
-        assert {of(f) for f in free} == {of(f) for f in drawn}
-    assert all(
-        [v.lane for v in f.vehicles] == sorted((v.lane for v in f.vehicles), key=list(LANES).index) for f in free
-    )
+    for value in properties:
+        assert {value(facts) for facts in sampled} == {value(facts) for facts in of_scenes}
+    for facts in sampled:
+        lanes = [vehicle.lane for vehicle in facts.vehicles]
+        assert lanes == sorted(lanes, key=list(LANES).index)
 
 
 def test_records_have_the_form_of_llava_pretrain(drawn: Path):
@@ -84,55 +91,54 @@ def test_records_have_the_form_of_llava_pretrain(drawn: Path):
         assert (human["from"], gpt["from"]) == ("human", "gpt")
         assert human["value"].count("<image>") == 1
         assert "<image>" not in gpt["value"]
-        with Image.open(drawn.parent / "images" / record["image"]) as picture:
-            assert (picture.format, picture.size, picture.mode) == ("JPEG", (224, 224), "RGB")
-        scene, _ = scene_of(3, index)
-        assert all(v.kind in gpt["value"] and v.colour in gpt["value"] for v in scene.vehicles)
+        with Image.open(drawn.parent / "images" / record["image"]) as image:
+            assert (image.format, image.size, image.mode) == ("JPEG", (224, 224), "RGB")
+        scene, _ = sample_road(3, index)
+        assert all(vehicle.kind in gpt["value"] and vehicle.colour in gpt["value"] for vehicle in scene.vehicles)
 
 
-def test_the_same_seed_draws_the_same_files_and_another_seed_others(drawn: Path, tmp_path: Path):
-    again = write_road_pictures(tmp_path / "again", count=5, seed=3)
-    other = write_road_pictures(tmp_path / "other", count=5, seed=4)
+def test_the_files_depend_only_on_the_seed(drawn: Path, tmp_path: Path):
+    again = write_road_images(tmp_path / "again", count=5, seed=3)
+    other = write_road_images(tmp_path / "other", count=5, seed=4)
     for path in sorted(drawn.parent.rglob("*")):
         if path.is_file():
             assert (again.parent / path.relative_to(drawn.parent)).read_bytes() == path.read_bytes()
-    assert {r["conversations"][1]["value"] for r in read(other)} != {
-        r["conversations"][1]["value"] for r in read(drawn)
-    }
+    first, second = ({record["conversations"][1]["value"] for record in read(path)} for path in (drawn, other))
+    assert first != second
 
 
-def test_a_complete_folder_is_left_alone_and_another_count_draws_anew(tmp_path: Path):
-    captions = write_road_pictures(tmp_path / "p", count=2, seed=0)
-    before = captions.stat().st_mtime_ns
-    assert write_road_pictures(tmp_path / "p", count=2, seed=0).stat().st_mtime_ns == before
-    assert len(read(write_road_pictures(tmp_path / "p", count=3, seed=0))) == 3
+def test_a_complete_folder_is_kept_and_another_count_replaces_it(tmp_path: Path):
+    folder = tmp_path / "roads"
+    before = write_road_images(folder, count=2, seed=0).stat().st_mtime_ns
+    assert write_road_images(folder, count=2, seed=0).stat().st_mtime_ns == before
+    assert len(read(write_road_images(folder, count=3, seed=0))) == 3
 
 
-def test_an_interrupted_making_is_not_taken_for_complete(tmp_path: Path):
-    def stop_half_way(place: Path) -> None:
-        (place / "half").write_text("half")
+def test_an_interrupted_folder_is_made_again(tmp_path: Path):
+    def stop_early(folder: Path) -> None:
+        (folder / "first").write_text("first")
         raise KeyboardInterrupt
 
     recipe = {"seed": 1}
     with pytest.raises(KeyboardInterrupt):
-        make_whole(tmp_path / "thing", recipe, stop_half_way)
-    assert needs_making(tmp_path / "thing", recipe)
-    make_whole(tmp_path / "thing", recipe, lambda place: (place / "whole").write_text("whole"))
-    assert not needs_making(tmp_path / "thing", recipe)
-    assert sorted(p.name for p in (tmp_path / "thing").iterdir()) == ["complete.json", "whole"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["thing"]
+        make_whole(tmp_path / "folder", recipe, stop_early)
+    assert needs_making(tmp_path / "folder", recipe)
+    make_whole(tmp_path / "folder", recipe, lambda folder: (folder / "second").write_text("second"))
+    assert not needs_making(tmp_path / "folder", recipe)
+    assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == ["complete.json", "second"]
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
-def test_a_folder_that_holds_something_else_is_refused_and_kept(tmp_path: Path):
+def test_a_folder_with_other_files_is_refused_and_kept(tmp_path: Path):
     (tmp_path / "mine.txt").write_text("keep me")
     with pytest.raises(UsageError, match=re.escape(str(tmp_path))):
-        write_road_pictures(tmp_path, count=1, seed=0)
+        write_road_images(tmp_path, count=1, seed=0)
     with pytest.raises(UsageError, match="not a folder"):
-        write_road_pictures(tmp_path / "mine.txt", count=1, seed=0)
+        write_road_images(tmp_path / "mine.txt", count=1, seed=0)
     assert (tmp_path / "mine.txt").read_text() == "keep me"
 
 
-def test_a_worker_that_fails_is_told_with_its_own_message(tmp_path: Path):
+def test_the_error_of_a_worker_contains_its_stderr(tmp_path: Path):
     with pytest.raises(SennaError, match=r"(?s)ended early.*nowhere"):
         list(worker_lines("senna.synthetic.tiny.road_images", [str(tmp_path / "nowhere"), "0"], 2))
 
@@ -149,7 +155,6 @@ def test_patches_are_labelled_with_the_vehicle_that_covers_them():
     assert (labels.weights[0][labels.classes[0] > 0] > 0.1).all()
 
 
-def test_drawing_needs_no_torch():
+def test_importing_the_package_does_not_import_torch():
     code = "import sys, senna.synthetic; sys.exit('torch' in sys.modules)"
-    root = Path(__file__).resolve().parents[2]
-    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == 0
