@@ -145,7 +145,8 @@ def validate_record(record: object) -> tuple[Record, int, int]:
     turns = record.get("conversations")
     if not isinstance(turns, list) or not turns:
         raise DataError(
-            "has no 'conversations'", remedy="give it a list of {'from': 'human' or 'gpt', 'value': text} under this key"
+            "has no 'conversations'",
+            remedy="give it a list of {'from': 'human' or 'gpt', 'value': text} under this key",
         )
     words = images = 0
     for number, turn in enumerate(turns):

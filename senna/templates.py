@@ -59,7 +59,7 @@ def _check_keys(path: Path, what: str, found: object, expected: Mapping[str, obj
     if missing := [key for key in expected if key not in found]:
         raise UsageError(f"{path}: the {what} lack {', '.join(missing)}", remedy=f"copy them from {DEFAULT}")
     if unknown := [str(key) for key in found if key not in expected]:
-        raise UsageError(f"{path}: the {what} have the unknown {', '.join(unknown)}", remedy=f"use {names}")
+        raise UsageError(f"{path}: the {what} have {', '.join(unknown)}, which is unknown", remedy=f"use {names}")
 
 
 def _check_text(location: str, text: object, slots: Slots) -> None:
@@ -67,10 +67,11 @@ def _check_text(location: str, text: object, slots: Slots) -> None:
         raise UsageError(f"{location} must be text, found {text!r:.60}")
     if IMAGE_TOKEN in text:
         raise UsageError(
-            f"{location} contains {IMAGE_TOKEN}", remedy="remove it: the images are put before each question automatically"
+            f"{location} must not hold {IMAGE_TOKEN}",
+            remedy="remove it: the images are put before each question automatically",
         )
     names = _slot_names(location, text)
-    remedy = "use " + (", ".join(f"{{{name}}}" for name in sorted(slots.known)) or "no slot")
+    remedy = "it may use " + (", ".join(f"{{{name}}}" for name in sorted(slots.known)) or "none at all")
     if unknown := sorted(names - slots.known):
         raise UsageError(f"{location} has the unknown slot {{{unknown[0]}}}", remedy=remedy)
     if missing := sorted(slots.needed - names):
@@ -81,8 +82,8 @@ def _slot_names(location: str, text: str) -> set[str]:
     try:
         pieces = list(Formatter().parse(text))
     except ValueError as error:
-        raise UsageError(f"{location} is not a template: {error}", remedy="write {{ and }} for braces") from error
+        raise UsageError(f"{location} is no template: {error}", remedy="write {{ and }} for braces") from error
     formatted = (name for _, name, form, conversion in pieces if name is not None and (form or conversion))
     if (name := next(formatted, None)) is not None:
-        raise UsageError(f"{location} has a slot with a format", remedy=f"write {{{name}}}, without a format")
+        raise UsageError(f"{location}: write the slot plainly, {{{name}}}, without a format")
     return {name for _, name, _, _ in pieces if name is not None}

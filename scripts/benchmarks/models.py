@@ -20,7 +20,7 @@ from senna.train.build_model import freeze
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MAX_LENGTH = 2048
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # as Linux calls them; the last is ARM's
-FOR_THE_LOG = {"kinds", "samples", "bad_samples", "tokens", "unpacked_tokens", "places", "cut"}  # of a batch
+FOR_THE_LOG = {"kinds", "counts"}  # of a batch
 
 
 @dataclass(frozen=True)

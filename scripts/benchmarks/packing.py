@@ -30,11 +30,11 @@ class Way:
     @property
     def tokens(self) -> int:
         """What the model sees, views included, padding not."""
-        return sum(batch["tokens"] for batch in self.batches)
+        return sum(batch["counts"].tokens for batch in self.batches)
 
     @property
     def padding(self) -> float:
-        return 1 - self.tokens / sum(batch["places"] for batch in self.batches)
+        return 1 - self.tokens / sum(batch["counts"].positions for batch in self.batches)
 
 
 def accumulate(model: SennaLlavaLlamaForCausalLM, way: Way, precision: str) -> None:
