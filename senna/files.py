@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
         reason = error.strerror or error
         raise SennaError(f"{path} cannot be written: {reason}", remedy=_MAKE_ROOM) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,16 +85,17 @@ def claim(folder: Path, settings: Mapping[str, Any], *, remedy: str, where: obje
         folder.mkdir(parents=True, exist_ok=True)
         temporary.write_text(json.dumps(dict(settings), indent=2) + "\n", encoding="utf-8")
         _rename_unless_present(temporary, folder / RUN_FILE)
-    except FileExistsError:
-        now = json.loads(json.dumps(dict(settings)))
-        check_same_run(where or folder, read_settings(folder / RUN_FILE), now, remedy=remedy)
     except OSError as error:
+        if isinstance(error, FileExistsError) and folder.is_dir():
+            now = json.loads(json.dumps(dict(settings)))
+            return check_same_run(where or folder, read_settings(folder / RUN_FILE), now, remedy=remedy)
         reason = error.strerror or str(error)
         raise SennaError(
             f"{folder} cannot be written: {reason}", remedy="make room, or choose another folder"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def _rename_unless_present(temporary: Path, path: Path) -> None:
