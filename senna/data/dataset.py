@@ -141,7 +141,7 @@ def _image_paths(record: Record, input_ids: torch.Tensor) -> list[str]:
     if in_record != len(paths):
         raise DataError(f"the text has {in_record} {IMAGE_TOKEN}, the record names {len(paths)} images")
     if in_prompt != in_record:
-        raise DataError(f"{in_record - in_prompt} {IMAGE_TOKEN} stand in an answer before the first question")
+        raise DataError(f"{in_record - in_prompt} {IMAGE_TOKEN} are in an answer before the first question")
     return paths
 
 

@@ -46,7 +46,7 @@ BAD = {
     "damaged": "damaged.png",
     "too_few": "the text has 6 <image>, the record names 1 images",
     "no_placeholder": "the text has 0 <image>, the record names 1 images",
-    "lost": "1 <image> stand in an answer before the first question",
+    "lost": "1 <image> are in an answer before the first question",
     "two_questions": "turn 3 is from 'human'",
 }
 
