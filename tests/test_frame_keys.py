@@ -1,6 +1,5 @@
 """Frames are found from image paths and text alone, and number_keys by first appearance."""
 
-import json
 import time
 
 import numpy as np
@@ -77,9 +76,10 @@ def test_numbers_are_by_first_appearance():
     assert number_keys(keys[:0]).tolist() == []
 
 
-def test_every_pretraining_image_is_a_frame(data):
-    path = data / "llava_pretrain_10" / "blip_laion_cc_sbu_558k.json"
-    assert open_records(path).frames.tolist() == list(range(len(json.loads(path.read_text()))))
+def test_every_pretraining_image_is_a_frame(tmp_path):
+    turns = [{"from": "human", "value": "Describe.\n<image>"}, {"from": "gpt", "value": "a car"}]
+    records = [{"id": str(number), "image": f"{number % 5}.jpg", "conversations": turns} for number in range(10)]
+    assert frames(tmp_path, records) == [*range(5), *range(5)]
 
 
 def test_half_a_million_keys_are_numbered_in_a_second():

@@ -252,6 +252,17 @@ def test_unknown_options_raise_an_error_before_the_first_sample(folder):
             dataset(folder, **wrong)
 
 
+def test_pretraining_records_become_samples_of_the_plain_format(folder):
+    records = [{"id": str(n), "image": SIX[n], "conversations": turns("Describe.\n<image>", "a car")} for n in range(3)]
+    (folder / "data.json").write_text(json.dumps(records))
+    samples = ConversationDataset(open_records(folder / "data.json"), byte_level(), PROCESSOR, version="plain")
+    for number in range(3):
+        item = samples[number]
+        assert item["input_ids"][0] == IMAGE_TOKEN_INDEX
+        assert samples.tokenizer.decode(item["labels"][1:]) == "a car\n"
+        assert torch.equal(item["images"][0], load_image(folder / SIX[number], PROCESSOR))
+
+
 def test_real_pretraining_records_become_samples(data):
     records = open_records(data / "llava_pretrain_10" / "blip_laion_cc_sbu_558k.json")
     folder = data / "llava_pretrain_10" / "images"
