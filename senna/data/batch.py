@@ -103,6 +103,6 @@ class PackedBatch(PackedRows):
     """A batch of packed frames."""
 
     images: torch.Tensor | None  # float32 (N, 3, H, W); None without images
-    records: int  # R
+    num_records: int  # R
     kinds: torch.Tensor  # LongTensor (R,), without records that could not be used
     counts: BatchCounts

@@ -118,7 +118,7 @@ class PackCollator:
         return {
             **packed,
             "images": torch.cat([some for some in images if len(some)]) if views else None,
-            "records": len(records),
+            "num_records": len(records),
             "kinds": torch.tensor(kinds, dtype=torch.long),
             "counts": BatchCounts(
                 samples=[sample["sample"] for sample in samples],
