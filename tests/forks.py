@@ -1,4 +1,4 @@
-"""Processes that start without delay: they are forked from a server process that has imported Senna, which takes 6 s."""
+"""Processes that are forked from one which has imported Senna, and so start at once: an import takes six seconds of a core."""
 
 import atexit
 import contextlib
@@ -24,9 +24,9 @@ IMPORTED = [
 
 
 class Run:
-    """A call of ``target(arguments)`` in one process, or in several with torchrun's variables; the methods are Popen's.
+    """``target(arguments)`` in a process of its own, or in several under what torchrun would set; the face is Popen's.
 
-    ``target`` is imported by its name, so it must be defined in a module; its result is the exit code.
+    ``target`` is found by its name, so it stands in a module; what it returns is the exit code.
     """
 
     def __init__(self, target: Callable[[list[str]], int], arguments: list[str], folder: Path, processes: int = 1):
@@ -34,23 +34,23 @@ class Run:
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (lives as long as the run does)
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(IMPORTED)
-        with mock.patch.dict(os.environ, OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu"):  # these are read at import
+        with mock.patch.dict(os.environ, OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu"):  # read at import
             forkserver.ensure_running()
         read, write = os.pipe()
         self.stdout = open(read)  # noqa: SIM115
         streams = [Connection(write, readable=False), Connection(os.dup(self._errors.fileno()), readable=False)]
         self._processes = []
-        for variables in _torchrun_variables(processes):
+        for variables in _launched(processes):
             environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **variables}
-            process = context.Process(target=_run, args=(target, arguments, folder, environment, *streams))
+            process = context.Process(target=_become, args=(target, arguments, folder, environment, *streams))
             process.start()
             self._processes.append(process)
         for stream in streams:
             stream.close()
-        atexit.register(self._kill)  # if the test fails: Python waits for the processes that it has started
+        atexit.register(self._kill)  # of a test that failed meanwhile: Python waits for the processes it has started
 
     def poll(self) -> int | None:
-        """Return the exit code once all processes have ended: that of the first process that failed, else 0."""
+        """The exit code once all processes have ended: that of the first that failed, else 0."""
         codes = [process.exitcode for process in self._processes]
         return None if None in codes else next((code for code in codes if code), 0)
 
@@ -59,7 +59,7 @@ class Run:
         return self.poll()
 
     def kill(self) -> None:
-        """Kill every process and its children with SIGKILL, and wait until they have ended."""
+        """kill -9 of every process, and of those it started; returns when they have ended."""
         self._kill()
         self.communicate()
 
@@ -69,14 +69,14 @@ class Run:
             with contextlib.suppress(psutil.NoSuchProcess):
                 if process.is_alive():
                     stopped.append(psutil.Process(process.pid))
-                    stopped[-1].suspend()  # all of them at once, before their children are collected
+                    stopped[-1].suspend()  # now, and not only when the children of all are found
         for process in stopped:
             with contextlib.suppress(psutil.NoSuchProcess):
-                for killed in [*process.children(recursive=True), process]:
-                    killed.kill()
+                for one in [*process.children(recursive=True), process]:
+                    one.kill()
 
     def communicate(self, timeout: float = 300) -> tuple[str, str]:
-        """Wait until all processes have ended, or kill them after ``timeout`` s; return the rest of stdout, and stderr."""
+        """Standard output from here on, and standard error, when all have ended or, after ``timeout`` seconds, been killed."""
         watchdog = threading.Timer(timeout, self._kill)
         watchdog.start()
         with self.stdout, self._errors:
@@ -88,13 +88,13 @@ class Run:
             return out, self._errors.read()
 
     def result(self) -> subprocess.CompletedProcess:
-        """Wait and return the result in the form of `subprocess.run`."""
+        """What `subprocess.run` returns."""
         out, err = self.communicate()
         return subprocess.CompletedProcess(self.args, self.returncode, out, err)
 
 
-def _torchrun_variables(processes: int) -> list[dict[str, str]]:
-    """Return the environment variables that torchrun sets in each process; none for a single process."""
+def _launched(processes: int) -> list[dict[str, str]]:
+    """What torchrun would set in each of several processes; nothing for one."""
     if processes == 1:
         return [{}]
     with socket.socket() as free:
@@ -105,9 +105,9 @@ def _torchrun_variables(processes: int) -> list[dict[str, str]]:
     return [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
 
 
-def _run(target, arguments, folder, environment, out, errors) -> None:
-    multiprocessing.set_start_method(None, force=True)  # its own workers start in the system's way
-    gc.freeze()  # so that garbage collections skip all that has been imported
+def _become(target, arguments, folder, environment, out, errors) -> None:
+    multiprocessing.set_start_method(None, force=True)  # for its own workers the system's, not that of the fork server
+    gc.freeze()  # else every collection of garbage goes through all that was imported
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
