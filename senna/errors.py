@@ -1,18 +1,19 @@
 """Exceptions for failures that a user can fix. The command line prints them without a traceback.
 
-An error has a message (what happened, with the value), where it happened (file, record) and a remedy (what to do). They are
-fields: no code parses the text of an exception.
+An error has a message (what happened, with the value), a location (file, record) and a remedy (what to do). They are fields:
+no code parses the text of an exception.
 """
 
 from os import PathLike
 
 
 class SennaError(Exception):
-    """A failure while working.
+    """A failure while a command works.
 
     Attributes:
         message: what happened, with the offending value.
-        remedy: what the user can do about it; None where nothing is known to help.
+        remedy: what the user can do about it, as an imperative; None if nothing is known to help.
+        exit_code: the exit code of the command.
     """
 
     exit_code = 1
@@ -26,16 +27,16 @@ class SennaError(Exception):
 
     @property
     def location(self) -> str:
-        """Where it happened, as a prefix of the message; empty here."""
+        """Return where it happened, as text in front of the message; empty unless a subclass knows it."""
         return ""
 
     def __str__(self) -> str:
-        where = f"{self.location}: " if self.location else ""
-        return where + self.message + (f"; {self.remedy}" if self.remedy else "")
+        prefix = f"{self.location}: " if self.location else ""
+        return prefix + self.message + (f"; {self.remedy}" if self.remedy else "")
 
 
 class UsageError(SennaError):
-    """Wrong use, or a check that failed before any work began and before anything was written."""
+    """Wrong use of a command, or a check that failed before any work began and before anything was written."""
 
     exit_code = 2
 
@@ -44,9 +45,9 @@ class DataError(SennaError):
     """A record or an image that cannot be used.
 
     Attributes:
-        file: the file that holds the record, or the image.
-        record: which record of the file: an index, a line or an id, as text for people.
-        kind: a short name of the fault for programs, for example ``MISSING_IMAGE``.
+        file: the file of records, or the image.
+        record: the record in the file, as text for people: its index, line and id.
+        kind: a short name of the fault for programs, for example ``DataError.MISSING_IMAGE``.
     """
 
     MISSING_IMAGE = "missing image"
@@ -68,10 +69,15 @@ class DataError(SennaError):
         record = None if self.record is None else f"record {self.record}"
         return ": ".join(str(part) for part in (self.file, record) if part is not None)
 
+    def located(self, file: str | PathLike[str], record: str | int) -> "DataError":
+        """Return the same error with the record in which it happened. A location of its own moves into the message."""
+        message = f"{self.location}: {self.message}" if self.location else self.message
+        return DataError(message, remedy=self.remedy, file=file, record=record, kind=self.kind)
 
-def _rebuild(kind: type[SennaError], args: tuple, state: dict) -> SennaError:
-    """Restore an error in another process (`pickle` calls the class with positional arguments only)."""
-    error = kind.__new__(kind, *args)
+
+def _rebuild(error_type: type[SennaError], args: tuple, state: dict) -> SennaError:
+    """Restore a pickled error without calling ``__init__``, whose keyword arguments pickle would not pass."""
+    error = error_type.__new__(error_type, *args)
     error.args = args
     error.__dict__.update(state)
     return error

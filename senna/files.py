@@ -1,18 +1,22 @@
-"""Files that are whole or absent at any moment at which the power may go: written aside, synced, then renamed."""
+"""Files and folders that are complete or absent after a crash: written under another name, synced to disk, then renamed."""
 
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
 from senna.errors import SennaError, UsageError
 
-SAVING = ".saving"  # where a folder's content is being written
+SAVING = ".saving"
+"""The name of the subfolder in which the content of an output folder is written before it is published."""
+
+_MAKE_ROOM = "make room and run the same command again"
 
 
 def _sync(path: Path) -> None:
@@ -24,9 +28,9 @@ def _sync(path: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Flush every file of a folder, and the folder itself, to the disk, and let others read what the umask lets them.
+    """Flush a folder and all its files to the disk, and give the files the permissions of the umask.
 
-    (safetensors writes files that only their owner can read.)
+    safetensors creates files that only their owner can read.
     """
     mask = os.umask(0)
     os.umask(mask)
@@ -39,9 +43,12 @@ def sync_tree(folder: Path) -> None:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Where to write a file, which gets its name when it is complete and on disk; one that was there stays till then.
+    """Yield a temporary path to write to, and rename it to ``path`` once it is complete and on disk.
 
-    Raises SennaError where the disk does not take it.
+    An older file at ``path`` is replaced by the rename, and stays if writing fails.
+
+    Raises:
+        SennaError: the file cannot be written, for example because the disk is full.
     """
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
@@ -49,31 +56,28 @@ def atomic_write(path: Path) -> Iterator[Path]:
         _sync(partial)
         partial.replace(path)
     except OSError as error:
-        why = error.strerror or error
-        raise SennaError(f"{path} cannot be written: {why}; make room and run the same command again") from error
+        reason = error.strerror or error
+        raise SennaError(f"{path} cannot be written: {reason}", remedy=_MAKE_ROOM) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
 
 
-def write_json(path: Path, value: dict) -> None:
-    """Write a JSON file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write an indented JSON file with sorted keys, atomically (see ``atomic_write``)."""
+    with atomic_write(path) as partial:
+        partial.write_text(json.dumps(value, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def stamp(path: Path) -> str:
-    """Changes with a file, or with the files of a folder: a hash of their sizes and times. "" for what is not there."""
+    """Return a hash of the size and modification time of a file, or of the files in a folder; "" if there is none."""
     files = [path] if path.is_file() else sorted(file for file in path.glob("*.*") if file.is_file())
     facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16] if facts else ""
 
 
 def publish(staged: Path, target: Path) -> None:
-    """Give a folder that is completely written its name. An older folder of that name is replaced."""
+    """Rename a complete folder to its final name, replacing an older folder of that name."""
     sync_tree(staged)
     if target.exists():
         shutil.rmtree(target)
@@ -82,7 +86,7 @@ def publish(staged: Path, target: Path) -> None:
 
 
 def publish_files(staged: Path, target: Path, last: str = "config.json") -> None:
-    """Move the files of a complete folder into ``target``; ``last`` says that the folder is whole, so it comes last."""
+    """Move the files of a complete folder into ``target``; the presence of ``last`` marks that all have arrived."""
     sync_tree(staged)
     for path in sorted(staged.iterdir(), key=lambda path: path.name == last):
         path.replace(target / path.name)
@@ -91,40 +95,43 @@ def publish_files(staged: Path, target: Path, last: str = "config.json") -> None
 
 
 def nearest_existing(folder: Path) -> Path:
-    """``folder``, absolute, or the nearest of its parents that exists."""
-    place = folder.resolve()
-    while not place.exists():
-        place = place.parent
-    return place
+    """Return the absolute path of ``folder``, or of its nearest parent that exists."""
+    existing = folder.resolve()
+    while not existing.exists():
+        existing = existing.parent
+    return existing
 
 
 def free_space(folder: Path) -> int:
-    """Bytes free on the disk where ``folder`` is, or would be made."""
+    """Return the free bytes on the disk that holds ``folder``, or will hold it."""
     return shutil.disk_usage(nearest_existing(folder)).free
 
 
 def check_free_space(folder: Path, needed: int) -> None:
-    """Raise UsageError where the disk of ``folder`` (or its nearest existing parent) has less than ``needed`` bytes free."""
+    """Raise UsageError if the disk that holds ``folder``, or will hold it, has less than ``needed`` bytes free."""
     free = free_space(folder)
     if free < needed:
         raise UsageError(
-            f"--output_dir {folder}: {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB needed for the run's files"
+            f"--output_dir {folder}: {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB needed for the run's files",
+            remedy="make room, or choose a folder on another disk",
         )
 
 
 @contextmanager
 def writing(folder: Path, kept: Callable[[], str] = str) -> Iterator[None]:
-    """Turn a failure to write (a full disk, most of all) into one message, and make room of what was half written.
+    """Turn a failure to write into one SennaError, and delete the half-written ``SAVING`` subfolder.
 
-    ``kept`` says, where there is something to say, what is safe ("...; "). torch and safetensors report a full disk as
-    RuntimeError and SafetensorError.
+    torch and safetensors report a full disk as RuntimeError and SafetensorError.
+
+    Args:
+        kept: returns what is safe on disk, as the start of the remedy ("...; "); "" if there is nothing to say.
     """
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(folder / SAVING, ignore_errors=True)
         free = shutil.disk_usage(folder).free / 1e6
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise SennaError(
-            f"saving to {folder} failed ({str(error).splitlines()[0]}; {free:.1f} MB free now); {kept()}"
-            "make room and run the same command again"
+            f"saving to {folder} failed ({reason}; {free:.1f} MB free now)", remedy=f"{kept()}{_MAKE_ROOM}"
         ) from error

@@ -1,4 +1,4 @@
-"""A command's flags from its dataclass: one definition of names, types, defaults and help. Imports nothing heavy."""
+"""Command-line flags from a dataclass: one definition of names, types, defaults and help. Imports nothing heavy."""
 
 import argparse
 from dataclasses import MISSING, field, fields
@@ -24,7 +24,7 @@ class ArgumentParser(argparse.ArgumentParser):
         return super().parse_known_args(None if args is None else [self._spell(word) for word in args], namespace)
 
     def _spell(self, word: str) -> str:
-        """Return a flag as this parser spells it: hyphens and underscores are the same."""
+        """Return a flag with the hyphens or underscores that this parser knows; other words unchanged."""
         name, equals, value = word.partition("=")
         if not name.startswith("--") or name in self._option_string_actions:
             return word
@@ -37,17 +37,17 @@ class ArgumentParser(argparse.ArgumentParser):
 def parse_flags(kind: type[Arguments], argv: list[str], prog: str, description: str, epilog: str = "") -> Arguments:
     """Parse a command line into ``kind``, a dataclass of ``flag`` fields.
 
-    Fields are str, int, float, bool (a switch) or a list of str. Each flag may be written with hyphens or with underscores.
+    Fields are str, int, float, bool (a switch) or a list of str. A flag may be written with hyphens or with underscores.
 
     Raises:
-        UsageError: an unknown flag or a wrong value; the message names the flag.
+        UsageError: a flag is unknown, missing or has a wrong value; the message names it.
     """
     parser = ArgumentParser(prog=prog, description=description, epilog=epilog, allow_abbrev=False)
     hints = get_type_hints(kind)
     for item in fields(kind):  # type: ignore[arg-type]
         required = item.default is MISSING
-        shown = "" if required or item.default in (None, False, "") else f" (default: {item.default})"
-        name, text = f"--{item.name.replace('_', '-')}", item.metadata["help"] + shown
+        default_text = "" if required or item.default in (None, False, "") else f" (default: {item.default})"
+        name, text = f"--{item.name.replace('_', '-')}", item.metadata["help"] + default_text
         if hints[item.name] is bool:
             parser.add_argument(name, action="store_true", help=text)
         elif hints[item.name] == list[str] | None:

@@ -1,8 +1,8 @@
-"""The registry of question kinds: everything that the project must know about a kind stands in one entry.
+"""The registry of question kinds: one entry holds everything that the project must know about a kind.
 
-A new kind is one entry here (or a call of ``register`` elsewhere), one section in the file of templates and one scorer. A
-function of an upper layer is named as ``"module:function"`` and imported when it is first used, so that this file imports
-nothing above it.
+A new kind needs an entry here (or a call of ``register`` elsewhere), a section in the file of templates and a scorer. A
+function of an upper layer is named as ``"module:function"`` and imported when it is first used, so that this module
+imports nothing from upper layers.
 """
 
 import re
@@ -19,6 +19,8 @@ TRAFFIC_LIGHTS = ("Red", "Yellow", "Green", "None")
 """The answers to a traffic-light question."""
 
 PLAN = "plan"
+"""The kind of the question for the driving decision."""
+
 OTHER = "other"
 """The kind of a record whose answers have none of the known forms."""
 
@@ -27,7 +29,7 @@ Reference = str | Callable[..., Any]
 
 
 class Slots(NamedTuple):
-    """The slots of a template: those that it must use, and all that it may use."""
+    """The slots of a template: ``needed`` must occur in it, and only ``known`` may."""
 
     needed: frozenset[str]
     known: frozenset[str]
@@ -40,10 +42,10 @@ def slots(needed: str = "", optional: str = "") -> Slots:
 
 @dataclass(frozen=True)
 class CaptionRules:
-    """How a captioner's answer to a kind of question is checked.
+    """The checks of a captioner's answer to a kind of question.
 
     Attributes:
-        words: the only valid answers; empty where the answer is free text.
+        words: the only valid answers; empty if the answer is free text.
         shortest, longest: limits of a free text, in words.
         hint: a sentence that is added to the question when the first answer was not usable.
     """
@@ -60,16 +62,18 @@ class QuestionKind:
 
     Attributes:
         name: the value of ``kind`` in a record.
-        title: how pages name it.
+        title: the name on pages.
         stage: the training stage that uses it, 2 or 3.
         ask: (`senna.convert.facts.Frame`, templates) -> iterable of `senna.convert.questions.Question`.
         template: key -> slots of the kind's section in the file of templates.
-        parse: answer text -> value, None where the text has no valid form.
+        parse: answer text -> value; None if the text has no valid form.
         score: (ground truth values, predicted values, `senna.evaluate.metrics.bootstrap.Scenes`) -> figures of metrics.json;
-            None where the kind has metrics of its own (the plan).
-        recognize: whether the answers of a record without ``kind`` have the form of this kind; None where that cannot be seen.
-        caption: rules for a captioner's answers; None where the tables give the answer.
+            None if the kind has metrics of its own (the plan).
+        recognize: returns whether all answers of a record without ``kind`` have the form of this kind; None if the answers
+            have no form of their own.
+        caption: rules for a captioner's answers; None if the tables give the answer.
         per_view: whether there is a question for each view.
+        metric_note: a sentence of explanation beside the kind's figures.
     """
 
     name: str
@@ -94,15 +98,15 @@ def resolve(reference: Reference) -> Callable[..., Any]:
 
 
 def parse_traffic_light(text: str) -> int | None:
-    """Return the index in ``TRAFFIC_LIGHTS`` of a one-word answer; None where it is anything else."""
+    """Return the index in ``TRAFFIC_LIGHTS`` of a one-word answer; None for any other text."""
     found = _LIGHT.fullmatch(text)
     return TRAFFIC_LIGHTS.index(found[1].capitalize()) if found else None
 
 
 def parse_motion(text: str) -> dict[int, MetaAction | None] | None:
-    """Return object number -> meta-action of the lines "Object 3: KEEP, STRAIGHT"; None where there is no such line.
+    """Return object number -> meta-action of the lines "Object 3: KEEP, STRAIGHT"; None if there is no such line.
 
-    The meta-action is None where the line says something else, or where the object has two lines.
+    The meta-action is None if the line has another form, or if the object has two lines.
     """
     found = [line for line in map(_OBJECT.fullmatch, text.splitlines()) if line]
     times = Counter(int(line[1]) for line in found)
@@ -111,7 +115,7 @@ def parse_motion(text: str) -> dict[int, MetaAction | None] | None:
 
 
 def parse_text(text: str) -> str | None:
-    """Return a free text without surrounding blanks; None where it is empty."""
+    """Return a free text without surrounding blanks; None if it is empty."""
     return text.strip() or None
 
 
@@ -138,9 +142,9 @@ _KINDS: dict[str, QuestionKind] = {}
 
 
 def register(kind: QuestionKind) -> QuestionKind:
-    """Add a kind to the registry. Raises UsageError where its name is taken or its stage is neither 2 nor 3."""
+    """Add a kind to the registry. Raises UsageError if its name is taken or its stage is neither 2 nor 3."""
     if kind.name in _KINDS or kind.name == OTHER:
-        raise UsageError(f"question kind {kind.name!r} is registered already", remedy="give the new kind another name")
+        raise UsageError(f"question kind {kind.name!r} is already registered", remedy="give the new kind another name")
     if kind.stage not in (2, 3):
         raise UsageError(f"question kind {kind.name!r} has stage {kind.stage}", remedy="use stage 2 or 3")
     _KINDS[kind.name] = kind
@@ -158,23 +162,22 @@ def all_kinds() -> tuple[QuestionKind, ...]:
 
 
 def kind_named(name: str) -> QuestionKind | None:
-    """Return the kind of that name, None for a kind that only other people's records have."""
+    """Return the registered kind of that name; None for a name that only records of other sources use."""
     return _KINDS.get(name)
 
 
 def stage_of(name: str) -> int:
-    """Return the training stage that uses records of a kind; kinds that are not registered belong to stage 2."""
+    """Return the training stage that uses records of a kind: 2 for kinds that are not registered."""
     kind = _KINDS.get(name)
     return 2 if kind is None else kind.stage
 
 
 def recognize(answers: Iterable[str]) -> str:
-    """Return the kind whose form all answers of a record have, ``OTHER`` where there is none."""
+    """Return the kind whose form all answers of a record have; ``OTHER`` if there is no such kind."""
     texts = list(answers)
     if not any(text.strip() for text in texts):
         return OTHER
-    known = sorted(_KINDS.values(), key=lambda kind: kind.name != PLAN)  # a plan is also a motion line's form
-    return next((kind.name for kind in known if kind.recognize and kind.recognize(texts)), OTHER)
+    return next((kind.name for kind in _KINDS.values() if kind.recognize and kind.recognize(texts)), OTHER)
 
 
 _QUESTIONS = "senna.convert.questions"

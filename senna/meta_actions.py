@@ -1,4 +1,4 @@
-"""The meta-action, what a plan comes down to: one SPEED of four and one PATH of five, under the names that weights expect."""
+"""The meta-action, the form of a plan: a speed decision and a path decision, with the names that the model was trained on."""
 
 import math
 import re
@@ -12,8 +12,12 @@ SPEEDS = ("KEEP", "ACCELERATE", "DECELERATE", "STOP")
 PATHS = ("STRAIGHT", "RIGHT_TURN", "RIGHT_CHANGE", "LEFT_TURN", "LEFT_CHANGE")
 
 
+STEP, FUTURE_STEPS, COMMAND_STEPS = 0.5, 6, 12
+"""Seconds between two points of a trajectory; points that a plan covers; points ahead of the navigation command."""
+
+
 class MetaAction(NamedTuple):
-    """A plan. ``str()`` is how an answer writes it: ``KEEP, STRAIGHT``."""
+    """A plan. ``str()`` gives the text of an answer: ``KEEP, STRAIGHT``."""
 
     speed: str
     path: str
@@ -23,38 +27,41 @@ class MetaAction(NamedTuple):
 
 
 ALL_META_ACTIONS = tuple(MetaAction(speed, path) for speed in SPEEDS for path in PATHS)
-"""All twenty."""
+"""All twenty combinations."""
 
 STOP_SPEED = 2.0  # m/s
-PEDESTRIAN_STOP_SPEED = 0.5  # m/s; at 2.0, a brisk walk, 99.9 % of nuScenes' pedestrians would stand
-_STEP = 0.5  # seconds from a point to the next
-_SPEED_CHANGE = 3.0  # m/s, from the first step to the last
-_ASIDE, _BEARING = 4.0, 5.0  # metres, degrees
+PEDESTRIAN_STOP_SPEED = 0.5  # m/s; with 2.0, 99.9 % of the pedestrians in nuScenes would count as stopped
+_SPEED_CHANGE = 3.0  # m/s, between the first step and the last
+_LATERAL, _BEARING = 4.0, 5.0  # metres, degrees
 _ACTION = {(action.speed, action.path): action for action in ALL_META_ACTIONS}
 
 _FORM = re.compile(rf"\s*({'|'.join(SPEEDS)})\s*,\s*({'|'.join(PATHS)})\s*\.?\s*", re.IGNORECASE)
 
 
 def parse_meta_action(text: str) -> MetaAction | None:
-    """The meta-action that an answer is; None where it is anything else, one that names two speeds for example."""
+    """Return the meta-action in an answer; None if the answer is anything but one meta-action."""
     found = _FORM.fullmatch(text)
     return MetaAction(found[1].upper(), found[2].upper()) if found else None
 
 
 def label_trajectory(xy: ArrayLike, stop_speed: float = STOP_SPEED) -> MetaAction:
-    """The meta-action that a drive comes down to, by the published rule (design: "nuScenes -> facts -> QA").
+    """Return the meta-action of a trajectory, by the rule of the published converter.
+
+    The speed is STOP if every step is slower than ``stop_speed``, ACCELERATE or DECELERATE if the speed of the last step
+    differs from that of the first by 3 m/s or more, else KEEP. The path is STRAIGHT if the last point is at most 4 m
+    to the side; beyond that, its bearing decides between a turn, a lane change and STRAIGHT.
 
     Args:
-        xy: (T, 2) positions to come in metres, x right and y forward of where the drive begins, 0.5 s apart, T >= 2; a
-            third column is left aside.
-        stop_speed: m/s; a drive all of whose steps are slower is a STOP.
+        xy: (T, 2) future positions in metres, x to the right and y forward, ``STEP`` seconds apart, T >= 2; a third
+            column is ignored.
+        stop_speed: m/s.
 
     Raises:
-        ValueError: fewer than two points, or a point that is not finite.
+        ValueError: there are fewer than two points, or one is not finite.
     """
     points = np.asarray(xy, dtype=np.float64)
     if points.ndim != 2 or points.shape[0] < 2 or points.shape[1] < 2:
-        raise ValueError(f"a trajectory is (T, 2) with T of 2 or more, got {points.shape}")
+        raise ValueError(f"a trajectory must have the shape (T, 2) with T >= 2, got {points.shape}")
     (action,) = label_trajectories(points[None, :, :2], stop_speed)
     if action is None:
         raise ValueError(f"a trajectory must be finite, got {points.tolist()}")
@@ -64,12 +71,17 @@ def label_trajectory(xy: ArrayLike, stop_speed: float = STOP_SPEED) -> MetaActio
 def label_trajectories(
     xy: NDArray[np.float64], stop_speed: float | NDArray[np.float64] = STOP_SPEED
 ) -> list[MetaAction | None]:
-    """``label_trajectory`` of many, (N, T, 2), with a stop speed for all or each, (N,); None for what is not finite."""
+    """Return ``label_trajectory`` for each of N trajectories; None for one that is not finite.
+
+    Args:
+        xy: (N, T, 2).
+        stop_speed: m/s, one value for all or (N,).
+    """
     if not len(xy):
         return []
-    with np.errstate(invalid="ignore"):  # of infinite points, which are told below
+    with np.errstate(invalid="ignore"):  # infinite points get the code -1 below
         steps = np.diff(xy, axis=1)  # (N, T - 1, 2)
-        speeds = np.sqrt((steps * steps).sum(axis=-1)) / _STEP  # (N, T - 1)
+        speeds = np.sqrt((steps * steps).sum(axis=-1)) / STEP  # (N, T - 1)
         change = speeds[:, -1] - speeds[:, 0]
     codes = np.select(
         [~np.isfinite(xy).all(axis=(1, 2)), speeds.max(axis=1) < stop_speed, change >= _SPEED_CHANGE,
@@ -85,13 +97,10 @@ def label_trajectories(
 
 
 def _path_to(x: float, y: float) -> str:
-    if -_ASIDE < x <= _ASIDE:
+    if -_LATERAL < x <= _LATERAL:
         return "STRAIGHT"
-    side, outwards = ("RIGHT", -1.0) if x > 0 else ("LEFT", 1.0)
-    bearing = outwards * (math.degrees(math.atan2(y, x)) - 90.0)
+    side, sign = ("RIGHT", -1.0) if x > 0 else ("LEFT", 1.0)
+    bearing = sign * (math.degrees(math.atan2(y, x)) - 90.0)
     if bearing >= _BEARING:
         return f"{side}_TURN"
     return f"{side}_CHANGE" if bearing > -_BEARING else "STRAIGHT"
-
-
-STEP, FUTURE_STEPS, COMMAND_STEPS = 0.5, 6, 12  # seconds, steps, steps

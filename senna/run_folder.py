@@ -1,13 +1,14 @@
-"""One answer to "does this output folder hold the same run?", for every command that can be interrupted and continued.
+"""The check whether an output folder holds the same run, for every command that can be interrupted and continued.
 
 A command writes its settings into its output folder. When it is started again, the settings are compared: equal settings
-continue the run, other settings are refused with the names and both values of what differs.
+continue the run, other settings are refused with the name and both values of each setting that differs.
 """
 
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def fingerprint(*contents: bytes) -> str:
 
 
 def read_settings(path: Path) -> dict[str, Any] | None:
-    """Return the settings in a JSON file; None where there is no such file, an empty mapping where it is damaged."""
+    """Return the settings in a JSON file; None if there is no such file, an empty dict if it is damaged."""
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -38,14 +39,14 @@ def differences(
     """Return name -> (value before, value now) of the settings that differ.
 
     Args:
-        names: the settings to compare; default: all, in the order of ``now`` and then of ``before``.
+        names: the settings to compare; by default all, in the order of ``now`` and then of ``before``.
     """
     compared = [*now, *(name for name in before if name not in now)] if names is None else names
     return {name: (before.get(name), now.get(name)) for name in compared if before.get(name) != now.get(name)}
 
 
 def describe(changed: Mapping[str, tuple[Any, Any]]) -> str:
-    """Return "limit was 5 and is 6; seed was 1 and is 2"."""
+    """Return the differences as text: "limit was 5 and is 6; seed was 1 and is 2"."""
     return "; ".join(f"{name} was {before!r} and is {now!r}" for name, (before, now) in changed.items())
 
 
@@ -53,12 +54,14 @@ def check_same_run(
     where: object, before: Mapping[str, Any] | None, now: Mapping[str, Any], *, remedy: str,
     names: Iterable[str] | None = None,
 ) -> None:  # fmt: skip
-    """Raise UsageError, naming every setting that differs, where ``before`` are the settings of another run.
+    """Raise UsageError with every setting that differs if ``before`` are the settings of another run.
 
     Args:
         where: the folder or file that holds the earlier run, for the message.
-        before: its settings; None where no run has begun there.
-        remedy: how to go on, for the message.
+        before: the settings of the earlier run; None if no run has begun.
+        now: the settings of this run.
+        remedy: what the user can do.
+        names: the settings to compare; by default all.
     """
     changed = {} if before is None else differences(before, now, names)
     if changed:
@@ -66,12 +69,12 @@ def check_same_run(
 
 
 def claim(folder: Path, settings: Mapping[str, Any], *, remedy: str, where: object = None) -> None:
-    """Write the settings of a run into its folder, or check that the run that has begun there has the same settings.
+    """Write the settings of a run into its folder, or check that the run already there has the same settings.
 
-    Several processes may claim a folder at the same time: the first one wins, and the others compare.
+    Several processes may claim a folder at the same time: the first one writes, and the others compare.
 
     Args:
-        where: how to name the folder in a message; default: ``folder``.
+        where: the name of the folder in messages; by default ``folder``.
 
     Raises:
         UsageError: the folder holds a run with other settings.
@@ -82,16 +85,17 @@ def claim(folder: Path, settings: Mapping[str, Any], *, remedy: str, where: obje
         folder.mkdir(parents=True, exist_ok=True)
         temporary.write_text(json.dumps(dict(settings), indent=2) + "\n", encoding="utf-8")
         _rename_unless_present(temporary, folder / RUN_FILE)
-    except FileExistsError:
-        now = json.loads(json.dumps(dict(settings)))
-        check_same_run(where or folder, read_settings(folder / RUN_FILE), now, remedy=remedy)
     except OSError as error:
+        if isinstance(error, FileExistsError) and folder.is_dir():
+            now = json.loads(json.dumps(dict(settings)))
+            return check_same_run(where or folder, read_settings(folder / RUN_FILE), now, remedy=remedy)
         reason = error.strerror or str(error)
         raise SennaError(
             f"{folder} cannot be written: {reason}", remedy="make room, or choose another folder"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def _rename_unless_present(temporary: Path, path: Path) -> None:

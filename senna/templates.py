@@ -1,4 +1,4 @@
-"""The texts of questions and answers: read from YAML, checked before any work begins."""
+"""The texts of questions and answers: read from a YAML file and validated before any work begins."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,10 +11,9 @@ from senna.kinds import Slots, all_kinds, slots
 from senna.views import IMAGE_TOKEN
 
 Templates = Mapping[str, Mapping[str, str]]
-"""Section -> key -> text with slots; complete, with known slots only (``load_templates``)."""
+"""Section -> key -> text with slots; complete and with known slots only (see ``load_templates``)."""
 
 DEFAULT = Path(__file__).with_name("templates.yaml")
-
 
 _WORDS = {
     "ahead": slots("metres"),
@@ -32,10 +31,10 @@ def _sections() -> dict[str, Mapping[str, Slots]]:
 
 
 def load_templates(path: str | Path | None = None) -> Templates:
-    """The texts of a file of the form of templates.yaml; ours without.
+    """Return the templates in a YAML file of the form of templates.yaml; by default, those of that file.
 
     Raises:
-        UsageError: the file cannot be read, or a section, key or needed slot is missing, or one is unknown.
+        UsageError: the file cannot be read; a section, key or slot is unknown; a section, key or needed slot is missing.
     """
     path = DEFAULT if path is None else Path(path)
     try:
@@ -45,41 +44,46 @@ def load_templates(path: str | Path | None = None) -> Templates:
     except yaml.YAMLError as error:
         raise UsageError(f"{path}: the file of prompts is not YAML: {error}") from error
     expected = _sections()
-    _compare(path, "sections", sections, expected)
+    _check_keys(path, "sections", sections, expected)
     for section, keys in expected.items():
-        _compare(path, f"keys under {section}", sections[section], keys)
-        for key, wanted in keys.items():
-            _check(f"{path}: {section}.{key}", sections[section][key], wanted)
+        _check_keys(path, f"keys under {section}", sections[section], keys)
+        for key, allowed in keys.items():
+            _check_text(f"{path}: {section}.{key}", sections[section][key], allowed)
     return {section: {key: sections[section][key] for key in keys} for section, keys in expected.items()}
 
 
-def _compare(path: Path, what: str, found: object, expected: Mapping[str, object]) -> None:
+def _check_keys(path: Path, what: str, found: object, expected: Mapping[str, object]) -> None:
+    names = ", ".join(expected)
     if not isinstance(found, dict):
-        raise UsageError(f"{path}: the {what} must be {', '.join(expected)}, found {found!r:.60}; see {DEFAULT}")
+        raise UsageError(f"{path}: the {what} must be {names}, found {found!r:.60}", remedy=f"see {DEFAULT}")
     if missing := [key for key in expected if key not in found]:
-        raise UsageError(f"{path}: the {what} lack {', '.join(missing)}; {DEFAULT} has them all, copy them from there")
+        raise UsageError(f"{path}: the {what} lack {', '.join(missing)}", remedy=f"copy them from {DEFAULT}")
     if unknown := [str(key) for key in found if key not in expected]:
-        raise UsageError(f"{path}: the {what} have {', '.join(unknown)}, which is not one of {', '.join(expected)}")
+        raise UsageError(f"{path}: the {what} have {', '.join(unknown)}, which is unknown", remedy=f"use {names}")
 
 
-def _check(place: str, text: object, slots: Slots) -> None:
+def _check_text(location: str, text: object, slots: Slots) -> None:
     if not isinstance(text, str) or not text.strip():
-        raise UsageError(f"{place} must be text, found {text!r:.60}")
+        raise UsageError(f"{location} must be text, found {text!r:.60}")
     if IMAGE_TOKEN in text:
-        raise UsageError(f"{place} must not hold {IMAGE_TOKEN}: the images are put before each question by themselves")
-    names = _slot_names(place, text)
-    known = ", ".join(f"{{{name}}}" for name in sorted(slots.known)) or "none at all"
+        raise UsageError(
+            f"{location} must not hold {IMAGE_TOKEN}",
+            remedy="remove it: the images are put before each question automatically",
+        )
+    names = _slot_names(location, text)
+    remedy = "it may use " + (", ".join(f"{{{name}}}" for name in sorted(slots.known)) or "none at all")
     if unknown := sorted(names - slots.known):
-        raise UsageError(f"{place} has the unknown slot {{{unknown[0]}}}; it may use {known}")
+        raise UsageError(f"{location} has the unknown slot {{{unknown[0]}}}", remedy=remedy)
     if missing := sorted(slots.needed - names):
-        raise UsageError(f"{place} lacks the slot {{{missing[0]}}}, without which it says nothing; it may use {known}")
+        raise UsageError(f"{location} lacks the slot {{{missing[0]}}}, which it needs", remedy=remedy)
 
 
-def _slot_names(place: str, text: str) -> set[str]:
+def _slot_names(location: str, text: str) -> set[str]:
     try:
         pieces = list(Formatter().parse(text))
     except ValueError as error:
-        raise UsageError(f"{place} is no template: {error}; write {{{{ and }}}} for braces") from error
-    if dressed := next((name for _, name, form, turned in pieces if name is not None and (form or turned)), None):
-        raise UsageError(f"{place}: write the slot plainly, {{{dressed}}}, without a format")
+        raise UsageError(f"{location} is no template: {error}", remedy="write {{ and }} for braces") from error
+    formatted = (name for _, name, form, conversion in pieces if name is not None and (form or conversion))
+    if (name := next(formatted, None)) is not None:
+        raise UsageError(f"{location}: write the slot plainly, {{{name}}}, without a format")
     return {name for _, name, _, _ in pieces if name is not None}

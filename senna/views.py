@@ -1,4 +1,4 @@
-"""The six cameras, where they look, the image block of a prompt, and which image of a record stands where in it."""
+"""The six camera views: their directions, the image block of a prompt, and the assignment of a record's images to it."""
 
 import math
 import re
@@ -9,7 +9,7 @@ from senna.errors import DataError
 IMAGE_TOKEN = "<image>"
 
 VIEWS = ("front", "front left", "front right", "back left", "back right", "back")
-"""View names in the order of the prompt; the records we write list their ``images`` in it too."""
+"""View names in the order of the prompt. Records written by this project list their ``images`` in the same order."""
 
 _CHANNELS = {view.upper().replace(" ", "_"): view for view in VIEWS}
 _CAMERA = re.compile(r"(?<![A-Za-z0-9])CAM_([A-Z]+(?:_[A-Z]+)*)(?![A-Za-z0-9])")
@@ -17,15 +17,15 @@ _PLACEHOLDER = re.compile(rf"(?:<([A-Za-z _-]+?)[ _-]VIEW>\s*:\s*)?{re.escape(IM
 
 
 def image_block(views: tuple[str, ...] = VIEWS) -> str:
-    r"""The head of a question: ``<FRONT VIEW>:\n<image>\n`` and so on, one placeholder a view."""
+    r"""Return the start of a question, with a tag and a placeholder for each view: ``<FRONT VIEW>:\n<image>\n``."""
     return "".join(f"<{view.upper()} VIEW>:\n{IMAGE_TOKEN}\n" for view in views)
 
 
 def camera_of(path: str) -> str | None:
-    """The view of the nuScenes camera (``CAM_FRONT_LEFT``) that a path names, None where it names none of the six.
+    """Return the view of the nuScenes camera that a path names (``CAM_FRONT_LEFT``), None if it names none of the six.
 
-    The file name decides, else the innermost folder that names a camera. A part that names another camera
-    (``CAM_FRONT_WIDE``), or two, is of none.
+    The file name has priority, then the innermost folder that names a camera. The result is None if that part of the path
+    names another camera (``CAM_FRONT_WIDE``) or two cameras.
     """
     for part in reversed(re.split(r"[/\\]", path)):
         if channels := set(_CAMERA.findall(part)):
@@ -34,23 +34,23 @@ def camera_of(path: str) -> str | None:
 
 
 def prompt_views(text: str) -> tuple[str | None, ...]:
-    r"""For each ``<image>``, the view that the tag before it names (``<FRONT LEFT VIEW>:\n<image>``), None without."""
+    r"""Return, for each ``<image>``, the view in the tag before it (``<FRONT LEFT VIEW>:\n<image>``), None without a tag."""
     tags = (found[1] for found in _PLACEHOLDER.finditer(text))
-    named = (" ".join(re.split(r"[ _-]+", tag.lower())) if tag else None for tag in tags)
-    return tuple(view if view in VIEWS else None for view in named)
+    names = (" ".join(re.split(r"[ _-]+", tag.lower())) if tag else None for tag in tags)
+    return tuple(name if name in VIEWS else None for name in names)
 
 
 def view_of(x: float, y: float) -> str:
-    """The view that a point is seen in, by its bearing; where the fields of two cameras overlap, the published choice.
+    """Return the view that shows a point, by its bearing, with the sector limits of the published converter.
 
     Args:
         x: metres to the right of the lidar.
-        y: metres ahead of it. The origin has a bearing too, that of ``math.atan2``.
+        y: metres ahead of the lidar. The origin has the bearing that ``math.atan2`` gives it.
 
     Raises:
         ValueError: x or y is NaN.
     """
-    angle = math.degrees(math.atan2(y, x))  # 0 to the right, 90 ahead, in [-180, 180]
+    angle = math.degrees(math.atan2(y, x))  # 0 is right, 90 is ahead; in [-180, 180]
     if angle >= 0:
         return "front right" if angle < 55 else "front" if angle < 125 else "front left" if angle < 180 else "back left"
     if angle + 360 < 235:
@@ -59,11 +59,11 @@ def view_of(x: float, y: float) -> str:
         return "back"
     if angle < 0:
         return "back right"
-    raise ValueError(f"a point that is not a number is in no view: ({x}, {y})")
+    raise ValueError(f"a point with a coordinate that is NaN is in no view: ({x}, {y})")
 
 
 def paths_by_camera(paths: Sequence[str]) -> dict[str, str]:
-    """The path of each view, in the order of ``VIEWS``; empty unless every path names a camera, and each another."""
+    """Return view -> path in the order of ``VIEWS``; empty unless every path names a camera and no two name the same."""
     found = {camera_of(path): path for path in paths}
     if None in found or len(found) < len(paths):
         return {}
@@ -71,17 +71,18 @@ def paths_by_camera(paths: Sequence[str]) -> dict[str, str]:
 
 
 def order_paths(paths: Sequence[str], views: Sequence[str | None]) -> list[str]:
-    """The paths in the order of the placeholders of a prompt.
+    """Return the paths in the order of the placeholders of a prompt.
 
-    Where every path names a camera, and each another, a placeholder with a tag gets the path of its view, whatever the
-    order of ``paths``, and those without get the paths that are left, in the order of ``VIEWS``; paths that no tag asks
-    for are left out when all placeholders have tags. Else, and where the counts do not go together, the paths as they are.
+    If every path names a camera, and no two the same one, a placeholder with a tag gets the path of its view, whatever the
+    order of ``paths``. Placeholders without a tag get the remaining paths, in the order of ``VIEWS``. If all placeholders
+    have tags, other paths are left out. In all other cases, and if the counts differ, the paths are returned unchanged.
 
     Args:
-        views: what the prompt asks for, from ``prompt_views``.
+        paths: the image paths of a record.
+        views: the view of each placeholder, from ``prompt_views``.
 
     Raises:
-        DataError: a tag asks for a view that is not among the named cameras.
+        DataError: a tag asks for a view that no path belongs to.
     """
     by_view = paths_by_camera(paths)
     tagged = {view for view in views if view}
@@ -89,8 +90,8 @@ def order_paths(paths: Sequence[str], views: Sequence[str | None]) -> list[str]:
         return list(paths)
     if missing := next((view for view in views if view and view not in by_view), None):
         raise DataError(
-            f"the prompt asks for the {missing} view, and no image of the record is of that camera "
-            f"(they are of: {', '.join(by_view)})"
+            f"the prompt asks for the {missing} view, and the record has images of: {', '.join(by_view)}",
+            remedy="add the image of that camera to the record's 'images'",
         )
     rest = [path for view, path in by_view.items() if view not in tagged]
     untagged = sum(view is None for view in views)

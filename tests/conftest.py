@@ -1,4 +1,4 @@
-"""Fixtures every test may use; torch runs on one thread, since on a busy machine two can be ten times slower."""
+"""Fixtures for all tests. torch runs on one thread: on a busy machine two threads can be ten times slower."""
 
 import gc
 import os
@@ -15,52 +15,52 @@ SHARED = REPOSITORY.parent / "shared"
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _quick():
+def _single_thread():
     torch.set_num_threads(1)
-    gc.freeze()  # else each collection of garbage, of which a run makes several, goes through all that was imported
+    gc.freeze()  # so that garbage collections, of which there are many, skip all that has been imported
 
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
-    """``once(name, make)``: a folder for all processes of the tests, which the first that asks has ``make(folder)`` fill."""
+    """Return ``once(name, make)``: a folder that all test processes share; the first caller fills it with ``make(folder)``."""
     root = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:  # its own folder lies in that of all
+    if "PYTEST_XDIST_WORKER" in os.environ:  # the folder of a worker is inside the folder of the run
         root = root.parent
 
-    def made(name: str, make: Callable[[Path], None]) -> Path:
-        folder, whole = root / name, root / f"{name}.whole"
+    def make_once(name: str, make: Callable[[Path], None]) -> Path:
+        folder, complete = root / name, root / f"{name}.complete"
         with FileLock(root / f"{name}.lock"):
-            if not whole.exists():
+            if not complete.exists():
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir()
                 make(folder)
-                whole.touch()
+                complete.touch()
         return folder
 
-    return made
+    return make_once
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of reference data that lies beside the developers' checkout; users of the project do not have it."""
+    """Return the developers' folder of reference data beside the checkout; tests that need it are skipped without it."""
     if not SHARED.is_dir():
-        pytest.skip(f"reference data not here ({SHARED.name}/ beside the checkout)")
+        pytest.skip(f"no reference data ({SHARED.name}/ beside the checkout)")
     return SHARED
 
 
 @pytest.fixture(scope="session")
 def golden() -> Path:
-    """Return the folder of numbers that the published code gives (CPU, fp32); part of the repository."""
+    """Return the folder of results of the published code (CPU, fp32) and of our own texts; part of the repository."""
     return REPOSITORY / "tests" / "golden"
 
 
 @pytest.fixture(scope="session")
 def shared_golden(shared: Path) -> Path:
-    """Return the folder of the published code's results that may not be distributed: texts, token ids, a nuScenes sample."""
+    """Return the folder of results of the published code that may not be distributed: texts, token ids, a nuScenes sample."""
     return shared / "golden"
 
 
 @pytest.fixture(scope="session")
 def data(shared: Path) -> Path:
-    """Small real data sets."""
+    """Return the folder of small real datasets."""
     return shared / "data"

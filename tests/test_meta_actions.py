@@ -1,3 +1,5 @@
+"""Meta-actions: their text form, and the labels of trajectories."""
+
 import json
 import subprocess
 import sys
@@ -15,14 +17,14 @@ from senna.meta_actions import (
 )
 
 
-def test_there_are_twenty_and_each_reads_back_from_what_it_writes():
+def test_there_are_twenty_and_each_is_parsed_from_its_own_text():
     assert len(set(ALL_META_ACTIONS)) == 20
     assert all(parse_meta_action(str(action)) == action for action in ALL_META_ACTIONS)
     assert str(MetaAction("KEEP", "STRAIGHT")) == "KEEP, STRAIGHT"
 
 
 @pytest.mark.parametrize("text", ["KEEP, LEFT_TURN\n", " keep,left_turn", "Keep ,\n Left_Turn.", "\tKEEP, LEFT_TURN ."])
-def test_case_blanks_and_a_full_stop_do_not_matter(text):
+def test_case_blanks_and_a_full_stop_are_ignored(text):
     assert parse_meta_action(text) == MetaAction("KEEP", "LEFT_TURN")
 
 
@@ -31,7 +33,7 @@ def test_case_blanks_and_a_full_stop_do_not_matter(text):
     ["", "KEEP", "KEEP LEFT_TURN", "LEFT_TURN, KEEP", "KEEP, STOP", "KEEP, STRAIGHT, LEFT_TURN", "My plan: KEEP, STRAIGHT",
      "KEEP, STRAIGHT\nSTOP, STRAIGHT", "KEEP, STRAIGHTEN", "KEEP, LEFT", "UPKEEP, STRAIGHT"],
 )  # fmt: skip
-def test_whatever_else_an_answer_says_is_no_meta_action(text):
+def test_any_other_text_is_not_a_meta_action(text):
     assert parse_meta_action(text) is None
 
 
@@ -42,7 +44,7 @@ PUBLISHED = {
 }  # fmt: skip
 
 
-def test_labels_are_the_published_ones_exactly(golden):
+def test_labels_equal_the_published_ones(golden):
     cases = json.loads((golden / "labels.json").read_text())["trajectories"]
     assert len(cases) >= 218
     for case in cases:
@@ -51,7 +53,7 @@ def test_labels_are_the_published_ones_exactly(golden):
 
 
 def drive(speeds, aside=0.0):
-    """Ends `aside` metres to the right; forward at these step speeds, after a first point at the first of them."""
+    """Return a trajectory with the given step speeds in m/s forward that ends `aside` metres to the right."""
     forward = np.cumsum([speeds[0], *speeds]) * 0.5
     return np.stack([np.linspace(aside / 6, aside, len(forward)), forward], axis=1)
 
@@ -72,20 +74,22 @@ def drive(speeds, aside=0.0):
         (drive([20] * 5, aside=3.9), "KEEP, STRAIGHT"),
     ],
 )
-def test_the_rule_of_the_design(xy, label):
+def test_the_limits_of_the_published_rule(xy, label):
     assert str(label_trajectory(xy)) == label
 
 
-def test_mirrored_ways_ahead_get_mirrored_labels():
+def test_mirrored_trajectories_have_mirrored_labels():
     rng = np.random.default_rng(0)
-    ways = np.cumsum(rng.uniform((-6, 0), (6, 9), (2000, 6, 2)), axis=1)
+    trajectories = np.cumsum(rng.uniform((-6, 0), (6, 9), (2000, 6, 2)), axis=1)
     swap = {"RIGHT": "LEFT", "LEFT": "RIGHT", "STRAIGHT": "STRAIGHT"}
-    for action, mirrored in zip(label_trajectories(ways), label_trajectories(ways * (-1, 1)), strict=True):
-        side, _, what = action.path.partition("_")
-        assert mirrored == (action.speed, f"{swap[side]}_{what}".rstrip("_"))
+    for action, mirrored in zip(
+        label_trajectories(trajectories), label_trajectories(trajectories * (-1, 1)), strict=True
+    ):
+        side, _, kind = action.path.partition("_")
+        assert mirrored == (action.speed, f"{swap[side]}_{kind}".rstrip("_"))
 
 
-def test_a_walk_is_no_stop_by_the_pedestrians_threshold():
+def test_a_walking_pedestrian_is_not_stopped_with_the_pedestrian_threshold():
     walk = drive([1.3] * 5)
     assert label_trajectory(walk).speed == "STOP"
     assert label_trajectory(walk, PEDESTRIAN_STOP_SPEED).speed == "KEEP"
@@ -96,19 +100,19 @@ def test_a_walk_is_no_stop_by_the_pedestrians_threshold():
 
 
 @pytest.mark.parametrize("xy", [[], [[0.0, 1.0]], [0.0, 1.0, 2.0], [[0.0], [1.0]], [[0.0, 0.0], [0.0, np.nan]]])
-def test_what_is_no_trajectory_is_an_error(xy):
+def test_an_invalid_trajectory_raises_an_error(xy):
     with pytest.raises(ValueError, match="trajectory"):
         label_trajectory(xy)
 
 
 @pytest.mark.filterwarnings("error")
-def test_of_many_those_that_are_not_finite_have_no_label():
-    ways = np.stack([drive([8] * 5)] * 3)
-    ways[1, 5], ways[2, :2] = np.nan, np.inf
-    assert label_trajectories(ways) == [("KEEP", "STRAIGHT"), None, None]
+def test_trajectories_that_are_not_finite_have_no_label():
+    trajectories = np.stack([drive([8] * 5)] * 3)
+    trajectories[1, 5], trajectories[2, :2] = np.nan, np.inf
+    assert label_trajectories(trajectories) == [("KEEP", "STRAIGHT"), None, None]
     assert label_trajectories(np.empty((0, 6, 2))) == []
 
 
-def test_labels_need_no_torch():
+def test_labels_do_not_import_torch():
     code = "import sys, senna.meta_actions, senna.convert.questions; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

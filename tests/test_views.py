@@ -1,3 +1,5 @@
+"""Views: the image block, cameras in paths, the order of images, and the view of a point."""
+
 import itertools
 import json
 import math
@@ -11,7 +13,7 @@ from senna.errors import DataError
 from senna.views import VIEWS, camera_of, image_block, order_paths, prompt_views, view_of
 
 
-def test_the_image_block_is_the_six_view_prompt():
+def test_the_image_block_has_a_tag_and_a_placeholder_for_each_view():
     assert image_block() == (
         "<FRONT VIEW>:\n<image>\n<FRONT LEFT VIEW>:\n<image>\n<FRONT RIGHT VIEW>:\n<image>\n"
         "<BACK LEFT VIEW>:\n<image>\n<BACK RIGHT VIEW>:\n<image>\n<BACK VIEW>:\n<image>\n"
@@ -19,7 +21,7 @@ def test_the_image_block_is_the_six_view_prompt():
     assert image_block(VIEWS[:1]) == "<FRONT VIEW>:\n<image>\n"
 
 
-def test_records_and_views_import_no_torch():
+def test_records_and_views_do_not_import_torch():
     code = "import sys, senna.records, senna.views; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -45,11 +47,11 @@ def test_records_and_views_import_no_torch():
         ("front.jpg", None),
     ],
 )
-def test_a_path_is_of_the_camera_it_names_and_the_file_counts_first(path, view):
+def test_a_path_belongs_to_the_camera_it_names_and_the_file_name_has_priority(path, view):
     assert camera_of(path) == view
 
 
-def test_the_cameras_of_real_nuscenes_paths_are_told_apart(data):
+def test_the_cameras_of_real_nuscenes_paths_are_recognized(data):
     frames = json.loads((data / "drivelm" / "train_sample.json").read_text()).values()
     cameras = [frame["image_paths"] for scene in frames for frame in scene["key_frames"].values()]
     for paths in cameras:
@@ -71,7 +73,7 @@ def test_the_cameras_of_real_nuscenes_paths_are_told_apart(data):
         ("", ()),
     ],
 )
-def test_a_placeholder_is_of_the_view_that_its_tag_names(text, views):
+def test_a_placeholder_belongs_to_the_view_in_its_tag(text, views):
     assert prompt_views(text) == views
 
 
@@ -79,11 +81,11 @@ SIX = {view: f"{view}/CAM_{view.upper().replace(' ', '_')}.jpg" for view in VIEW
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(6)))[::37])
-def test_every_order_of_named_paths_becomes_that_of_the_prompt(order):
-    paths = [SIX[VIEWS[place]] for place in order]
+def test_paths_in_any_order_are_put_in_the_order_of_the_prompt(order):
+    paths = [SIX[VIEWS[index]] for index in order]
     assert order_paths(paths, VIEWS) == list(SIX.values())
     assert order_paths(paths, VIEWS[::-1]) == list(SIX.values())[::-1]
-    assert order_paths(paths, [None] * 6) == list(SIX.values()), "without tags the views' own order holds"
+    assert order_paths(paths, [None] * 6) == list(SIX.values()), "without tags, the order of VIEWS is used"
     assert order_paths(paths, ["back", None, None, "front", None, None]) == [
         SIX[view] for view in ("back", "front left", "front right", "front", "back left", "back right")
     ]
@@ -95,27 +97,27 @@ def test_every_order_of_named_paths_becomes_that_of_the_prompt(order):
     [
         list("cabfed"),
         [*list(SIX.values())[:0:-1], "extra.jpg"],  # not every path names a camera
-        [SIX["back"], *SIX.values()],  # two of one camera
+        [SIX["back"], *SIX.values()],  # two paths of the same camera
         [SIX["back"]] * 6,
     ],
 )
-def test_paths_that_do_not_name_each_its_own_camera_keep_their_order(paths):
+def test_paths_without_a_camera_each_keep_their_order(paths):
     assert order_paths(paths, VIEWS) == paths
     assert order_paths(paths, [None] * len(paths)) == paths
 
 
-def test_more_or_fewer_paths_than_placeholders_without_tags_stay_to_be_reported():
+def test_a_number_of_paths_that_differs_from_the_placeholders_leaves_them_unchanged():
     paths = list(SIX.values())[::-1]
     for count in (0, 1, 3, 5, 7):
         assert order_paths(paths, [None] * count) == paths
 
 
-def test_a_view_that_no_image_is_of_is_named():
-    with pytest.raises(DataError, match=r"asks for the back left view.*they are of: front, back\)"):
+def test_a_view_without_an_image_raises_an_error_with_the_views_there_are():
+    with pytest.raises(DataError, match="asks for the back left view, and the record has images of: front, back"):
         order_paths([SIX["back"], SIX["front"]], ("front", "back left"))
 
 
-def test_the_view_of_a_point_is_the_published_one_exactly(golden):
+def test_the_view_of_a_point_equals_the_published_one(golden):
     cases = json.loads((golden / "labels.json").read_text())["locations"]
     assert len(cases) >= 120
     for case in cases:
@@ -127,7 +129,7 @@ def test_the_view_of_a_point_is_the_published_one_exactly(golden):
                 view_of(x, y)
 
 
-def test_every_point_has_a_view_the_origin_and_the_edges_of_the_world_too():
+def test_every_point_has_a_view_including_the_origin_and_infinity():
     for x, y in itertools.product((0.0, -0.0, 5e-324, -5e-324, 1.0, -1.0, math.inf, -math.inf), repeat=2):
         assert view_of(x, y) in VIEWS
     for degrees in range(-180, 181):
@@ -146,6 +148,6 @@ def test_mirrored_points_are_in_mirrored_views():
 
 
 @pytest.mark.parametrize("point", [(math.nan, 1.0), (1.0, math.nan), (math.nan, math.nan)])
-def test_a_point_that_is_not_a_number_is_in_no_view(point):
+def test_a_point_with_nan_raises_an_error(point):
     with pytest.raises(ValueError, match="nan"):
         view_of(*point)

@@ -20,7 +20,7 @@ from senna.train.build_model import freeze
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MAX_LENGTH = 2048
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # names in Linux's /proc/cpuinfo; the last is ARM's
-LOG_KEYS = {"kinds", "samples", "bad_samples", "tokens", "unpacked_tokens", "places", "cut"}  # not for `forward`
+LOG_KEYS = {"kinds", "counts"}  # not for `forward`
 
 
 @dataclass(frozen=True)

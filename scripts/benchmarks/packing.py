@@ -30,12 +30,12 @@ class Method:
     @property
     def tokens(self) -> int:
         """Number of tokens, including views and without padding."""
-        return sum(batch["tokens"] for batch in self.batches)
+        return sum(batch["counts"].tokens for batch in self.batches)
 
     @property
     def padding(self) -> float:
         """Share of the positions that are padding."""
-        return 1 - self.tokens / sum(batch["places"] for batch in self.batches)
+        return 1 - self.tokens / sum(batch["counts"].positions for batch in self.batches)
 
 
 def accumulate(model: SennaLlavaLlamaForCausalLM, method: Method, precision: str) -> None:

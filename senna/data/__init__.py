@@ -1,5 +1,6 @@
-"""From records and pictures to batches."""
+"""Data: from records and images to batches."""
 
+from senna.data.batch import BatchCounts, PackedBatch, PaddedBatch, Sample
 from senna.data.collate import Collator, PackCollator
 from senna.data.conversation import prompt_for
 from senna.data.dataset import ConversationDataset
@@ -15,12 +16,16 @@ __all__ = [
     "IGNORE_INDEX",
     "IMAGE_TOKEN_INDEX",
     "PADDING",
+    "BatchCounts",
     "Collator",
     "ConversationDataset",
     "FrameDataset",
     "LengthGroupedSampler",
     "Mixture",
     "PackCollator",
+    "PackedBatch",
+    "PaddedBatch",
+    "Sample",
     "encode_conversation",
     "encode_prompt",
     "load_image",

@@ -1,11 +1,12 @@
-"""Prompt formats: from turns of a conversation to one text, with the character spans that are to be learnt.
+"""Prompt formats: from the turns of a conversation to one text, with the character spans of the targets.
 
-Nothing here knows tokens; ``senna.data.tokenize`` turns the spans into labels.
+This module does not know tokens; ``senna.data.tokenize`` turns the spans into labels.
 """
 
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from senna.errors import DataError, UsageError
 from senna.views import IMAGE_TOKEN
@@ -15,7 +16,7 @@ HUMAN, GPT = "human", "gpt"
 
 @dataclass(frozen=True)
 class Rendered:
-    """A prompt's text and its targets: half-open character spans ``(start, stop)``, in order."""
+    """The text of a prompt, and its targets as half-open character spans ``(start, stop)`` in ascending order."""
 
     text: str
     targets: tuple[tuple[int, int], ...]
@@ -23,14 +24,14 @@ class Rendered:
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """System text, then ``USER: question ASSISTANT: answer<eos>`` for each pair of turns (Vicuna v1)."""
+    """A system text, then ``USER: question ASSISTANT: answer<eos>`` for each pair of turns (Vicuna v1)."""
 
     system: str
 
     def render(self, turns: Sequence[tuple[str, str]], eos: str) -> Rendered:
-        """An answer's target reaches from right after ``ASSISTANT:`` to the end of its ``eos``.
+        """Render ``[(role, text)]``; the target of an answer reaches from after ``ASSISTANT:`` to the end of its ``eos``.
 
-        A turn without text leaves only its role, as published: an empty answer has no ``eos`` and is no target.
+        As in the published code, a turn with an empty text is only its role: an empty answer has no ``eos`` and no target.
         """
         text, targets = f"{self.system} ", []
         for role, value in _alternating(turns):
@@ -44,16 +45,16 @@ class ChatTemplate:
         return Rendered(text, tuple(targets))
 
     def prompt(self, question: str) -> str:
-        """The text after which the model writes its answer."""
+        """Return the text that the model continues with its answer."""
         return f"{self.system} USER: {question} ASSISTANT:"
 
 
 @dataclass(frozen=True)
 class PlainTemplate:
-    """The images, then the answer and a newline; the question is left out (LLaVA's stage 1)."""
+    """The images, then the answer and a newline, without the question (stage 1 of LLaVA)."""
 
     def render(self, turns: Sequence[tuple[str, str]], eos: str) -> Rendered:
-        """The answer and its newline are the target. ``eos`` is not used: the newline ends the answer."""
+        """Render one question and one answer; the target is the answer with its newline, which replaces ``eos``."""
         roles = [role for role, _ in turns]
         if roles != [HUMAN, GPT]:
             raise DataError(f"the format plain takes one question and one answer, got turns from {roles}")
@@ -62,7 +63,7 @@ class PlainTemplate:
         return Rendered(text, ((len(images), len(text)),))
 
     def prompt(self, question: str) -> str:
-        """The published evaluation prompt: here the question's text does stand in it."""
+        """Return the published evaluation prompt, which contains the text of the question."""
         return f"{question}\n"
 
 
@@ -83,26 +84,26 @@ TEMPLATES: Mapping[str, ChatTemplate | PlainTemplate] = {
 
 
 def template_for(version: str) -> ChatTemplate | PlainTemplate:
-    """The format of that name; ``UsageError`` with the nearest known name otherwise."""
+    """Return the format of that name. Raises ``UsageError`` with the nearest known name if there is none."""
     if version in TEMPLATES:
         return TEMPLATES[version]
     near = difflib.get_close_matches(version, TEMPLATES, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(TEMPLATES)}"
-    raise UsageError(f"unknown prompt format {version!r}; {hint}")
+    raise UsageError(f"unknown prompt format {version!r}", remedy=hint)
 
 
-def render(conversations: Sequence[Mapping[str, str]], version: str, eos: str) -> Rendered:
-    """A record's ``conversations`` as one text. ``DataError`` names the turn that does not fit."""
+def render(conversations: Sequence[Mapping[str, Any]], version: str, eos: str) -> Rendered:
+    """Return a record's ``conversations`` as one text. Raises ``DataError`` with the number of a turn that does not fit."""
     return template_for(version).render(read_turns(conversations), eos)
 
 
 def prompt_for(question: str, version: str = "v1") -> str:
-    """The prompt for generating an answer to ``question``; in the chat formats it ends with ``ASSISTANT:``."""
+    """Return the prompt for generating an answer to ``question``; in the chat formats it ends with ``ASSISTANT:``."""
     return template_for(version).prompt(question)
 
 
-def read_turns(conversations: Sequence[Mapping[str, str]]) -> list[tuple[str, str]]:
-    """``[(role, text)]`` from ``[{"from": ..., "value": ...}]``; ``DataError`` names a turn that is not such."""
+def read_turns(conversations: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Return ``[(role, text)]`` from ``[{"from": ..., "value": ...}]``. Raises ``DataError`` with the number of a bad turn."""
     turns = []
     for number, turn in enumerate(conversations):
         role, value = (turn.get("from"), turn.get("value")) if isinstance(turn, Mapping) else (None, None)
@@ -115,13 +116,13 @@ def read_turns(conversations: Sequence[Mapping[str, str]]) -> list[tuple[str, st
 
 
 def _alternating(turns: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
-    """The turns from the first question on; ``DataError`` where question and answer do not take turns."""
-    # An answer before any question answers nothing; the published format leaves it out as well.
+    """Return the turns from the first question on. Raises ``DataError`` if questions and answers do not alternate."""
+    # The published format also leaves out an answer before the first question.
     skipped = 1 if turns and turns[0][0] == GPT else 0
     for number, (role, _) in enumerate(turns[skipped:]):
         expected = GPT if number % 2 else HUMAN
         if role != expected:
-            raise DataError(f"turn {number + skipped} is from {role!r}, but it is the turn of {expected!r}")
+            raise DataError(f"turn {number + skipped} is from {role!r}, must be from {expected!r}")
     if len(turns) == skipped:
         raise DataError("the conversation has no question")
     return turns[skipped:]

@@ -1,41 +1,43 @@
-"""The records of a frame as one tree: what they share once, as a prefix, and the rest of each as a branch.
+"""The records of a frame as trees: shared tokens once, as a prefix, and the rest of each record as a branch.
 
-Pure functions over tokens: no model, no files. Letters: T tokens of a record before the splice, U of all pieces laid out;
-K places an image takes after it; B rows of L places, R records, N images, n text tokens of a packed batch.
+Pure functions over tokens, without a model or files. Letters: T tokens of a record before the splice, U tokens of all
+pieces before the splice, P tokens of all pieces after it; K tokens of an image after the splice; B rows of L positions, R
+records, N images, n text tokens of a packed batch.
 """
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from senna.data.batch import PackedRows
 from senna.model.config import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from senna.model.layout import Tree
 
 
 class CutRecord(NamedTuple):
-    """A record's tokens before the splice, as many as the model sees; int64 (T,) each."""
+    """The tokens of a record before the splice, without those that the model does not see; int64 (T,) each."""
 
     input_ids: np.ndarray
     labels: np.ndarray
-    sizes: np.ndarray  # places each token takes after the splice; an image at the very end may keep a part of its own
+    sizes: np.ndarray  # tokens after the splice; an image at the very end may keep only the first of its K
     lost_targets: bool
 
 
 class PackedTree(NamedTuple):
-    """Records that become one tree."""
+    """Records that form one tree."""
 
     records: tuple[int, ...]
-    prefix: int  # tokens, before the splice, that stand once; all of them where there is but one record
-    size: int  # places of prefix and branches
+    prefix: int  # tokens that occur once, before the splice; all tokens if there is only one record
+    size: int  # tokens of prefix and branches, after the splice
 
 
 def cut_record(input_ids: torch.Tensor, labels: torch.Tensor, max_length: int, tokens_per_image: int) -> CutRecord:
-    """Cut a record, LongTensor (T,) twice, so that after the splice no token starts at ``max_length`` or later.
+    """Cut a record, LongTensor (T,) each, so that after the splice no token starts at ``max_length`` or later.
 
-    The first token is no target, as nothing precedes it.
+    The first token is never a target, because no token precedes it.
     """
     ids, targets = input_ids.numpy(), labels.numpy().copy()
     targets[:1] = IGNORE_INDEX
@@ -46,53 +48,62 @@ def cut_record(input_ids: torch.Tensor, labels: torch.Tensor, max_length: int, t
     return CutRecord(ids[:kept], targets[:kept], np.minimum(sizes, max_length - starts)[:kept], lost)
 
 
-def plan_trees(records: Sequence[CutRecord], pack_max_tokens: int) -> list[PackedTree]:
-    """The trees of a frame's records, each of at most ``pack_max_tokens`` places; every record is in exactly one.
+def pack_trees(records: Sequence[CutRecord], pack_max_tokens: int) -> list[PackedTree]:
+    """Return trees of at most ``pack_max_tokens`` tokens such that each record of a frame is in exactly one.
 
-    Records share a tree where they are equal up to their last image. A prefix goes on as far as all are equal, but ends
-    before the token that precedes a first target: that token's output predicts the target, and differs between
-    branches in what follows. Where no prefix can hold all images of a record and none of its targets (a caption
-    right after its image, images in a later turn, no image at all), and where a record is alone, it is a tree without
-    branches. What is too large is split into as few trees as are needed, evenly, each with the prefix again.
+    Records share a tree if they are equal up to their last image. The prefix has all tokens that are equal in all records,
+    but ends before the token that precedes a first target: the output of that token predicts the target, and the targets
+    differ between branches. A record is a tree without branches if it is alone, or if no prefix can contain all its images
+    and none of its targets (a caption directly after its image, an image in a later turn, no image at all). A tree that
+    is too large is split evenly into as few trees as possible, each with the prefix.
     """
     groups: dict[bytes | int, list[int]] = {}
     for number, record in enumerate(records):
         images_end = _images_end(record)
-        shares = 0 < images_end <= _longest_prefix(record)
-        groups.setdefault(record.input_ids[:images_end].tobytes() if shares else number, []).append(number)
+        can_share = 0 < images_end <= _longest_prefix(record)
+        groups.setdefault(record.input_ids[:images_end].tobytes() if can_share else number, []).append(number)
     return [tree for members in groups.values() for tree in _trees_of(records, members, pack_max_tokens)]
 
 
 def even_bins(sizes: Sequence[int], capacity: int) -> list[list[int]]:
-    """Places in ``sizes`` by bin, ascending within each: few bins of at most ``capacity``, filled as evenly as may be.
+    """Distribute items over few bins of at most ``capacity``, as evenly as possible.
 
-    As few as first-fit decreasing takes, or fewer. Raises ``ValueError`` for a size beyond the capacity.
+    There are at most as many bins as first-fit decreasing needs.
+
+    Returns:
+        For each bin, the ascending indices in ``sizes`` of its items.
+
+    Raises:
+        ValueError: a size is larger than the capacity.
     """
     if sizes and max(sizes) > capacity:
         raise ValueError(f"{max(sizes)} tokens do not fit into {capacity}")
-    descending = sorted(range(len(sizes)), key=lambda place: -sizes[place])
+    descending = sorted(range(len(sizes)), key=lambda item: -sizes[item])
     fitted = _first_fit(sizes, descending, capacity)
     for count in range(-(-sum(sizes) // capacity), len(fitted) + 1):
         spread = _spread(sizes, descending, count)
-        if all(sum(sizes[place] for place in members) <= capacity for members in spread):
+        if all(sum(sizes[item] for item in members) <= capacity for members in spread):
             return [sorted(members) for members in spread]
     return [sorted(members) for members in fitted]
 
 
-def lay_out(
+def build_rows(
     records: Sequence[CutRecord],
     rows: Sequence[Sequence[PackedTree]],
     first_views: Sequence[int],
     views: int,
     tokens_per_image: int,
     pad_token_id: int,
-) -> dict[str, Any]:
-    """The tensors of a packed batch (see ``PackCollator``), of which each row holds the trees named in ``rows``.
+) -> PackedRows:
+    """Return the tensors of a packed batch.
 
     Args:
-        first_views: for each record, which of the batch's images its first ``<image>`` is; the others follow.
-        views: how many images the batch has, N.
-        pad_token_id: stands for the text of a batch that has none, since the table of text is never empty.
+        records: the R records of the batch.
+        rows: the trees of each row.
+        first_views: for each record, the index in the batch's images of its first ``<image>``; the others follow it.
+        views: the number of images of the batch, N.
+        tokens_per_image: K.
+        pad_token_id: the only text token of a batch without text, because the table of text must not be empty.
     """
     trees = [_pieces(records, tree) for row in rows for tree in row]
     pieces = [piece for tree in trees for piece in tree]
@@ -103,38 +114,38 @@ def lay_out(
     record = np.repeat([piece.record for piece in pieces], [piece.stop - piece.start for piece in pieces])
     is_image = ids == IMAGE_TOKEN_INDEX
     text = np.array([pad_token_id]) if is_image.all() else ids[~is_image]
-    view = np.asarray(first_views)[record] + _ranks(is_image, pieces)
-    first_row = np.where(is_image, len(text) + view * tokens_per_image, _starts(~is_image))  # of the table, (U,)
+    view = np.asarray(first_views)[record] + _image_numbers(is_image, pieces)
+    table_row = np.where(is_image, len(text) + view * tokens_per_image, _starts(~is_image))  # of the first token, (U,)
 
-    token = np.repeat(np.arange(len(ids)), sizes)  # that stands at a place, (P,): P places that are no padding
-    places = np.arange(len(token))
+    token = np.repeat(np.arange(len(ids)), sizes)  # (P,): the token before the splice that each one comes from
+    numbers = np.arange(len(token))
     piece_sizes = np.array([piece.size for piece in pieces])
     position_shifts = np.array([piece.position for piece in pieces]) - _starts(piece_sizes)
     row_sizes = np.array([sum(tree.size for tree in row) for row in rows])
     length = int(row_sizes.max())
-    packed = places + np.repeat(np.arange(len(rows)) * length - _starts(row_sizes), row_sizes)  # row * L + column
+    flat = numbers + np.repeat(np.arange(len(rows)) * length - _starts(row_sizes), row_sizes)  # row * L + column
 
     def padded(values: np.ndarray, padding: int) -> torch.Tensor:
         table = np.full(len(rows) * length, padding)
-        table[packed] = values
+        table[flat] = values
         return torch.from_numpy(table.reshape(len(rows), length))
 
     is_target = labels[token] != IGNORE_INDEX
     return {
         "input_ids": torch.from_numpy(text)[None],
-        "source": padded(first_row[token] + places - _starts(sizes)[token], len(text) + views * tokens_per_image),
-        "position_ids": padded(places + np.repeat(position_shifts, piece_sizes), 0),
+        "source": padded(table_row[token] + numbers - _starts(sizes)[token], len(text) + views * tokens_per_image),
+        "position_ids": padded(numbers + np.repeat(position_shifts, piece_sizes), 0),
         "labels": padded(labels[token], IGNORE_INDEX),
-        "target_places": torch.from_numpy(packed[is_target] - 1),
+        "target_places": torch.from_numpy(flat[is_target] - 1),
         "target_records": torch.from_numpy(record[token[is_target]]),
         "layout": _layout(rows, trees),
     }
 
 
-def _ranks(is_image: np.ndarray, pieces: Sequence["_Piece"]) -> np.ndarray:
-    """int64 (U,): of each image, which of its record's images it is.
+def _image_numbers(is_image: np.ndarray, pieces: Sequence["_Piece"]) -> np.ndarray:
+    """Return int64 (U,): for each ``<image>``, its number among the images of its record.
 
-    Images stand only in pieces that begin with their record, so that counting within a piece is enough.
+    Counting within a piece is enough, because only pieces that begin with their record contain images.
     """
     before = _starts(is_image)
     tokens = np.array([piece.stop - piece.start for piece in pieces])
@@ -147,8 +158,8 @@ class _Piece(NamedTuple):
     record: int
     start: int
     stop: int
-    size: int  # places
-    position: int  # of its first place
+    size: int  # tokens after the splice
+    position: int  # position id of its first token
 
 
 def _pieces(records: Sequence[CutRecord], tree: PackedTree) -> list[_Piece]:
@@ -156,43 +167,42 @@ def _pieces(records: Sequence[CutRecord], tree: PackedTree) -> list[_Piece]:
     prefix = _Piece(tree.records[0], 0, tree.prefix, int(first.sizes[: tree.prefix].sum()), 0)
     if len(tree.records) == 1:
         return [prefix]
+    stops = [len(records[number].input_ids) for number in tree.records]
     branches = [
-        # A branch has no image: a place each token.
-        _Piece(number, tree.prefix, stop, stop - tree.prefix, prefix.size)
-        for number in tree.records
-        for stop in [len(records[number].input_ids)]
+        _Piece(number, tree.prefix, stop, stop - tree.prefix, prefix.size)  # a branch has no image
+        for number, stop in zip(tree.records, stops, strict=True)
     ]
     return [prefix, *branches]
 
 
 def _layout(rows: Sequence[Sequence[PackedTree]], trees: Sequence[Sequence[_Piece]]) -> tuple[Tree, ...]:
-    places = [
+    positions = [
         (number, start)
         for number, row in enumerate(rows)
         for start in itertools.accumulate((tree.size for tree in row[:-1]), initial=0)
     ]
     return tuple(
         Tree(row, start, prefix.size, tuple(branch.size for branch in branches))
-        for (row, start), (prefix, *branches) in zip(places, trees, strict=True)
+        for (row, start), (prefix, *branches) in zip(positions, trees, strict=True)
     )
 
 
 def _images_end(record: CutRecord) -> int:
-    """Tokens up to and including the last image; 0 without one."""
+    """Return the number of tokens up to and including the last image; 0 without images."""
     images = np.flatnonzero(record.input_ids == IMAGE_TOKEN_INDEX)
     return int(images[-1]) + 1 if len(images) else 0
 
 
 def _longest_prefix(record: CutRecord) -> int:
-    """Tokens that may be shared: all before the one that precedes the first target, or the last where there is none."""
+    """Return the number of tokens before the one that precedes the first target, or before the last without targets."""
     targets = np.flatnonzero(record.labels != IGNORE_INDEX)
     return (int(targets[0]) if len(targets) else len(record.labels)) - 1
 
 
 def _trees_of(records: Sequence[CutRecord], members: list[int], pack_max_tokens: int) -> list[PackedTree]:
-    """The trees of records that can share a prefix."""
+    """Return the trees of records that can share a prefix."""
     if len(members) == 1:
-        return [_alone(records, members[0])]
+        return [_single(records, members[0])]
     first, *others = (records[number].input_ids for number in members)
     prefix = min(_longest_prefix(records[number]) for number in members)
     for other in others:
@@ -200,46 +210,44 @@ def _trees_of(records: Sequence[CutRecord], members: list[int], pack_max_tokens:
         prefix = int(differing[0]) if len(differing) else prefix
     prefix_size = int(records[members[0]].sizes[:prefix].sum())
     branches = [len(records[number].input_ids) - prefix for number in members]
-    parts = even_bins(branches, pack_max_tokens - prefix_size)
     return [
-        PackedTree(
-            tuple(members[place] for place in part), prefix, prefix_size + sum(branches[place] for place in part)
-        )
-        if len(part) > 1
-        else _alone(records, members[part[0]])
-        for part in parts
+        PackedTree(tuple(members[item] for item in items), prefix, prefix_size + sum(branches[item] for item in items))
+        if len(items) > 1
+        else _single(records, members[items[0]])
+        for items in even_bins(branches, pack_max_tokens - prefix_size)
     ]
 
 
-def _alone(records: Sequence[CutRecord], number: int) -> PackedTree:
+def _single(records: Sequence[CutRecord], number: int) -> PackedTree:
     return PackedTree((number,), len(records[number].input_ids), int(records[number].sizes.sum()))
 
 
 def _first_fit(sizes: Sequence[int], order: list[int], capacity: int) -> list[list[int]]:
+    """Put each item into the first bin that has room, or into a new one."""
     bins: list[list[int]] = []
     room: list[int] = []
-    for place in order:
-        fitting = next((number for number, left in enumerate(room) if sizes[place] <= left), None)
+    for item in order:
+        fitting = next((number for number, left in enumerate(room) if sizes[item] <= left), None)
         if fitting is None:
             fitting = len(bins)
             bins.append([])
             room.append(capacity)
-        bins[fitting].append(place)
-        room[fitting] -= sizes[place]
+        bins[fitting].append(item)
+        room[fitting] -= sizes[item]
     return bins
 
 
 def _spread(sizes: Sequence[int], order: list[int], count: int) -> list[list[int]]:
-    """Each into the bin that is emptiest."""
+    """Put each item into the bin with the lowest load."""
     bins: list[list[int]] = [[] for _ in range(count)]
     loads = [0] * count
-    for place in order:
-        emptiest = loads.index(min(loads))
-        bins[emptiest].append(place)
-        loads[emptiest] += sizes[place]
+    for item in order:
+        lowest = loads.index(min(loads))
+        bins[lowest].append(item)
+        loads[lowest] += sizes[item]
     return bins
 
 
 def _starts(sizes: np.ndarray) -> np.ndarray:
-    """Where each of consecutive stretches begins: the sum of those before it."""
+    """Return the start of each of consecutive segments: the sum of the sizes before it."""
     return sizes.cumsum() - sizes

@@ -1,11 +1,12 @@
-"""Image files to the pixels the published code feeds its vision tower, without the copies it makes on the way.
+"""Image files to the pixels of the vision tower, equal to those of the published code.
 
-The published way pads the picture to a square, hands the square to transformers' CLIP processor, and pays for resizing
-the padding, for two trips through numpy and for float64 arithmetic. Here the padding never meets the first pass of
-the resize and only its edge meets the second. `decode="exact"` gives the same bits; `decode="fast"` gives up one level
-in a few pixels for about twice that speed.
+The published code pads an image to a square and gives the square to transformers' CLIP processor. It pays for resizing the
+padding, for two conversions through numpy and for float64 arithmetic. Here the first pass of the resize skips the padding
+and the second pass uses only its edge. `decode="exact"` gives the same bits; `decode="fast"` is about twice as fast and
+differs by one level in a few pixels.
 
-Letters: H, W are the tower's input height and width; arrays are (row, column, channel) until `normalise`.
+Letters: H, W are the input height and width of the tower; h, w those of an image. Arrays are (row, column, channel) up to
+`normalise`.
 """
 
 import io
@@ -20,24 +21,28 @@ import simplejpeg
 import torch
 from PIL import Image
 
-from senna.data.resample import Plan, exact_pixels, fast_pixels
+from senna.data.resample import ResizeSpec, exact_pixels, fast_pixels
 from senna.errors import DataError, UsageError
 
 ASPECT_RATIOS = ("pad", "square")
 DECODERS = ("exact", "fast")
 
-ImageSource = str | PathLike | Image.Image
+ImageSource = str | PathLike[str] | Image.Image
 
-# An intermediate image beyond this (half a GB in Pillow) comes from a sliver of a picture, never from a photograph.
+# A larger intermediate image (half a GB in Pillow) results only from extremely thin images, never from photographs.
 _MOST_PIXELS = 1 << 27
 
 
 @dataclass(frozen=True)
 class PixelRules:
-    """What an image processor does to a picture: the part of its configuration that decides the pixels.
+    """The settings of an image processor that determine the pixels.
 
-    `size` is the shorter edge after resizing, or (height, width); `crop` the centre crop (height, width), or None;
-    `resample` a PIL.Image.Resampling value; a level v becomes (v * scale - mean) / std, channel by channel.
+    A level v becomes (v * scale - mean) / std, channel by channel.
+
+    Attributes:
+        size: the shorter edge after resizing, or (height, width).
+        crop: (height, width) of the centre crop, or None.
+        resample: a PIL.Image.Resampling value.
     """
 
     size: int | tuple[int, int]
@@ -68,11 +73,12 @@ class PixelRules:
 
     @property
     def background(self) -> tuple[int, int, int]:
-        """The padding's colour: the mean, cut down to whole levels (CLIP's is 122, 116, 104)."""
-        return tuple(int(level * 255) for level in self.mean)
+        """The colour of the padding: the mean, rounded down to integer levels (CLIP: 122, 116, 104)."""
+        red, green, blue = (int(level * 255) for level in self.mean)
+        return red, green, blue
 
     def resized(self, width: int, height: int) -> tuple[int, int]:
-        """(width, height) that a picture of this size is resized to, before the crop."""
+        """Return (width, height) that an image of this size is resized to, before the crop."""
         if isinstance(self.size, tuple):
             return self.size[1], self.size[0]
         longer = int(self.size * max(width, height) / min(width, height))
@@ -82,60 +88,67 @@ class PixelRules:
 def load_image(
     source: ImageSource, image_processor: Any, aspect_ratio: str = "pad", decode: str = "exact"
 ) -> torch.Tensor:
-    """Read a picture and make the vision tower's input of it: float32 (3, H, W).
+    """Read an image and return the input of the vision tower, float32 (3, H, W).
 
-    `source` is a path or a PIL image, of any mode; its EXIF orientation is ignored, as in the published code.
-    `aspect_ratio` "pad" centres the picture on a square of the processor's mean colour, then resizes; "square" is the
-    CLIP processor's own behaviour: resize the shorter edge, then cut out the centre. `decode` "exact" equals Pillow
-    padding followed by transformers' Pillow CLIP processor bit for bit; "fast" differs by one level in 0.1 to 0.2 % of
-    the pixels of a padded 1600x900 picture (twice that in "square", where no pixel is padding), and in none where the
-    picture is shrunk to more than half.
+    Args:
+        source: a path or a PIL image of any mode; its EXIF orientation is ignored, as in the published code.
+        aspect_ratio: "pad" centres the image on a square of the processor's mean colour and resizes it; "square" is the
+            behaviour of the CLIP processor: it resizes the shorter edge and crops the centre.
+        decode: "exact" is bit-identical to padding with Pillow followed by transformers' Pillow CLIP processor; "fast"
+            differs by one level in 0.1 to 0.2 % of the pixels of a padded 1600x900 image (twice that with "square", where
+            no pixel is padding), and not at all for an image that is shrunk to more than half its size.
 
-    Raises DataError, naming the file, for a picture that is missing, empty, damaged or absurdly large.
+    Raises:
+        DataError: the image is missing, empty, damaged or too large; the error names the file.
+        UsageError: an option has an unknown value.
     """
     rules = PixelRules.from_processor(image_processor)
     return normalise(load_pixels(source, rules, aspect_ratio, decode), rules)
 
 
 def load_pixels(source: ImageSource, rules: PixelRules, aspect_ratio: str = "pad", decode: str = "exact") -> np.ndarray:
-    """Read a picture as the uint8 (H, W, 3) array that `load_image` normalises. Arguments and errors are the same."""
-    picture = _decode(source, decode)
+    """Read an image as the uint8 (H, W, 3) array that `load_image` normalises. Arguments and errors are the same."""
+    image = _decode(source, decode)
     try:
-        return square_pixels(picture, rules, aspect_ratio, decode)
+        return square_pixels(image, rules, aspect_ratio, decode)
     except DataError as error:
-        raise DataError(f"{_name_of(source)}: {error}") from error
+        raise DataError(error.message, remedy=error.remedy, file=_name_of(source), kind=error.kind) from error
+
+
+def check_image_options(aspect_ratio: str, decode: str) -> None:
+    """Raise UsageError if an option of `load_image` has an unknown value."""
+    for name, value, known in (("aspect_ratio", aspect_ratio, ASPECT_RATIOS), ("decode", decode, DECODERS)):
+        if value not in known:
+            raise UsageError(f"{name}={value!r} is not known", remedy=f"use one of {', '.join(known)}")
 
 
 def square_pixels(
-    picture: Image.Image | np.ndarray, rules: PixelRules, aspect_ratio: str = "pad", decode: str = "exact"
+    image: Image.Image | np.ndarray, rules: PixelRules, aspect_ratio: str = "pad", decode: str = "exact"
 ) -> np.ndarray:
-    """Pad, resize and crop an RGB picture (a PIL image or a uint8 (h, w, 3) array) to uint8 (H, W, 3)."""
-    for name, value, known in (("aspect_ratio", aspect_ratio, ASPECT_RATIOS), ("decode", decode, DECODERS)):
-        if value not in known:
-            raise UsageError(f"{name}={value!r}: not known; use one of {', '.join(known)}")
-    is_array = isinstance(picture, np.ndarray)
-    size = picture.shape[1::-1] if is_array else picture.size
-    plan = _plan(size, rules, aspect_ratio)
-    if decode == "fast" and _keeps_fast_bounds(plan, size[1]):
-        return fast_pixels(picture if is_array else np.array(picture), plan)
-    return exact_pixels(Image.fromarray(picture) if is_array else picture, plan)
+    """Pad, resize and crop an RGB image (a PIL image or a uint8 (h, w, 3) array) to uint8 (H, W, 3)."""
+    check_image_options(aspect_ratio, decode)
+    size = (image.shape[1], image.shape[0]) if isinstance(image, np.ndarray) else image.size
+    spec = _resize_spec(size, rules, aspect_ratio)
+    if decode == "fast" and _keeps_fast_bounds(spec, size[1]):
+        return fast_pixels(image if isinstance(image, np.ndarray) else np.array(image), spec)
+    return exact_pixels(Image.fromarray(image) if isinstance(image, np.ndarray) else image, spec)
 
 
-def _keeps_fast_bounds(plan: Plan, height: int) -> bool:
-    """Whether torch stays within a level of Pillow, and its padded rows within memory.
+def _keeps_fast_bounds(spec: ResizeSpec, height: int) -> bool:
+    """Return whether torch differs from Pillow by at most one level, and its padded rows fit in memory.
 
-    Its 16-bit weights are coarser the larger they are, so that a picture shrunk by less than half can be two levels
-    off; such a picture is small, and quick the exact way.
+    The error of torch's 16-bit weights grows with the weights, so an image that is shrunk to more than half its size could
+    differ by two levels. Such an image is small, and fast to resize exactly.
     """
-    halves = plan.frame[0] >= 2 * plan.resized[0]
-    return plan.resample == Image.Resampling.BICUBIC and halves and plan.frame[0] * height <= _MOST_PIXELS // 4
+    is_halved = spec.canvas[0] >= 2 * spec.resized[0]
+    return spec.resample == Image.Resampling.BICUBIC and is_halved and spec.canvas[0] * height <= _MOST_PIXELS // 4
 
 
 def normalise(pixels: np.ndarray, rules: PixelRules) -> torch.Tensor:
-    """uint8 (H, W, 3) to float32 (3, H, W): rescaled, less the mean, over the deviation.
+    """Return uint8 (H, W, 3) as float32 (3, H, W), rescaled, minus the mean, divided by the standard deviation.
 
-    The processor's own bits where its factor is 1 / 255 (it multiplies in float64, rounds to float32 and goes on from
-    there, which for these 256 levels equals a float32 division); within 1e-6 for another factor.
+    The result is bit-identical to the processor's if its factor is 1 / 255: the processor multiplies in float64 and rounds
+    to float32, which for these 256 levels equals a float32 division. For another factor it is within 1e-6.
     """
     planes = torch.from_numpy(pixels).permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format)
     planes = planes.div_(255) if rules.scale == 1 / 255 else planes.mul_(rules.scale)
@@ -151,7 +164,7 @@ def _entry(size: Any, name: str) -> int | None:
 def _height_width(size: Any) -> tuple[int, int]:
     height, width = _entry(size, "height"), _entry(size, "width")
     if not (height and width):
-        raise UsageError(f"image processor size {size!r}: needs a shortest_edge, or a height and a width")
+        raise UsageError(f"image processor size {size!r}", remedy="give it a shortest_edge, or a height and a width")
     return height, width
 
 
@@ -162,7 +175,7 @@ def _name_of(source: ImageSource) -> str:
 
 
 def _decode(source: ImageSource, decode: str) -> Image.Image | np.ndarray:
-    """An RGB picture: an array where simplejpeg read it (fast JPEG only), else a PIL image."""
+    """Return an RGB image: an array if simplejpeg decoded it (fast, JPEG only), else a PIL image."""
     if isinstance(source, Image.Image):
         return _rgb(source, _name_of(source))
     name = _name_of(source)
@@ -170,21 +183,29 @@ def _decode(source: ImageSource, decode: str) -> Image.Image | np.ndarray:
         with open(source, "rb") as file:
             data = file.read()
     except FileNotFoundError as error:
-        raise DataError(f"{name}: no such image; check the record's path and the image folder") from error
+        raise DataError(
+            "no such image",
+            remedy="check the record's path and the image folder",
+            file=name,
+            kind=DataError.MISSING_IMAGE,
+        ) from error
     except OSError as error:
-        raise DataError(f"{name}: cannot be read ({error.strerror}); give the path of a readable image file") from error
+        raise DataError(
+            f"cannot be read ({error.strerror})", remedy="give the path of a readable image file", file=name
+        ) from error
     if not data:
-        raise DataError(f"{name}: the file is empty (0 bytes); fetch it again or drop its record")
+        raise DataError("the file is empty (0 bytes)", remedy="fetch it again or drop its record", file=name)
     pixels = _decode_jpeg(data) if decode == "fast" else None
     return _rgb(data, name) if pixels is None else pixels
 
 
 def _decode_jpeg(data: bytes) -> np.ndarray | None:
-    """uint8 (h, w, 3), or None where Pillow must decide: other formats and colours, damage, a size it would refuse."""
+    """Return uint8 (h, w, 3), or None to leave it to Pillow: other formats and colours, damage, excessive size."""
     if data[:2] != b"\xff\xd8":
         return None
     try:
-        height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
+        header: Any = simplejpeg.decode_jpeg_header(data)
+        height, width, colour = header[:3]
         if colour not in ("YCbCr", "Gray") or height * width > (Image.MAX_IMAGE_PIXELS or math.inf):
             return None
         return simplejpeg.decode_jpeg(data, colorspace="RGB")
@@ -194,42 +215,50 @@ def _decode_jpeg(data: bytes) -> np.ndarray | None:
 
 def _rgb(source: bytes | Image.Image, name: str) -> Image.Image:
     try:
-        picture = source if isinstance(source, Image.Image) else Image.open(io.BytesIO(source))
-        if min(picture.size) < 1:
-            raise DataError(f"{name}: {picture.width} x {picture.height} pixels: nothing to see; drop its record")
-        picture.load()
-        return picture if picture.mode == "RGB" else picture.convert("RGB")
+        image = Image.open(io.BytesIO(source)) if isinstance(source, bytes) else source
+        if min(image.size) < 1:
+            raise DataError(f"{image.width} x {image.height} pixels", remedy="drop its record", file=name)
+        image.load()
+        return image if image.mode == "RGB" else image.convert("RGB")
     except (DataError, MemoryError):
         raise
     except Image.UnidentifiedImageError as error:
         raise DataError(
-            f"{name}: not an image in any format that Pillow knows; fetch it again or convert it"
+            "not an image in a format that Pillow reads", remedy="fetch it again or convert it", file=name
         ) from error
     except Image.DecompressionBombError as error:
         limit = f"raise PIL.Image.MAX_IMAGE_PIXELS (now {Image.MAX_IMAGE_PIXELS})"
-        raise DataError(f"{name}: too large ({error}); scale it down, or {limit} if you trust it") from error
-    except Exception as error:  # Pillow's parsers raise what they stumble over: SyntaxError, struct.error, EOFError...
-        raise DataError(f"{name}: damaged or truncated ({error}); fetch it again or drop its record") from error
+        raise DataError(
+            f"too large ({error})", remedy=f"scale it down, or {limit} if you trust it", file=name
+        ) from error
+    except Exception as error:  # Pillow's parsers raise many kinds: SyntaxError, struct.error, EOFError...
+        raise DataError(
+            f"damaged or truncated ({error})", remedy="fetch it again or drop its record", file=name
+        ) from error
 
 
-def _plan(size: tuple[int, int], rules: PixelRules, aspect_ratio: str) -> Plan:
+def _resize_spec(size: tuple[int, int], rules: PixelRules, aspect_ratio: str) -> ResizeSpec:
     side = max(size)
-    frame = (side, side) if aspect_ratio == "pad" else size
-    resized = rules.resized(*frame)
+    canvas = (side, side) if aspect_ratio == "pad" else size
+    resized = rules.resized(*canvas)
     if resized[0] * max(resized[1], size[1]) > _MOST_PIXELS:
         raise DataError(
             f"{size[0]} x {size[1]} pixels would become {resized[0]} x {resized[1]}: too thin for aspect_ratio="
-            f"{aspect_ratio!r}; use aspect_ratio='pad', or drop its record"
+            f"{aspect_ratio!r}",
+            remedy="use aspect_ratio='pad', or drop its record",
         )
-    crop = rules.crop[::-1] if rules.crop else resized
+    crop = (rules.crop[1], rules.crop[0]) if rules.crop else resized
     if crop[0] > resized[0] or crop[1] > resized[1]:
-        raise UsageError(f"image processor crop {crop} exceeds the resized picture {resized}; make crop_size <= size")
-    return Plan(
-        frame=frame,
-        offset=tuple((outer - inner) // 2 for outer, inner in zip(frame, size, strict=True)),
+        raise UsageError(
+            f"the crop {crop} of the image processor exceeds the resized image {resized}",
+            remedy="make crop_size <= size",
+        )
+    return ResizeSpec(
+        canvas=canvas,
+        offset=((canvas[0] - size[0]) // 2, (canvas[1] - size[1]) // 2),
         resized=resized,
-        corner=tuple((outer - inner) // 2 for outer, inner in zip(resized, crop, strict=True)),
+        corner=((resized[0] - crop[0]) // 2, (resized[1] - crop[1]) // 2),
         crop=crop,
         background=rules.background,
-        resample=rules.resample,
+        resample=Image.Resampling(rules.resample),
     )

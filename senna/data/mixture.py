@@ -1,4 +1,4 @@
-"""What an epoch consists of: the records of one or several files, each file with a weight, chosen by the stage of training."""
+"""The records of one or several files, each file with a weight, filtered by training stage; and the samples of an epoch."""
 
 import math
 import os.path
@@ -8,41 +8,46 @@ from pathlib import Path
 import numpy as np
 
 from senna.errors import DataError, UsageError
+from senna.kinds import all_kinds, stage_of
 from senna.record_file import RecordFile, open_records
 from senna.records import Record
 
-PLAN = "plan"  # the kind that stage 3 trains on, and stage 2 leaves to it
-_STAGES = {None: "every kind", 1: "every kind", 2: f"every kind but {PLAN}", 3: f"the kind {PLAN} alone"}
+_SYNTAX = "a.json, or several files with weights as a.json:1.0,b.jsonl:0.5"
 
 
 class Mixture:
-    """The records of several files as if they were one, and what an epoch takes of them. Picklable as ``RecordFile`` is.
+    """The records of several files as one sequence, and the choice of an epoch's samples. Picklable like ``RecordFile``.
 
-    A file's weight says how often an epoch takes each of its N records: 2.0 twice, 0.5 a random half, 1.5 each once and
-    a random half again. An epoch takes ``round(weight * N)`` of them, the same number every time.
+    The weight of a file is how often an epoch takes each of its N records: 2.0 means twice, 0.5 a random half, 1.5 every
+    record once and a random half again. An epoch always takes ``round(weight * N)`` of them.
 
     Attributes:
-        words, images: as of ``RecordFile``, of the records that are taken (N,), file after file.
-        kinds: int16 (N,), places in ``kind_names``.
-        kind_names: the kinds there are, in the order of their first record.
-        starts: int64 (files + 1,), where among the records each file's begin.
-        epoch_size: how many samples an epoch has.
+        words, images: as in ``RecordFile``, for the records of the stage (N,), file after file.
+        kinds: int16 (N,), indices in ``kind_names``.
+        kind_names: the kinds of these records, in the order of their first record.
+        starts: int64 (files + 1,), the index of the first record of each file.
+        epoch_size: the number of samples of an epoch.
     """
 
     def __init__(self, files: Sequence[tuple[RecordFile, float]], stage: int | None = None) -> None:
-        """``stage`` 2 leaves out the kind "plan", 3 takes nothing else, None and 1 take all.
+        """Combine files and their weights.
 
-        Raises ``DataError`` when that leaves no record, ``UsageError`` when a weight is so small that an epoch takes
-        none of a file.
+        Args:
+            stage: 2 or 3 takes the records whose kind belongs to this stage (``senna.kinds.stage_of``); None and 1 take
+                all records.
+
+        Raises:
+            DataError: the stage takes no record.
+            UsageError: the stage is unknown, or a weight is so small that an epoch takes no record of a file.
         """
-        if stage not in _STAGES:
-            raise UsageError(f"stage {stage} is not known; use 1, 2 or 3")
+        if stage not in (None, 1, 2, 3):
+            raise UsageError(f"stage {stage} is not known", remedy="use 1, 2 or 3")
         self.files = tuple(file for file, _ in files)
         self.weights = tuple(weight for _, weight in files)
-        taken = [_taken(file, stage) for file in self.files]
+        taken = [_of_stage(file, stage) for file in self.files]
         sizes = [len(indices) for indices in taken]
         if not sum(sizes):
-            raise DataError(_nothing_left(self.files, stage))
+            raise _no_records(self.files, stage)
         self._taken = _joined(taken).astype(np.int32)
         self.starts = np.cumsum([0, *sizes])
         self.words = _joined([file.words[indices] for file, indices in zip(self.files, taken, strict=True)])
@@ -55,28 +60,37 @@ class Mixture:
         return len(self._taken)
 
     def __getitem__(self, index: int) -> Record:
-        file, place = self._place(index)
-        return file[place]
+        file, number = self._find(index)
+        return file[number]
 
     def name(self, index: int) -> str:
-        """How messages name a record, by its own file and its place there."""
-        file, place = self._place(index)
-        return file.name(place)
+        """Return text that names a record and its file, see ``RecordFile.name``."""
+        file, number = self._find(index)
+        return file.name(number)
+
+    def label(self, index: int) -> str:
+        """Return text that names a record in its file, see ``RecordFile.label``."""
+        file, number = self._find(index)
+        return file.label(number)
+
+    def path(self, index: int) -> Path:
+        """Return the path of the file that holds a record."""
+        return self.files[self._file_number(index)].path
 
     def folder(self, index: int) -> Path:
-        """The folder of the file that a record is from."""
-        return self.files[self._number(index)].path.parent
+        """Return the folder of the file that holds a record."""
+        return self.path(index).parent
 
     def weight(self, index: int) -> float:
-        """How often an epoch takes a record, on average."""
-        return self.weights[self._number(index)]
+        """Return how often an epoch takes a record, on average."""
+        return self.weights[self._file_number(index)]
 
     def epoch(self, seed: int, epoch: int) -> np.ndarray:
-        """int64 (epoch_size,): the records of an epoch, file after file; which they are depends on the arguments alone."""
+        """Return the records of an epoch, int64 (epoch_size,), file after file, determined by the arguments alone."""
         return self._draws.epoch(seed, epoch)
 
     def frame_codes(self) -> np.ndarray:
-        """int64 (N,): equal for records of one frame of one file, ascending by file and first appearance."""
+        """Return int64 (N,): equal for records of one frame of one file, ascending by file and first appearance."""
         offsets = np.cumsum([0, *(len(file) for file in self.files[:-1])])  # a file has no more frames than records
         frames = [
             file.frames[self._taken[start:stop]] + offset
@@ -85,37 +99,40 @@ class Mixture:
         return _joined(frames)
 
     def counts_by_kind(self, seed: int = 0, epoch: int = 0) -> dict[str, int]:
-        """Samples of each kind in one epoch. Where weights are not whole, chance moves a few from epoch to epoch."""
+        """Return the samples of each kind in one epoch; with fractional weights they vary a little between epochs."""
         counts = np.bincount(self.kinds[self.epoch(seed, epoch)], minlength=len(self.kind_names)).tolist()
         return {name: count for name, count in zip(self.kind_names, counts, strict=True) if count}
 
-    def _number(self, index: int) -> int:
+    def _file_number(self, index: int) -> int:
         if not 0 <= index < len(self):
             raise IndexError(f"the data have {len(self)} records, there is no record {index}")
         return int(np.searchsorted(self.starts, index, side="right")) - 1
 
-    def _place(self, index: int) -> tuple[RecordFile, int]:
-        return self.files[self._number(index)], int(self._taken[index])
+    def _find(self, index: int) -> tuple[RecordFile, int]:
+        return self.files[self._file_number(index)], int(self._taken[index])
 
 
 class Frames:
-    """The records of a ``Mixture`` by frame, and what an epoch takes of these. Picklable as ``Mixture`` is.
+    """The records of a ``Mixture`` grouped by frame (``RecordFile.frames``), and the choice of an epoch's frames. Picklable.
 
-    Which records are of one frame is what ``RecordFile.frames`` says. A file's weight says how often an epoch takes each
-    of its frames, in the way that ``Mixture`` takes records.
+    The weight of a file is how often an epoch takes each of its frames, as ``Mixture`` takes records.
 
     Attributes:
-        order: int32 (N,), the records frame after frame, ascending within each.
-        starts: int32 (F,), where in ``order`` each frame begins. Frames stand file after file, by first appearance.
-        epoch_size: how many frames an epoch has.
+        order: int32 (N,), the records frame after frame, ascending within each frame.
+        starts: int32 (F,), the index in ``order`` of each frame's first record. Frames are ordered by file and first record.
+        epoch_size: the number of frames of an epoch.
     """
 
     def __init__(self, records: Mixture, together: bool = True) -> None:
-        """``together=False``: each record is a frame of its own. Raises ``UsageError`` as ``Mixture`` does."""
+        """Group records by frame, or make each record a frame of its own (``together=False``).
+
+        Raises:
+            UsageError: a weight is so small that an epoch takes no frame of a file.
+        """
         codes = records.frame_codes() if together else np.arange(len(records))
         self.order = np.argsort(codes, kind="stable").astype(np.int32)
-        begins = np.diff(codes[self.order], prepend=-1) > 0
-        self.starts = np.flatnonzero(begins).astype(np.int32)
+        is_first = np.diff(codes[self.order], prepend=-1) > 0
+        self.starts = np.flatnonzero(is_first).astype(np.int32)
         sizes = np.diff(np.searchsorted(self.starts, records.starts)).tolist()
         self._draws = _Draws(records.files, records.weights, sizes, "frames")
         self.epoch_size = self._draws.size
@@ -124,23 +141,23 @@ class Frames:
         return len(self.starts)
 
     def members(self, frame: int) -> np.ndarray:
-        """int64 (records,): a frame's records, ascending places in the mixture."""
+        """Return the records of a frame as ascending indices in the mixture, int64 (records,)."""
         if not 0 <= frame < len(self):
             raise IndexError(f"the data have {len(self)} frames, there is no frame {frame}")
         stop = self.starts[frame + 1] if frame + 1 < len(self) else len(self.order)
         return self.order[self.starts[frame] : stop].astype(np.int64)
 
     def epoch(self, seed: int, epoch: int) -> np.ndarray:
-        """int64 (epoch_size,): the frames of an epoch, file after file; which they are depends on the arguments alone."""
+        """Return the frames of an epoch, int64 (epoch_size,), file after file, determined by the arguments alone."""
         return self._draws.epoch(seed, epoch)
 
 
 class _Draws:
-    """What an epoch takes of things that stand file after file, each file with a weight."""
+    """The choice of an epoch's items (records or frames), which are ordered by file; each file has a weight."""
 
-    def __init__(self, files: Sequence[RecordFile], weights: Sequence[float], sizes: Sequence[int], what: str) -> None:
+    def __init__(self, files: Sequence[RecordFile], weights: Sequence[float], sizes: Sequence[int], items: str) -> None:
         self.starts = np.cumsum([0, *sizes])
-        self.draws = [_draw_size(*of, what) for of in zip(files, weights, sizes, strict=True)]
+        self.draws = [_draw_size(*file, items) for file in zip(files, weights, sizes, strict=True)]
         self.size = sum(self.draws)
 
     def epoch(self, seed: int, epoch: int) -> np.ndarray:
@@ -148,95 +165,100 @@ class _Draws:
 
     def _draw(self, number: int, seed: int, epoch: int) -> np.ndarray:
         start, stop = self.starts[number : number + 2].tolist()
-        everything = np.arange(start, stop)
+        items = np.arange(start, stop)
         if start == stop:
-            return everything
-        whole, rest = divmod(self.draws[number], stop - start)
-        # Never 0 at the end: numpy takes (seed, epoch) and (seed, epoch, 0) for the same, and the sampler uses the former.
+            return items
+        repeats, rest = divmod(self.draws[number], stop - start)
+        # The last number is never 0: numpy treats (seed, epoch, 0) like (seed, epoch), which the sampler uses.
         random = np.random.default_rng((seed, epoch, number + 1))
-        part = random.choice(everything, rest, replace=False) if rest else everything[:0]
-        return np.concatenate([np.tile(everything, whole), np.sort(part)])
+        chosen = random.choice(items, rest, replace=False) if rest else items[:0]
+        return np.concatenate([np.tile(items, repeats), np.sort(chosen)])
 
 
 def open_mixture(data_path: str, stage: int | None = None) -> Mixture:
-    """Index and validate the files of ``--data_path`` (see ``parse_data_path``) and choose a stage's records.
+    """Index and validate the files of ``--data_path`` (see ``parse_data_path``) and take the records of a stage.
 
-    Raises ``UsageError`` and ``DataError`` as ``parse_data_path``, ``open_records`` and ``Mixture`` do.
+    Raises:
+        UsageError, DataError: see ``parse_data_path``, ``open_records`` and ``Mixture``.
     """
     return Mixture([(open_records(path), weight) for path, weight in parse_data_path(data_path)], stage)
 
 
 def parse_data_path(data_path: str) -> list[tuple[Path, float]]:
-    """The files of ``a.json:1.0,b.jsonl:0.5`` and their weights, 1.0 where none is given.
+    """Return the files of ``a.json:1.0,b.jsonl:0.5`` and their weights, 1.0 if none is given.
 
-    An existing file of that very name, colons and commas included, wins over what the text could mean. Raises
-    ``UsageError`` with the remedy: no such file, a weight that is no positive number, a file given twice.
+    If a file has exactly that name, with colons and commas, it is this file.
+
+    Raises:
+        UsageError: there is no such file, a weight is not a positive number, or a file is given twice.
     """
-    if os.path.isfile(data_path):  # Path.is_file raises where a list of files is too long for a name
+    if os.path.isfile(data_path):  # Path.is_file raises an error if a list of files is too long for a name
         return [(Path(data_path), 1.0)]
-    files = [_parse_part(part, data_path) for part in data_path.split(",")]
+    files = [_parse_file(part, data_path) for part in data_path.split(",")]
     seen: set[Path] = set()
     for path, _ in files:
         if path.resolve() in seen:
-            raise UsageError(f"--data_path names {path} twice; name it once, with the sum of the weights")
+            raise UsageError(f"--data_path names {path} twice", remedy="name it once, with the sum of the weights")
         seen.add(path.resolve())
     return files
 
 
-def _parse_part(part: str, data_path: str) -> tuple[Path, float]:
-    part = part if os.path.isfile(part) else part.strip()
-    if os.path.isfile(part):
-        return Path(part), 1.0
-    name, colon, text = part.rpartition(":")
+def _parse_file(text: str, data_path: str) -> tuple[Path, float]:
+    text = text if os.path.isfile(text) else text.strip()
+    if os.path.isfile(text):
+        return Path(text), 1.0
+    name, colon, weight_text = text.rpartition(":")
     if not colon or not os.path.isfile(name):
-        weighted = bool(colon) and _number(text) is not None
-        raise UsageError(_no_file(name if weighted else part, data_path))
-    weight = _number(text)
+        has_weight = bool(colon) and _parse_number(weight_text) is not None
+        raise _no_file(name if has_weight else text, data_path)
+    weight = _parse_number(weight_text)
     if weight is None or not 0 < weight < math.inf:
         raise UsageError(
-            f"--data_path {part}: the weight {text!r} is not a number above 0; write for example {name}:0.5, which "
-            "takes a random half of the file every epoch, or leave the file out"
+            f"--data_path {text}: the weight {weight_text!r} is not a number above 0",
+            remedy=f"write for example {name}:0.5, which takes a random half of the file every epoch, or leave the file out",
         )
     return Path(name), weight
 
 
-def _no_file(name: str, data_path: str) -> str:
+def _no_file(name: str, data_path: str) -> UsageError:
     if not name:
-        return f"--data_path {data_path!r} has an empty name; write a.json, or a.json:1.0,b.jsonl:0.5"
+        return UsageError(f"--data_path {data_path!r} has an empty name", remedy=f"write {_SYNTAX}")
     if os.path.isdir(name):
-        return f"--data_path {name} is a folder, not a file of records; give the .json or .jsonl file in it"
-    return (
-        f"--data_path {name}: no such file; give a JSON list or JSON Lines file, or several as a.json:1.0,b.jsonl:0.5"
+        return UsageError(
+            f"--data_path {name} is a folder, not a file of records", remedy="give the .json or .jsonl file in it"
+        )
+    return UsageError(
+        f"--data_path {name}: no such file", remedy=f"give a JSON list or JSON Lines file of records: {_SYNTAX}"
     )
 
 
-def _number(text: str) -> float | None:
+def _parse_number(text: str) -> float | None:
     try:
         return float(text)
     except ValueError:
         return None
 
 
-def _taken(file: RecordFile, stage: int | None) -> np.ndarray:
-    """Places in a file of the records that a stage trains on."""
+def _of_stage(file: RecordFile, stage: int | None) -> np.ndarray:
+    """Return the indices of the records of a file that a stage trains on."""
     if stage not in (2, 3):
         return np.arange(len(file))
-    is_plan = np.array([name == PLAN for name in file.kind_names])[file.kinds]
-    return np.flatnonzero(is_plan if stage == 3 else ~is_plan)
+    is_taken = np.array([stage_of(name) == stage for name in file.kind_names])[file.kinds]
+    return np.flatnonzero(is_taken)
 
 
-def _draw_size(file: RecordFile, weight: float, size: int, what: str) -> int:
+def _draw_size(file: RecordFile, weight: float, size: int, items: str) -> int:
     draw = round(weight * size)
     if size and not draw:
         raise UsageError(
-            f"--data_path {file.path}:{weight:g}: that is less than one of its {size} {what} an epoch; give a weight of "
-            f"{1 / size:.2g} or more, or leave the file out"
+            f"--data_path {file.path}:{weight:g}: that is less than one of its {size} {items} an epoch",
+            remedy=f"give a weight of {1 / size:.2g} or more, or leave the file out",
         )
     return draw
 
 
 def _join_kinds(files: Sequence[RecordFile], taken: Sequence[np.ndarray]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Kinds of the records taken, in one numbering: that of their first appearance."""
+    """Return the kinds of the records taken as numbers by first appearance, and the names of these numbers."""
     codes: dict[str, int] = {}
     joined = []
     for file, indices in zip(files, taken, strict=True):
@@ -249,18 +271,20 @@ def _join_kinds(files: Sequence[RecordFile], taken: Sequence[np.ndarray]) -> tup
     return _joined(joined), tuple(codes)
 
 
-def _joined(parts: list[np.ndarray]) -> np.ndarray:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+def _joined(arrays: list[np.ndarray]) -> np.ndarray:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
-def _nothing_left(files: Sequence[RecordFile], stage: int | None) -> str:
+def _no_records(files: Sequence[RecordFile], stage: int | None) -> DataError:
     found: dict[str, int] = {}
     for file in files:
         for name, count in zip(file.kind_names, np.bincount(file.kinds).tolist(), strict=True):
             found[name] = found.get(name, 0) + count
-    kinds = ", ".join(f"{count} {name}" for name, count in found.items())
-    return (
-        f"{', '.join(str(file.path) for file in files)}: nothing to train on: stage {stage} takes {_STAGES[stage]}, and the "
-        f"kinds here are: {kinds}. Give other data or another --stage; a record says its kind in 'kind', else by the form "
-        "of its answer"
+    present = ", ".join(f"{count} {name}" for name, count in found.items())
+    stage_3 = " and ".join(kind.name for kind in all_kinds() if kind.stage == 3)
+    taken = f"the kind {stage_3} alone" if stage == 3 else f"every kind but {stage_3}"
+    return DataError(
+        f"nothing to train on: stage {stage} takes {taken}, and the records are: {present}",
+        remedy="give other data or another --stage; the kind of a record is its 'kind', or follows from its answers",
+        file=", ".join(str(file.path) for file in files),
     )

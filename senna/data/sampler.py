@@ -1,4 +1,4 @@
-"""The order of an epoch, the same on any number of processes and workers."""
+"""The sampler: the order of an epoch, the same for any number of processes and workers."""
 
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -7,31 +7,32 @@ import numpy as np
 from torch.utils.data import Sampler
 
 PADDING = -1
-"""The index that stands for no sample, so that every process has as many."""
+"""The index of no sample, which gives every process the same number of samples."""
 
 _BATCHES_SORTED_TOGETHER = 50  # more waste less padding, fewer are closer to a plain shuffle
 
 
 class Draw(Protocol):
-    """What an epoch takes; ``senna.data.mixture.Mixture`` is one."""
+    """The choice of the samples of an epoch, for example a ``senna.data.mixture.Mixture``."""
 
     epoch_size: int
 
     def epoch(self, seed: int, epoch: int) -> np.ndarray:
-        """int64 (epoch_size,): indices, the same for the same arguments."""
+        """Return indices, int64 (epoch_size,), the same for the same arguments."""
+        ...
 
 
 class LengthGroupedSampler(Sampler[int]):
-    """Shuffled indices in which samples of one optimizer step have similar lengths.
+    """Shuffled indices in which the samples of one optimizer step have similar lengths.
 
-    A *global batch* is what one optimizer step sees: ``batch_size_per_device * num_processes * accumulation`` samples.
-    Same seed and epoch: the global batches, their contents and their order depend on that product alone, not on its
-    factors. Each sample comes once an epoch, or as often as ``draw`` says, then ``PADDING`` up to a multiple of
-    ``batch_size_per_device * num_processes``; the last global batch may be smaller than the others.
+    A *global batch* is the samples of one optimizer step: ``batch_size_per_device * num_processes * accumulation``. For a
+    given seed and epoch, the content and order of the global batches depend only on this product, not on its factors.
+    Each sample occurs once in an epoch, or as often as ``draw`` chooses it; then ``PADDING`` fills up to a multiple of
+    ``batch_size_per_device * num_processes``. The last global batch may be smaller than the others.
 
-    Within a global batch lengths descend, so that the consecutive batches which accelerate hands to the processes of
-    one moment are alike. The first global batch holds the longest sample (where its kind fills a batch at all), so that
-    a lack of memory shows at once.
+    Lengths descend within a global batch, so that the batches which accelerate gives to the processes at the same time have
+    similar lengths. The first global batch contains the longest sample (if its modality fills a batch), so that a lack of
+    memory appears in the first step.
     """
 
     def __init__(
@@ -46,9 +47,16 @@ class LengthGroupedSampler(Sampler[int]):
         by_modality: bool = True,
         draw: Draw | None = None,
     ) -> None:
-        """``group=False`` is a plain shuffle. ``by_modality``: samples with images (``multimodal``) and without share a
-        global batch only when neither are left in number enough to fill one. ``draw``: the samples of each epoch, by
-        default every one once."""
+        """Create the sampler.
+
+        Args:
+            lengths: (N,), tokens of each sample; an estimate is enough.
+            multimodal: (N,), whether a sample has images.
+            group: whether to group by length; False gives a plain shuffle.
+            by_modality: whether samples with and without images share a global batch only when neither are left in
+                sufficient number to fill one.
+            draw: chooses the samples of each epoch; by default every sample once.
+        """
         self.lengths = np.asarray(lengths, dtype=np.int64)
         self.multimodal = np.asarray(multimodal, dtype=bool)
         if self.lengths.shape != self.multimodal.shape:
@@ -61,7 +69,7 @@ class LengthGroupedSampler(Sampler[int]):
         self.epoch_size = len(self.lengths) if draw is None else draw.epoch_size
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order iteration gives; accelerate calls it."""
+        """Set the epoch of the next iteration; accelerate calls this."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -72,24 +80,24 @@ class LengthGroupedSampler(Sampler[int]):
         return iter(np.pad(order, (0, len(self) - len(order)), constant_values=PADDING).tolist())
 
     def order(self) -> np.ndarray:
-        """int64 (epoch_size,): this epoch's samples in their order, without padding."""
+        """Return the samples of this epoch in their order, int64 (epoch_size,), without padding."""
         random = np.random.default_rng((self.seed, self.epoch))
-        everything = random.permutation(self.epoch_size)
+        indices = random.permutation(self.epoch_size)
         if self.draw is not None:
-            everything = self.draw.epoch(self.seed, self.epoch)[everything]
+            indices = self.draw.epoch(self.seed, self.epoch)[indices]
         if not self.group:
-            return everything
-        if len(everything):
-            longest = int(self.lengths[everything].argmax())
-            everything[[0, longest]] = everything[[longest, 0]]
-        pools = [everything]
+            return indices
+        if len(indices):
+            longest = int(self.lengths[indices].argmax())
+            indices[[0, longest]] = indices[[longest, 0]]
+        pools = [indices]
         if self.by_modality:
-            has_images = self.multimodal[everything]
-            pools = [everything[has_images], everything[~has_images]]
-        whole = [len(pool) // self.global_batch * self.global_batch for pool in pools]
-        batches = [self._sorted_batches(pool[:size]) for pool, size in zip(pools, whole, strict=True)]
-        # What is left of each pool may fill one more batch together; the pools stay apart as far as that goes.
-        rest = np.concatenate([pool[size:] for pool, size in zip(pools, whole, strict=True)])
+            has_images = self.multimodal[indices]
+            pools = [indices[has_images], indices[~has_images]]
+        sizes = [len(pool) // self.global_batch * self.global_batch for pool in pools]  # in complete batches
+        batches = [self._sorted_batches(pool[:size]) for pool, size in zip(pools, sizes, strict=True)]
+        # The rests of the pools may fill one more batch together, the only one with both modalities.
+        rest = np.concatenate([pool[size:] for pool, size in zip(pools, sizes, strict=True)])
         if len(rest) >= self.global_batch:
             batches.append(self._sorted_batches(rest[: self.global_batch]))
             rest = rest[self.global_batch :]
@@ -97,9 +105,9 @@ class LengthGroupedSampler(Sampler[int]):
         return np.concatenate([shuffled.ravel(), rest[self._descending(rest)]])
 
     def _sorted_batches(self, indices: np.ndarray) -> np.ndarray:
-        """(batches, global batch): stretches of a few batches are sorted by length and cut up."""
-        stretch = np.arange(len(indices)) // (self.global_batch * _BATCHES_SORTED_TOGETHER)
-        by_length = indices[np.lexsort((-self.lengths[indices], stretch))]
+        """Return (batches, global_batch): groups of a few batches are sorted by length, then split into batches."""
+        group = np.arange(len(indices)) // (self.global_batch * _BATCHES_SORTED_TOGETHER)
+        by_length = indices[np.lexsort((-self.lengths[indices], group))]
         return by_length.reshape(-1, self.global_batch)
 
     def _longest_first(self, batches: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""How long samples are in tokens, and what the length limit cuts off: told before a run, without reading an image."""
+"""Lengths of samples in tokens, and what the length limit cuts off: computed before a run, without reading an image."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from senna.data.dataset import ConversationDataset
-from senna.data.frame_packing import cut_record, plan_trees
+from senna.data.frame_packing import cut_record, pack_trees
 from senna.data.frames import FrameDataset
 from senna.errors import DataError
 from senna.model.config import IGNORE_INDEX, IMAGE_TOKEN_INDEX
@@ -14,14 +14,14 @@ from senna.model.config import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 
 @dataclass(frozen=True)
 class TokenStatistics:
-    """Lengths in tokens after the splice, each view counted with its tokens. Exact when ``looked_at == total``.
+    """Lengths in tokens after the splice. They are exact if ``looked_at == total``, else estimates.
 
     Attributes:
-        mean: of a sample.
-        longest: of the samples looked at, among which are those that are longest by the words they have.
-        share_cut: of the samples, 0 to 1, that are longer than the limit.
-        share_with_cut_answers: of the samples, 0 to 1, whose answers do not wholly lie within it.
-        looked_at, total: records.
+        mean: tokens of a sample.
+        longest: tokens of the longest sample that was tokenized; the samples with most words are among them.
+        share_cut: share of the samples, 0 to 1, that are longer than the limit.
+        share_with_cut_answers: share of the samples, 0 to 1, that lose tokens of an answer to the limit.
+        looked_at, total: number of records that were tokenized, and of all records.
     """
 
     mean: float
@@ -35,16 +35,16 @@ class TokenStatistics:
 def token_statistics(
     dataset: ConversationDataset, max_length: int, tokens_per_image: int, look_at: int = 2000
 ) -> TokenStatistics:
-    """Tokenise at most ``look_at`` records and say what the limit of ``max_length`` tokens does to them.
+    """Tokenize at most ``look_at`` records and compute the effect of the limit of ``max_length`` tokens.
 
-    Half of them are those longest by estimate, which stand for themselves: no long one is overlooked. The other half stands
-    for the rest. A record counts as often as an epoch takes it; one that cannot be tokenised does not count.
+    Half of these records are the longest by estimate, so that no long one is missed; they represent themselves. The other
+    half represents the rest. A record is weighted by how often an epoch takes it; one that cannot be tokenized is left out.
     """
     longest, spread = _chosen(dataset.lengths, look_at)
-    stands_for = (len(dataset) - len(longest)) / max(len(spread), 1)
+    spread_weight = (len(dataset) - len(longest)) / max(len(spread), 1)
     rows = [
-        (*measured, dataset.records.weight(index) * times)
-        for indices, times in ((longest, 1.0), (spread, stands_for))
+        (*measured, dataset.records.weight(index) * weight)
+        for indices, weight in ((longest, 1.0), (spread, spread_weight))
         for index in indices.tolist()
         if (measured := _measure(dataset, index, max_length, tokens_per_image))
     ]
@@ -63,13 +63,13 @@ def token_statistics(
 
 @dataclass(frozen=True)
 class PackingStatistics:
-    """What packing saves: ``unpacked_tokens / packed_tokens``. Means of a frame, as often as an epoch takes it.
+    """The saving by packing, ``unpacked_tokens / packed_tokens``; means over frames, weighted like an epoch.
 
     Attributes:
-        records: that can be tokenised.
-        packed_tokens: after the splice, what they share counted once (once a tree where a frame takes several).
-        unpacked_tokens: of the same records one by one.
-        looked_at, total: frames.
+        records: number of records of a frame that can be tokenized.
+        packed_tokens: tokens of these records after the splice, with a shared prefix counted once for each tree.
+        unpacked_tokens: tokens of the same records, each by itself.
+        looked_at, total: number of frames that were tokenized, and of all frames.
     """
 
     records: float
@@ -82,14 +82,14 @@ class PackingStatistics:
 def packing_statistics(
     frames: FrameDataset, max_length: int, tokens_per_image: int, pack_max_tokens: int, look_at: int = 200
 ) -> PackingStatistics:
-    """Tokenise at most ``look_at`` frames, evenly spread by length, and plan their trees; no image is read."""
+    """Tokenize at most ``look_at`` frames, evenly spread by length, and compute their trees; no image is read."""
     by_length = np.argsort(frames.lengths, kind="stable")
     chosen = _evenly(by_length, min(look_at, len(frames)))
     rows, weights = [], []
     for frame in chosen.tolist():
         texts = [text for text in frames.texts(frame) if "error" not in text]
         cut = [cut_record(text["input_ids"], text["labels"], max_length, tokens_per_image) for text in texts]
-        packed = sum(tree.size for tree in plan_trees(cut, pack_max_tokens))
+        packed = sum(tree.size for tree in pack_trees(cut, pack_max_tokens))
         rows.append((len(cut), packed, sum(int(record.sizes.sum()) for record in cut)))
         weights.append(frames.records.weight(int(frames.draw.members(frame)[0])))
     records, packed, unpacked = np.average(rows, axis=0, weights=weights).tolist()
@@ -97,14 +97,14 @@ def packing_statistics(
 
 
 def _evenly(values: np.ndarray, count: int) -> np.ndarray:
-    """``count`` of the values, at even distances."""
+    """Return ``count`` of the values, evenly spaced."""
     return values[(2 * np.arange(count) + 1) * len(values) // (2 * count)]
 
 
 def _chosen(lengths: np.ndarray, look_at: int) -> tuple[np.ndarray, np.ndarray]:
-    """The longest records, and others evenly spaced by length; together all where ``look_at`` suffices.
+    """Return the longest records, and others evenly spaced by length; together all if ``look_at`` is enough.
 
-    By length and not by place, since files repeat: every fifteenth record may be the same question of another frame.
+    They are spaced by length and not by index because files are periodic: every 15th record may be the same question.
     """
     by_length = np.argsort(lengths, kind="stable")
     if len(by_length) <= look_at:
@@ -117,11 +117,14 @@ def _chosen(lengths: np.ndarray, look_at: int) -> tuple[np.ndarray, np.ndarray]:
 def _measure(
     dataset: ConversationDataset, index: int, max_length: int, tokens_per_image: int
 ) -> tuple[int, bool] | None:
-    """A sample's length, and whether a target starts at ``max_length`` or later, where the model sees nothing."""
+    """Return the length of a sample, and whether the limit cuts a target; None for a record that cannot be tokenized.
+
+    The model does not see tokens that start at ``max_length`` or later.
+    """
     try:
         encoded = dataset.encode(index)
     except DataError:
-        return None  # the run itself decides about it, and names it
+        return None  # the training run reports it and applies --skip_bad_samples
     sizes = torch.where(encoded["input_ids"] == IMAGE_TOKEN_INDEX, tokens_per_image, 1)
     starts = sizes.cumsum(0) - sizes
     return int(sizes.sum()), bool((encoded["labels"][starts >= max_length] != IGNORE_INDEX).any())

@@ -27,7 +27,7 @@ class NotFiniteError(SennaError):
     """A loss or a gradient that is not a finite number."""
 
 
-COUNTED = ("samples", "tokens", "places", "unpacked_tokens", "cut")
+COUNTED = ("samples", "tokens", "positions", "unpacked_tokens", "cut")
 """What is counted of the batches for the log; all but the samples are the collator's."""
 
 
@@ -91,15 +91,16 @@ class SennaTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The micro-batches of one step, their sample names set aside and their bad samples counted."""
         batches = list(itertools.islice(epoch_iterator, num_batches))
-        self.step_samples = [name for batch in batches for name in batch.pop("samples")]
-        for message in [message for batch in batches for message in batch.pop("bad_samples")]:
+        counts = [batch.pop("counts") for batch in batches]
+        self.step_samples = [name for count in counts for name in count.samples]
+        for message in [message for count in counts for message in count.bad_samples]:
             self.bad_samples += 1
             if self.bad_samples > self.args.skip_bad_samples:
                 raise DataError(self._bad_sample_message(message))
             print(f"skipped sample {self.bad_samples} of at most {self.args.skip_bad_samples}: {message}", flush=True)
-        for batch in batches:
+        for batch, count in zip(batches, counts, strict=True):
             samples = int((batch["kinds"] >= 0).sum())
-            self.counted += torch.tensor([samples, *(batch.pop(name) for name in COUNTED[1:])], dtype=torch.float64)
+            self.counted += torch.tensor([samples, *(getattr(count, name) for name in COUNTED[1:])], dtype=torch.float64)
         return batches, self._get_num_items_in_batch(batches, device)
 
     def _get_num_items_in_batch(self, batch_samples, device):
@@ -181,7 +182,7 @@ class SennaTrainer(Trainer):
             logs |= {
                 "samples_per_second": counted["samples"] / seconds,
                 "tokens_per_second": counted["tokens"] / seconds,
-                "padding": 1 - counted["tokens"] / max(counted["places"], 1),
+                "padding": 1 - counted["tokens"] / max(counted["positions"], 1),
                 "memory_gb": peak_memory(),
             }
             if self.args.pack_frames:

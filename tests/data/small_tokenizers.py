@@ -1,6 +1,7 @@
-"""Two tokenizers trained on the spot: Llama's kind from a folder with only tokenizer.model, and byte-level without BOS."""
+"""Two small tokenizers that tests train: one like Llama's, from a folder with tokenizer.model, and a byte-level one."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import sentencepiece
@@ -16,10 +17,12 @@ TEXTS = [
 ] * 20
 
 
-def llama_folder(folder: Path, legacy: bool = False, vocabulary: int = 420) -> Path:
-    """A model folder with tokenizer.model and its configuration, in which runs of spaces score lowest, as in Llama's."""
+def llama_folder(
+    folder: Path, legacy: bool = False, vocabulary: int = 420, texts: Sequence[str] = tuple(TEXTS)
+) -> Path:
+    """Create a folder with tokenizer.model and its configuration; runs of spaces have the lowest scores, as in Llama's."""
     folder.mkdir()
-    (folder / "corpus.txt").write_text("\n".join(TEXTS))
+    (folder / "corpus.txt").write_text("\n".join(texts))
     sentencepiece.SentencePieceTrainer.train(
         input=str(folder / "corpus.txt"),
         model_prefix=str(folder / "tokenizer"),
@@ -43,7 +46,7 @@ def llama_folder(folder: Path, legacy: bool = False, vocabulary: int = 420) -> P
 
 
 def byte_level() -> PreTrainedTokenizerFast:
-    """Byte-level BPE that adds no BOS and ends with ``<|end|>``, as SmolLM2's does with another name."""
+    """Return a byte-level BPE tokenizer without a BOS and with the eos ``<|end|>``, similar to SmolLM2's."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()

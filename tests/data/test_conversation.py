@@ -1,3 +1,5 @@
+"""Prompt formats: the text of a conversation, and the spans of its targets."""
+
 import pytest
 
 from senna.data.conversation import prompt_for, render, template_for
@@ -24,7 +26,7 @@ def test_v1_ends_every_answer_with_eos_and_only_answers_are_targets():
     assert targets(rendered) == [" No.</s>", " STOP\n</s>"]
 
 
-def test_an_empty_answer_leaves_its_role_and_is_no_target():
+def test_an_empty_answer_leaves_only_its_role_and_has_no_target():
     rendered = render(turns("Rain?", ""), "v1", "</s>")
     assert rendered.text == f"{SYSTEM} USER: Rain? ASSISTANT:"
     assert rendered.targets == ()
@@ -49,7 +51,7 @@ def test_plain_is_images_answer_newline_without_the_question():
     assert targets(render(turns("Describe.", "a car"), "plain", "</s>")) == ["a car\n"]
 
 
-def test_the_generation_prompt_is_where_the_answer_of_training_begins():
+def test_the_prompt_for_generation_is_the_text_before_the_answer_in_training():
     rendered = render(turns("<image>\nRain?", "No."), "v1", "</s>")
     assert rendered.text[: rendered.targets[0][0]] == prompt_for("<image>\nRain?", "v1")
     assert prompt_for("hi", "llava_v1") == prompt_for("hi", "v1").replace("user", "human")
@@ -67,17 +69,17 @@ BROKEN_TURNS = {
 
 
 @pytest.mark.parametrize("message", BROKEN_TURNS)
-def test_turns_that_do_not_fit_are_named(message):
+def test_a_turn_that_does_not_fit_raises_an_error_with_its_number(message):
     with pytest.raises(DataError, match=message):
         render(BROKEN_TURNS[message], "v1", "</s>")
 
 
-def test_plain_takes_one_question_and_one_answer():
+def test_plain_takes_only_one_question_and_one_answer():
     with pytest.raises(DataError, match="one question and one answer"):
         render(turns("a", "b", "c", "d"), "plain", "</s>")
 
 
-def test_an_unknown_format_names_the_nearest():
+def test_an_unknown_format_raises_an_error_with_the_nearest_name():
     with pytest.raises(UsageError, match="did you mean 'vicuna_v1'"):
         template_for("vicuna_v11")
     with pytest.raises(UsageError, match="known: plain, v1"):

@@ -1,3 +1,5 @@
+"""Samples of single records: tokens, images in the order of the prompt, and records that cannot be used."""
+
 import json
 import pickle
 import random
@@ -9,12 +11,12 @@ from torch.utils.data import DataLoader
 from transformers import CLIPImageProcessorPil
 
 from senna.data.collate import Collator
-from senna.data.dataset import ConversationDataset
+from senna.data.dataset import ConversationDataset, find_image
 from senna.data.images import load_image
 from senna.data.mixture import open_mixture
 from senna.data.sampler import PADDING
 from senna.data.tokenize import IMAGE_TOKEN_INDEX, encode_conversation
-from senna.errors import UsageError
+from senna.errors import DataError, UsageError
 from senna.record_file import open_records
 from senna.records import write_records
 from senna.views import VIEWS, image_block
@@ -44,7 +46,7 @@ BAD = {
     "damaged": "damaged.png",
     "too_few": "the text has 6 <image>, the record names 1 images",
     "no_placeholder": "the text has 0 <image>, the record names 1 images",
-    "lost": "1 <image> stand in an answer before the first question",
+    "lost": "1 <image> are in an answer before the first question",
     "two_questions": "turn 3 is from 'human'",
 }
 
@@ -54,8 +56,8 @@ def folder(tmp_path):
     (tmp_path / "views").mkdir()
     for number, path in enumerate(SIX):
         Image.new("RGB", (32, 18), (40 * number, 0, 255)).save(tmp_path / path)
-    whole = (tmp_path / SIX[0]).read_bytes()
-    (tmp_path / "views/damaged.png").write_bytes(whole[: len(whole) // 2])
+    content = (tmp_path / SIX[0]).read_bytes()
+    (tmp_path / "views/damaged.png").write_bytes(content[: len(content) // 2])
     write_records(tmp_path / "data.jsonl", RECORDS.values())
     return tmp_path
 
@@ -68,7 +70,7 @@ def index(name: str) -> int:
     return list(RECORDS).index(name)
 
 
-def test_six_views_come_in_the_order_of_the_prompt(folder):
+def test_six_views_are_in_the_order_of_the_prompt(folder):
     data = dataset(folder)
     item = data[index("six")]
     assert item["images"].shape == (6, 3, 14, 14)
@@ -81,14 +83,14 @@ def test_six_views_come_in_the_order_of_the_prompt(folder):
     assert (item["input_ids"] == IMAGE_TOKEN_INDEX).sum() == 6
 
 
-def test_one_placeholder_takes_the_front_image_and_none_takes_none(folder):
+def test_one_placeholder_takes_the_front_image_and_a_text_takes_no_image(folder):
     data = dataset(folder)
     assert torch.equal(data[index("front")]["images"][0], load_image(folder / SIX[3], PROCESSOR))
     assert data[index("text")]["images"].shape == (0, 3, 14, 14)
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_sample_that_cannot_be_used_says_why_and_which_it_is(folder, name):
+def test_a_bad_sample_has_the_name_of_the_record_and_the_reason(folder, name):
     item = dataset(folder)[index(name)]
     assert set(item) == {"sample", "error"}
     assert item["sample"] == f"{folder}/data.jsonl: record {index(name)}, line {index(name) + 1} ({name})"
@@ -97,7 +99,7 @@ def test_a_sample_that_cannot_be_used_says_why_and_which_it_is(folder, name):
 
 
 def six_cameras(folder) -> dict[str, str]:
-    """Six pictures of different grey under their cameras' names, as nuScenes has them: paths by view."""
+    """Create six grey images with the names of nuScenes cameras; return their paths by view."""
     paths = {}
     for number, view in enumerate(VIEWS):
         channel = f"CAM_{view.upper().replace(' ', '_')}"
@@ -108,10 +110,10 @@ def six_cameras(folder) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_each_view_of_the_prompt_shows_its_camera_whatever_the_order_of_the_record(folder, seed):
-    paths, pick = six_cameras(folder), random.Random(seed)
-    listed, asked = pick.sample(list(paths.values()), 6), tuple(pick.sample(VIEWS, 6))
-    questions = {asked: image_block(asked), VIEWS: "<image>\n" * 6, ("back",): image_block(("back",))}
+def test_each_view_of_the_prompt_shows_its_camera_for_any_order_in_the_record(folder, seed):
+    paths, generator = six_cameras(folder), random.Random(seed)
+    listed, prompted = generator.sample(list(paths.values()), 6), tuple(generator.sample(VIEWS, 6))
+    questions = {prompted: image_block(prompted), VIEWS: "<image>\n" * 6, ("back",): image_block(("back",))}
     records = [
         {"image": paths["front"], "images": listed, "conversations": turns(f"{question}Plan?")}
         for question in questions.values()
@@ -119,11 +121,11 @@ def test_each_view_of_the_prompt_shows_its_camera_whatever_the_order_of_the_reco
     write_records(folder / "data.jsonl", records)
     data = dataset(folder)
     for number, views in enumerate(questions):
-        wanted = torch.stack([load_image(folder / paths[view], PROCESSOR) for view in views])
-        assert torch.equal(data[number]["images"], wanted)
+        expected = torch.stack([load_image(folder / paths[view], PROCESSOR) for view in views])
+        assert torch.equal(data[number]["images"], expected)
 
 
-def test_a_real_frame_that_lists_its_images_in_nuscenes_order_shows_them_in_the_prompts(data, tmp_path):
+def test_a_real_frame_in_nuscenes_order_shows_its_images_in_the_order_of_the_prompt(data, tmp_path):
     scene = next(iter(json.loads((data / "drivelm" / "train_sample.json").read_text()).values()))
     frame = next(iter(scene["key_frames"].values()))
     listed = [path.removeprefix("../nuscenes/") for path in frame["image_paths"].values()]
@@ -136,7 +138,7 @@ def test_a_real_frame_that_lists_its_images_in_nuscenes_order_shows_them_in_the_
         assert torch.equal(view, load_image(data / "drivelm" / path, PROCESSOR))
 
 
-def test_a_view_that_the_record_has_no_image_of_is_told(folder):
+def test_a_view_without_an_image_makes_a_bad_sample(folder):
     paths = six_cameras(folder)
     del paths["back left"]
     record = {"id": "five", "images": list(paths.values()), "conversations": turns(image_block() + "Plan?")}
@@ -147,7 +149,7 @@ def test_a_view_that_the_record_has_no_image_of_is_told(folder):
     )
 
 
-def test_six_views_one_view_and_text_alone_train_in_one_batch(folder):
+def test_six_views_one_view_and_text_fit_in_one_batch(folder):
     data = dataset(folder, aspect_ratio="pad")
     items = [data[index(name)] for name in ("six", "text", "front")] + [data[PADDING]]
     batch = Collator(pad_token_id=0, max_length=2048, tokens_per_image=128)(items)
@@ -157,7 +159,7 @@ def test_six_views_one_view_and_text_alone_train_in_one_batch(folder):
         assert torch.equal(images, load_image(folder / path, PROCESSOR, aspect_ratio="pad"))
     plan = data.records.kind_names.index("plan")
     assert batch["kinds"].tolist() == [plan, plan, plan, -1]
-    assert batch["bad_samples"] == []
+    assert batch["counts"].bad_samples == []
 
 
 def test_a_sample_carries_the_kind_of_its_record(folder):
@@ -170,26 +172,36 @@ def test_a_sample_carries_the_kind_of_its_record(folder):
     assert data[PADDING]["kind"] == -1
 
 
-def test_images_that_are_not_in_the_image_folder_are_looked_for_beside_their_own_file(folder, tmp_path_factory):
-    one, other = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("other")
+def test_images_that_are_not_in_the_image_folder_are_read_beside_the_file_of_records(folder, tmp_path_factory):
+    first, second = tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second")
     record = {"image": "a.png", "conversations": turns("<image>\nPlan?")}
-    for number, place in enumerate((one, other)):
-        write_records(place / "data.jsonl", [record, {**record, "image": "../" + place.name + "/nowhere.png"}])
-        Image.new("RGB", (9, 9), (100 * number,) * 3).save(place / "a.png")
-    mixture = open_mixture(f"{one}/data.jsonl,{other}/data.jsonl")
+    for number, beside in enumerate((first, second)):
+        write_records(beside / "data.jsonl", [record, {**record, "image": f"../{beside.name}/nowhere.png"}])
+        Image.new("RGB", (9, 9), (100 * number,) * 3).save(beside / "a.png")
+    mixture = open_mixture(f"{first}/data.jsonl,{second}/data.jsonl")
     for image_folder in (None, folder):
         data = ConversationDataset(mixture, byte_level(), PROCESSOR, image_folder)
-        assert torch.equal(data[0]["images"][0], load_image(one / "a.png", PROCESSOR))
-        assert torch.equal(data[2]["images"][0], load_image(other / "a.png", PROCESSOR))
+        assert torch.equal(data[0]["images"][0], load_image(first / "a.png", PROCESSOR))
+        assert torch.equal(data[2]["images"][0], load_image(second / "a.png", PROCESSOR))
     missing = data[3]["error"]
-    assert missing.startswith(f"{other}/data.jsonl: record 1, line 2")
-    assert f"neither {folder}/../{other.name}/nowhere.png nor {other}/../{other.name}/nowhere.png" in missing
+    assert missing.startswith(f"{second}/data.jsonl: record 1, line 2")
+    assert f"neither {folder}/../{second.name}/nowhere.png nor {second}/../{second.name}/nowhere.png" in missing
     Image.new("RGB", (9, 9), (255,) * 3).save(folder / "a.png")
-    assert torch.equal(data[0]["images"], data[2]["images"]), "the image folder comes first"
+    assert torch.equal(data[0]["images"], data[2]["images"]), "the image folder has priority"
     assert torch.equal(data[0]["images"][0], load_image(folder / "a.png", PROCESSOR))
 
 
-def test_images_are_looked_for_in_the_image_folder_or_at_their_absolute_path(folder, tmp_path_factory):
+def test_a_missing_image_is_an_error_of_that_kind(folder):
+    for image, folders in (("none.png", [folder, folder / "views"]), ("views/none.png", [folder])):
+        with pytest.raises(DataError) as error:
+            load_image(find_image(image, folders), PROCESSOR)
+        assert error.value.kind == DataError.MISSING_IMAGE
+    with pytest.raises(DataError) as error:
+        load_image(find_image("views/damaged.png", [folder]), PROCESSOR)
+    assert error.value.kind is None
+
+
+def test_images_are_read_from_the_image_folder_or_their_absolute_path(folder, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("records")
     records = [RECORDS["front"], {**RECORDS["front"], "image": str(folder / SIX[3])}]
     (elsewhere / "data.json").write_text(json.dumps(records))
@@ -198,19 +210,19 @@ def test_images_are_looked_for_in_the_image_folder_or_at_their_absolute_path(fol
         "tokenizer": byte_level(),
         "image_processor": PROCESSOR,
     }
-    there, lost = ConversationDataset(**options, image_folder=folder), ConversationDataset(**options)
-    assert torch.equal(there[0]["images"], there[1]["images"])
-    assert str(elsewhere / SIX[3]) in lost[0]["error"]
-    assert torch.equal(lost[1]["images"], there[1]["images"])
+    with_folder, without = ConversationDataset(**options, image_folder=folder), ConversationDataset(**options)
+    assert torch.equal(with_folder[0]["images"], with_folder[1]["images"])
+    assert str(elsewhere / SIX[3]) in without[0]["error"]
+    assert torch.equal(without[1]["images"], with_folder[1]["images"])
 
 
-def test_the_padding_index_is_a_sample_of_nothing(folder):
+def test_the_padding_index_gives_an_empty_sample(folder):
     item = dataset(folder)[PADDING]
     assert (len(item["input_ids"]), len(item["labels"]), item["sample"]) == (0, 0, "")
     assert item["images"].shape == (0, 3, 14, 14)
 
 
-def test_lengths_count_words_and_the_tokens_of_images(folder):
+def test_lengths_are_words_plus_the_tokens_of_images(folder):
     data = dataset(folder, tokens_per_image=100)
     assert data.lengths[index("text")] == 5 + 2
     assert data.lengths[index("front")] == 2 + 2 + 100
@@ -223,19 +235,32 @@ def test_workers_give_the_same_batches_as_the_main_process(folder):
     pickle.loads(pickle.dumps(data))
     order = [*range(len(data)), PADDING]
     collate = Collator(pad_token_id=0, max_length=2048, tokens_per_image=128)
-    alone, shared = (list(DataLoader(data, 4, sampler=order, num_workers=w, collate_fn=collate)) for w in (0, 2))
-    assert len(alone) == len(shared) == 3
-    for one, other in zip(alone, shared, strict=True):
-        assert torch.equal(one["input_ids"], other["input_ids"])
-        assert torch.equal(one["labels"], other["labels"])
-        assert (one["samples"], one["bad_samples"]) == (other["samples"], other["bad_samples"])
-    assert sum(len(batch["bad_samples"]) for batch in alone) == len(BAD)
+    in_process, in_workers = (
+        list(DataLoader(data, 4, sampler=order, num_workers=count, collate_fn=collate)) for count in (0, 2)
+    )
+    assert len(in_process) == len(in_workers) == 3
+    for batch, other in zip(in_process, in_workers, strict=True):
+        assert torch.equal(batch["input_ids"], other["input_ids"])
+        assert torch.equal(batch["labels"], other["labels"])
+        assert batch["counts"] == other["counts"]
+    assert sum(len(batch["counts"].bad_samples) for batch in in_process) == len(BAD)
 
 
-def test_unknown_options_fail_before_the_first_sample(folder):
+def test_unknown_options_raise_an_error_before_the_first_sample(folder):
     for wrong in ({"version": "v2"}, {"aspect_ratio": "round"}, {"decode": "slow"}):
         with pytest.raises(UsageError, match=next(iter(wrong.values()))):
             dataset(folder, **wrong)
+
+
+def test_pretraining_records_become_samples_of_the_plain_format(folder):
+    records = [{"id": str(n), "image": SIX[n], "conversations": turns("Describe.\n<image>", "a car")} for n in range(3)]
+    (folder / "data.json").write_text(json.dumps(records))
+    samples = ConversationDataset(open_records(folder / "data.json"), byte_level(), PROCESSOR, version="plain")
+    for number in range(3):
+        item = samples[number]
+        assert item["input_ids"][0] == IMAGE_TOKEN_INDEX
+        assert samples.tokenizer.decode(item["labels"][1:]) == "a car\n"
+        assert torch.equal(item["images"][0], load_image(folder / SIX[number], PROCESSOR))
 
 
 def test_real_pretraining_records_become_samples(data):

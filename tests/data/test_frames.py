@@ -1,3 +1,5 @@
+"""Frames as training items: all their records at once, with their images once."""
+
 import json
 import pickle
 from collections import Counter
@@ -37,15 +39,15 @@ def a_record(frame: str, question: str, answer: str = "KEEP, STRAIGHT", head: st
     return {"id": f"{frame}/{question}", **named, "conversations": turns, **more}
 
 
-def odd_records() -> list[dict]:
-    """Frames of 1, 13 and 60 questions, one with a front view beside the six, text alone, and answers that are cut."""
+def mixed_records() -> list[dict]:
+    """Return frames of 1, 13 and 60 questions, a frame that also has a front view, text, and answers that are cut."""
     random = np.random.default_rng(0)
     records = [a_record(name, f"{number}?", "yes " * (5 + number % 20)) for name, count in
                (("one", 1), ("dozen", 13), ("many", 60)) for number in range(count)]  # fmt: skip
     records += [a_record("dozen", f"front {number}?", head="<image>\n") for number in range(3)]
     records += [a_record("text", f"{number}?", head="") for number in range(4)]
     records += [a_record("long", f"{number}?", "many words " * count) for number, count in enumerate((5, 200, 1, 300))]
-    records += [a_record("endless", "word " * 500)]  # no answer is left of it
+    records += [a_record("endless", "word " * 500)]  # no token of its answer remains
     return [records[number] for number in random.permutation(len(records))]
 
 
@@ -56,8 +58,8 @@ def draw_views(folder, records) -> None:
 
 
 @pytest.fixture
-def odd(tmp_path):
-    records = odd_records()
+def mixed(tmp_path):
+    records = mixed_records()
     write_records(tmp_path / "a.jsonl", records)
     draw_views(tmp_path, records)
     return conversations(tmp_path)
@@ -69,7 +71,7 @@ def conversations(folder, weight: str = "1", **options) -> ConversationDataset:
 
 
 def batches_of(frames: FrameDataset, processes: int, epoch: int = 0, workers: int = 0) -> list[dict]:
-    """The batches of an epoch, on all processes."""
+    """Return the batches of an epoch on all processes."""
     sampler = LengthGroupedSampler(
         frames.lengths, frames.multimodal, 2, processes, accumulation=2, seed=5, draw=frames.draw
     )
@@ -80,63 +82,64 @@ def batches_of(frames: FrameDataset, processes: int, epoch: int = 0, workers: in
     return [batch for loader in loaders for batch in loader]
 
 
-# ---- every record once, as it would be by itself
+# ---- every record once, with its own tokens and targets
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_an_epoch_trains_every_record_once_with_the_targets_it_has_by_itself(odd, processes):
-    batches = batches_of(FrameDataset(odd), processes)
-    alone = Collator(0, MAX_LENGTH, VIEW)([odd[index] for index in range(len(odd))])
-    targets = [tuple(row[row != IGNORE_INDEX].tolist()) for row in alone["labels"]]
-    expected = Counter(zip(alone["samples"], targets, strict=True))
+def test_an_epoch_has_every_record_once_with_its_own_targets(mixed, processes):
+    batches = batches_of(FrameDataset(mixed), processes)
+    padded = Collator(0, MAX_LENGTH, VIEW)([mixed[index] for index in range(len(mixed))])
+    targets = [tuple(row[row != IGNORE_INDEX].tolist()) for row in padded["labels"]]
+    expected = Counter(zip(padded["counts"].samples, targets, strict=True))
     found = Counter((name, tuple(ids)) for batch in batches for name, ids in seen(batch))
     assert found == expected
     assert set(found.values()) == {1}
     assert len(found) == 1 + 13 + 60 + 3 + 4 + 4 + 1
-    assert sum(batch["cut"] for batch in batches) == alone["cut"] == 3
-    assert sum(batch["unpacked_tokens"] for batch in batches) == alone["tokens"]
+    assert sum(batch["counts"].cut for batch in batches) == padded["counts"].cut == 3
+    assert sum(batch["counts"].unpacked_tokens for batch in batches) == padded["counts"].tokens
     assert all(batch["source"].shape[1] <= MOST for batch in batches)
     assert all(batch["position_ids"].max() < MAX_LENGTH for batch in batches)
-    assert not any(batch["bad_samples"] for batch in batches)
+    assert not any(batch["counts"].bad_samples for batch in batches)
 
 
-def test_what_stands_in_the_rows_is_the_text_and_the_pictures_of_each_record(odd):
-    frames = FrameDataset(odd)
+def test_a_frame_has_the_tokens_and_images_of_each_of_its_records(mixed):
+    frames = FrameDataset(mixed)
     for number in range(len(frames)):
         item = frames[number]
         for index, record in zip(frames.draw.members(number).tolist(), item["records"], strict=True):
-            sample = odd[index]
+            sample = mixed[index]
             assert torch.equal(sample["images"], item["images"])
             assert all(torch.equal(sample[name], record[name]) for name in ("input_ids", "labels"))
             assert (sample["kind"], sample["sample"]) == (record["kind"], record["sample"])
             assert set(record) == {"input_ids", "labels", "kind", "sample"}
 
 
-def test_an_epoch_takes_a_random_half_of_the_frames_whole(odd, tmp_path):
+def test_an_epoch_takes_a_random_half_of_the_frames_with_all_their_records(mixed, tmp_path):
     frames = FrameDataset(conversations(tmp_path, "0.5"))
     assert frames.draw.epoch_size == round(len(frames) / 2)
     epochs = [batches_of(frames, 1, epoch) for epoch in range(4)]
-    drawn = [{name for batch in batches for name in batch["samples"]} for batches in epochs]
+    drawn = [{name for batch in batches for name in batch["counts"].samples} for batches in epochs]
     assert len({frozenset(names) for names in drawn}) > 1
     for names in drawn:
-        whole = [{odd.records.name(index) for index in frames.draw.members(number)} for number in range(len(frames))]
-        assert all(members <= names or not members & names for members in whole)
+        for number in range(len(frames)):
+            members = {mixed.records.name(index) for index in frames.draw.members(number)}
+            assert members <= names or not members & names
 
 
-def test_workers_and_copies_give_the_same_batches(odd):
-    frames = FrameDataset(odd)
+def test_workers_and_copies_give_the_same_batches(mixed):
+    frames = FrameDataset(mixed)
     frames[0]
-    one, two = batches_of(frames, 1), batches_of(pickle.loads(pickle.dumps(frames)), 1, workers=2)
-    assert len(one) == len(two) > 1
-    for here, there in zip(one, two, strict=True):
-        assert here.keys() == there.keys()
-        assert (here["layout"], here["samples"]) == (there["layout"], there["samples"])
+    in_process, in_workers = batches_of(frames, 1), batches_of(pickle.loads(pickle.dumps(frames)), 1, workers=2)
+    assert len(in_process) == len(in_workers) > 1
+    for batch, other in zip(in_process, in_workers, strict=True):
+        assert batch.keys() == other.keys()
+        assert (batch["layout"], batch["counts"]) == (other["layout"], other["counts"])
         for name in ("input_ids", "source", "position_ids", "labels", "target_places", "target_records", "images"):
-            assert here[name] is there[name] is None or torch.equal(here[name], there[name])
+            assert batch[name] is other[name] is None or torch.equal(batch[name], other[name])
 
 
-def test_a_frame_of_many_questions_takes_several_trees_and_still_its_images_once(odd):
-    frames = FrameDataset(odd)
+def test_a_frame_of_many_questions_needs_several_trees_but_its_images_once(mixed):
+    frames = FrameDataset(mixed)
     sixty = max(range(len(frames)), key=lambda number: len(frames.draw.members(number)))
     batch = COLLATE([frames[sixty]])
     assert len(batch["layout"]) > 1
@@ -147,47 +150,47 @@ def test_a_frame_of_many_questions_takes_several_trees_and_still_its_images_once
 # ---- frames
 
 
-def test_the_images_of_a_frame_are_decoded_once(odd):
-    frames = FrameDataset(odd)
+def test_the_images_of_a_frame_are_decoded_once(mixed):
+    frames = FrameDataset(mixed)
     sixty = max(range(len(frames)), key=lambda number: len(frames.draw.members(number)))
     with mock.patch("senna.data.dataset.load_image", side_effect=load_image) as decode:
         item = frames[sixty]
     assert (len(item["records"]), decode.call_count, item["images"].shape) == (60, 6, (6, 3, 14, 14))
 
 
-def test_lengths_count_the_images_of_a_frame_once(odd):
-    frames = FrameDataset(odd)
+def test_lengths_count_the_images_of_a_frame_once(mixed):
+    frames = FrameDataset(mixed)
     assert frames.lengths.dtype == np.int64
     for number in range(len(frames)):
         members = frames.draw.members(number)
-        assert frames.lengths[number] == odd.records.words[members].sum() + VIEW * odd.records.images[members[0]]
-        assert frames.multimodal[number] == (odd.records.images[members[0]] > 0)
-    assert frames.records is odd.records
+        assert frames.lengths[number] == mixed.records.words[members].sum() + VIEW * mixed.records.images[members[0]]
+        assert frames.multimodal[number] == (mixed.records.images[members[0]] > 0)
+    assert frames.records is mixed.records
 
 
-def test_records_that_do_not_go_together_are_packed_as_trees_of_their_own(odd):
-    frames = FrameDataset(odd, together=False)
-    assert len(frames) == len(odd)
-    assert frames.lengths.tolist() == odd.lengths.tolist()
+def test_records_that_are_not_grouped_become_trees_of_their_own(mixed):
+    frames = FrameDataset(mixed, together=False)
+    assert len(frames) == len(mixed)
+    assert frames.lengths.tolist() == mixed.lengths.tolist()
     batch = COLLATE([frames[0], frames[1]])
     assert [tree.branches for tree in batch["layout"]] == [(), ()]
 
 
 @pytest.mark.parametrize("damage", ["missing", "broken"])
-def test_a_picture_that_cannot_be_read_makes_every_record_of_its_frame_a_bad_one(odd, tmp_path, damage):
+def test_an_image_that_cannot_be_read_makes_every_record_of_its_frame_a_bad_sample(mixed, tmp_path, damage):
     view = tmp_path / "views/dozen-3.png"
     view.unlink() if damage == "missing" else view.write_bytes(view.read_bytes()[:40])
-    frames = FrameDataset(odd)
+    frames = FrameDataset(mixed)
     batch = COLLATE([frames[number] for number in range(len(frames))])
-    assert len(batch["bad_samples"]) == 13
-    assert all("views/dozen-3.png" in message for message in batch["bad_samples"])
-    assert len(set(batch["bad_samples"])) == 13
-    assert len(batch["samples"]) == len(odd)
-    assert len(batch["kinds"]) == len(odd) - 13
-    assert any("front" in name for name in batch["samples"]), "another frame with another view of the same moment"
+    counts = batch["counts"]
+    assert len(set(counts.bad_samples)) == len(counts.bad_samples) == 13
+    assert all("views/dozen-3.png" in message for message in counts.bad_samples)
+    assert len(counts.samples) == len(mixed)
+    assert len(batch["kinds"]) == len(mixed) - 13
+    assert not any("front" in message for message in counts.bad_samples), "the front view alone is another frame"
 
 
-def test_a_record_that_cannot_be_used_leaves_the_rest_of_its_frame(tmp_path):
+def test_a_record_that_cannot_be_used_does_not_affect_the_rest_of_its_frame(tmp_path):
     two_questions = a_record("a", "bad")
     two_questions["conversations"].append({"from": "gpt", "value": "and again"})
     records = [a_record("a", "first"), two_questions, a_record("a", "last")]
@@ -202,7 +205,7 @@ def test_a_record_that_cannot_be_used_leaves_the_rest_of_its_frame(tmp_path):
     assert len(COLLATE([item])["layout"][0].branches) == 2
 
 
-def test_a_record_whose_images_and_text_differ_in_number_is_told_and_no_frame_of_others(tmp_path):
+def test_a_record_with_a_wrong_number_of_images_is_a_bad_sample_in_a_frame_of_its_own(tmp_path):
     few = a_record("a", "few", images=["views/a-0.png"])
     records = [
         a_record("a", "first"),
@@ -216,33 +219,35 @@ def test_a_record_whose_images_and_text_differ_in_number_is_told_and_no_frame_of
     items = [frames[number] for number in range(len(frames))]
     assert [len(item["records"]) for item in items] == [2, 1, 1]
     assert ["error" in item["records"][0] for item in items] == [False, True, True]
-    assert len(COLLATE(items)["bad_samples"]) == 2
+    assert len(COLLATE(items)["counts"].bad_samples) == 2
 
 
-def test_the_padding_index_is_a_frame_of_nothing(odd):
-    item = FrameDataset(odd)[PADDING]
+def test_the_padding_index_gives_a_frame_without_records(mixed):
+    item = FrameDataset(mixed)[PADDING]
     assert (item["records"], item["images"].shape) == ([], (0, 3, 14, 14))
     batch = COLLATE([item, item])
-    assert (batch["samples"], batch["bad_samples"], len(batch["kinds"])) == ([], [], 0)
+    assert (batch["counts"].samples, batch["counts"].bad_samples, len(batch["kinds"])) == ([], [], 0)
 
 
-# ---- how much it saves
+# ---- statistics
 
 
-def test_statistics_are_what_the_batches_hold(odd):
-    frames = FrameDataset(odd)
+def test_statistics_equal_the_counts_of_the_batches(mixed):
+    frames = FrameDataset(mixed)
     found = packing_statistics(frames, MAX_LENGTH, VIEW, MOST)
     batches = batches_of(frames, 1)
     assert (found.looked_at, found.total) == (len(frames), len(frames))
-    assert found.records * len(frames) == pytest.approx(len(odd))
-    assert found.packed_tokens * len(frames) == pytest.approx(sum(batch["tokens"] for batch in batches))
-    assert found.unpacked_tokens * len(frames) == pytest.approx(sum(batch["unpacked_tokens"] for batch in batches))
+    assert found.records * len(frames) == pytest.approx(len(mixed))
+    assert found.packed_tokens * len(frames) == pytest.approx(sum(batch["counts"].tokens for batch in batches))
+    assert found.unpacked_tokens * len(frames) == pytest.approx(
+        sum(batch["counts"].unpacked_tokens for batch in batches)
+    )
 
 
-def test_statistics_of_many_frames_are_told_from_some(tmp_path):
+def test_statistics_of_many_frames_are_estimated_from_some(tmp_path):
     counts = np.random.default_rng(0).integers(1, 20, 300).tolist()
     records = [a_record(f"f{frame}", f"{number}?") for frame, count in enumerate(counts) for number in range(count)]
-    write_records(tmp_path / "a.jsonl", records)  # no image is there: none is read
+    write_records(tmp_path / "a.jsonl", records)  # the images do not exist, because none is read
     frames = FrameDataset(conversations(tmp_path))
     found = packing_statistics(frames, MAX_LENGTH, VIEW, MOST, look_at=50)
     assert (found.looked_at, found.total) == (50, 300)
@@ -257,13 +262,13 @@ def test_a_frame_counts_as_often_as_an_epoch_takes_it(tmp_path):
     assert packing_statistics(frames, MAX_LENGTH, VIEW, MOST).records == pytest.approx((2 * 4 + 1) / 3)
 
 
-def test_statistics_of_nothing_that_can_be_used_are_zero(tmp_path):
+def test_statistics_without_usable_records_are_zero(tmp_path):
     write_records(tmp_path / "a.jsonl", [{"conversations": [{"from": "human", "value": "a"}] * 2}])
     found = packing_statistics(FrameDataset(conversations(tmp_path)), MAX_LENGTH, VIEW, MOST)
     assert (found.records, found.packed_tokens, found.unpacked_tokens) == (0, 0, 0)
 
 
-def test_converted_frames_of_nuscenes_pack_to_a_fraction(data, shared_golden, tmp_path):
+def test_converted_frames_of_nuscenes_pack_to_less_than_a_third(data, shared_golden, tmp_path):
     flags = ["--nuscenes", str(data / "nuscenes_mini3"), "--version", "v1.0-mini", "--allow-missing-images"]
     assert main(["convert", *flags, "--out", str(tmp_path)]) == 0
     path = tmp_path / "senna_nusc_train.jsonl"
@@ -271,7 +276,7 @@ def test_converted_frames_of_nuscenes_pack_to_a_fraction(data, shared_golden, tm
     tokenizer = AutoTokenizer.from_pretrained(shared_golden / "vicuna_tokenizer")
     frames = FrameDataset(ConversationDataset(open_mixture(f"{path}"), tokenizer, PROCESSOR))
     by_frame = [{tokens[index] for index in frames.draw.members(number)} for number in range(len(frames))]
-    assert all(len(of) == 1 for of in by_frame), "records of one frame have one token"
+    assert all(len(members) == 1 for members in by_frame), "records of one frame have one token"
     assert len(frames) == len(set(tokens))
     found = packing_statistics(frames, 2048, 128, 4096)
     assert found.records == pytest.approx(len(tokens) / len(frames))

@@ -1,3 +1,5 @@
+"""The sampler: global batches, lengths, modalities, draws and padding."""
+
 import itertools
 import time
 
@@ -14,9 +16,9 @@ MULTIMODAL = np.random.default_rng(1).random(COUNT) < 0.7
 
 
 def sampler(per_device=4, processes=2, accumulation=3, seed=7, epoch=0, **options) -> LengthGroupedSampler:
-    made = LengthGroupedSampler(LENGTHS, MULTIMODAL, per_device, processes, accumulation, seed, **options)
-    made.set_epoch(epoch)
-    return made
+    created = LengthGroupedSampler(LENGTHS, MULTIMODAL, per_device, processes, accumulation, seed, **options)
+    created.set_epoch(epoch)
+    return created
 
 
 def global_batches(order: list[int], size: int) -> list[list[int]]:
@@ -26,14 +28,14 @@ def global_batches(order: list[int], size: int) -> list[list[int]]:
 
 @pytest.mark.parametrize("group", [True, False])
 @pytest.mark.parametrize("split", [(24, 1, 1), (1, 24, 1), (1, 1, 24), (3, 8, 1), (4, 3, 2), (2, 2, 6)])
-def test_global_batches_depend_on_their_size_alone(group, split):
+def test_global_batches_depend_only_on_their_size(group, split):
     reference = global_batches(list(sampler(group=group)), 24)
     assert global_batches(list(sampler(*split, group=group)), 24) == reference
 
 
 @pytest.mark.parametrize("group", [True, False])
 @pytest.mark.parametrize("split", [(4, 2, 3), (1, 1, 1), (8, 4, 1), (5000, 1, 1), (7, 3, 200)])
-def test_every_sample_comes_once_then_padding_to_whole_micro_batches(group, split):
+def test_every_sample_occurs_once_followed_by_padding_to_complete_micro_batches(group, split):
     order = list(sampler(*split, group=group))
     assert sorted(order[:COUNT]) == list(range(COUNT))
     assert set(order[COUNT:]) <= {PADDING}
@@ -43,18 +45,18 @@ def test_every_sample_comes_once_then_padding_to_whole_micro_batches(group, spli
     assert len(order) - COUNT < micro_batch
 
 
-def test_processes_take_disjoint_parts_that_make_up_the_global_batches():
+def test_the_batches_of_the_processes_are_disjoint_and_form_the_global_batches():
     order = list(sampler())
     reference = global_batches(order, 24)
     shards = [list(BatchSamplerShard(BatchSampler(order, 4, False), 2, rank)) for rank in range(2)]
     assert len(shards[0]) == len(shards[1])
-    for number, wanted in enumerate(reference):
+    for number, expected in enumerate(reference):
         step = slice(3 * number, 3 * number + 3)
         seen = list(itertools.chain(*shards[0][step], *shards[1][step]))
-        assert sorted(index for index in seen if index != PADDING) == sorted(wanted)
+        assert sorted(index for index in seen if index != PADDING) == sorted(expected)
 
 
-def test_seed_and_epoch_change_the_order_and_nothing_else_does():
+def test_the_order_changes_only_with_seed_and_epoch():
     assert list(sampler()) == list(sampler())
     assert list(sampler()) != list(sampler(epoch=1))
     assert list(sampler()) != list(sampler(seed=8))
@@ -65,7 +67,7 @@ def test_seed_and_epoch_change_the_order_and_nothing_else_does():
     assert list(again) == list(sampler())
 
 
-def test_lengths_within_a_global_batch_are_alike_and_descend():
+def test_lengths_within_a_global_batch_are_similar_and_descend():
     grouped, plain = (global_batches(list(sampler(group=group)), 24)[:-3] for group in (True, False))
 
     def spread(batches):
@@ -75,7 +77,7 @@ def test_lengths_within_a_global_batch_are_alike_and_descend():
     assert all((np.diff(LENGTHS[batch]) <= 0).all() for batch in global_batches(list(sampler()), 24))
 
 
-def test_global_batches_come_in_no_order_of_length():
+def test_global_batches_are_not_ordered_by_length():
     longest = [LENGTHS[batch].max() for batch in global_batches(list(sampler()), 24)]
     assert abs(np.corrcoef(longest[1:], np.arange(len(longest) - 1))[0, 1]) < 0.3
 
@@ -88,15 +90,15 @@ def test_the_longest_sample_is_in_the_first_global_batch(seed, count):
     assert lengths[next(iter(order))] == lengths.max()
 
 
-def test_samples_with_and_without_images_share_a_batch_only_at_the_end_of_their_kind():
+def test_samples_with_and_without_images_share_a_batch_only_when_one_modality_runs_out():
     mixed = [len(set(MULTIMODAL[batch])) > 1 for batch in global_batches(list(sampler()), 24)]
     assert sum(mixed) <= 2
-    indifferent = global_batches(list(sampler(by_modality=False)), 24)
-    assert sum(len(set(MULTIMODAL[batch])) > 1 for batch in indifferent) > 100
+    ungrouped = global_batches(list(sampler(by_modality=False)), 24)
+    assert sum(len(set(MULTIMODAL[batch])) > 1 for batch in ungrouped) > 100
 
 
 class Draw:
-    """Takes the same records every epoch."""
+    """A draw of the same records in every epoch."""
 
     def __init__(self, indices):
         self.indices, self.epoch_size = np.array(indices), len(indices)
@@ -106,13 +108,13 @@ class Draw:
 
 
 @pytest.mark.parametrize("options", [{}, {"group": False}, {"by_modality": False}])
-def test_a_draw_of_every_record_once_is_no_draw(options):
+def test_a_draw_of_every_record_once_does_not_change_the_order(options):
     for epoch in (0, 1):
         assert list(sampler(epoch=epoch, draw=Draw(range(COUNT)), **options)) == list(sampler(epoch=epoch, **options))
 
 
 @pytest.mark.parametrize("group", [True, False])
-def test_an_epoch_holds_what_is_drawn_as_often_as_it_is_drawn(group):
+def test_an_epoch_has_each_record_as_often_as_it_is_drawn(group):
     drawn = [*range(0, COUNT, 2), *range(0, COUNT, 2), *range(0, COUNT, 6)]
     drawing = sampler(group=group, draw=Draw(drawn))
     order = [index for index in drawing if index != PADDING]
@@ -122,19 +124,19 @@ def test_an_epoch_holds_what_is_drawn_as_often_as_it_is_drawn(group):
     assert LENGTHS[batches[0]].max() == LENGTHS[::2].max() or not group
 
 
-def test_each_epoch_draws_anew_by_seed_and_epoch():
-    class Asked(Draw):
+def test_the_draw_gets_the_seed_and_the_epoch():
+    class SeedAndEpoch(Draw):
         def epoch(self, seed, epoch):
             return np.full(self.epoch_size, 10 * seed + epoch)
 
-    drawing = sampler(seed=3, epoch=4, draw=Asked(range(16)))
+    drawing = sampler(seed=3, epoch=4, draw=SeedAndEpoch(range(16)))
     assert set(drawing) == {34}
     drawing.set_epoch(5)
     assert set(drawing) == {35}
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 24, 25])
-def test_small_data_sets_are_no_special_case(count):
+def test_datasets_smaller_than_a_batch_are_complete(count):
     for group in (True, False):
         order = list(LengthGroupedSampler(LENGTHS[:count], MULTIMODAL[:count], 4, 2, 3, group=group))
         assert sorted(index for index in order if index != PADDING) == list(range(count))
@@ -151,6 +153,6 @@ def test_a_million_samples_are_ordered_in_seconds():
     assert len(order) == count
 
 
-def test_lengths_and_modalities_must_belong_together():
+def test_lengths_and_modalities_must_have_the_same_size():
     with pytest.raises(ValueError, match="3 lengths, but 2 modalities"):
         LengthGroupedSampler([1, 2, 3], [True, False], 1)

@@ -1,3 +1,5 @@
+"""Statistics of lengths in tokens, before a run."""
+
 import json
 
 import numpy as np
@@ -10,8 +12,10 @@ from senna.data.dataset import ConversationDataset
 from senna.data.mixture import open_mixture
 from senna.data.statistics import token_statistics
 from senna.data.tokenize import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from senna.model.tokenizer import load_tokenizer
 from senna.records import write_records
 from senna.views import image_block
+from tests.data import own_conversations
 from tests.data.small_tokenizers import byte_level
 
 PROCESSOR = CLIPImageProcessorPil(size={"shortest_edge": 14}, crop_size={"height": 14, "width": 14})
@@ -34,15 +38,15 @@ def dataset(tmp_path, records, weight="1", more=()) -> ConversationDataset:
 
 
 def lengths_of(data: ConversationDataset) -> np.ndarray:
-    """Lengths after the splice, counted the plain way."""
+    """Return lengths after the splice, from all ids."""
     ids = [data.encode(number)["input_ids"].tolist() for number in range(len(data))]
     return np.array([len(row) + (VIEW - 1) * row.count(IMAGE_TOKEN_INDEX) for row in ids])
 
 
-def test_few_records_are_all_looked_at_and_the_figures_are_exact(tmp_path):
+def test_few_records_are_all_tokenized_and_the_figures_are_exact(tmp_path):
     data = dataset(tmp_path, [a_record(words, views=views) for words, views in ((5, 0), (30, 6), (90, 1), (60, 6))])
     lengths = lengths_of(data)
-    limit = int(np.sort(lengths)[2])  # of the four the longest alone is beyond it
+    limit = int(np.sort(lengths)[2])  # only the longest of the four exceeds it
     found = token_statistics(data, limit, VIEW)
     assert (found.looked_at, found.total) == (4, 4)
     assert found.mean == pytest.approx(lengths.mean())
@@ -51,7 +55,7 @@ def test_few_records_are_all_looked_at_and_the_figures_are_exact(tmp_path):
 
 
 @pytest.mark.parametrize("less", [0, 1, 2, 30])
-def test_an_answer_is_cut_exactly_when_a_batch_has_lost_a_target(tmp_path, less):
+def test_an_answer_counts_as_cut_if_the_batch_loses_a_target(tmp_path, less):
     data = dataset(tmp_path, [a_record(20, "a long answer of some words that may be lost")])
     encoded = data.encode(0)
     limit = int(lengths_of(data)[0]) - less
@@ -71,12 +75,12 @@ def test_a_cut_question_after_the_last_answer_is_no_cut_answer(tmp_path):
     assert (found.share_cut, found.share_with_cut_answers) == (1, 0)
 
 
-def test_many_records_are_told_from_some_and_no_long_one_is_overlooked(tmp_path):
+def test_many_records_are_estimated_from_some_and_no_long_one_is_missed(tmp_path):
     words = np.random.default_rng(0).integers(5, 200, 3000)
     words[1234], words[77] = 900, 800
     data = dataset(tmp_path, [a_record(int(count)) for count in words])
     lengths = lengths_of(data)
-    limit = int(np.sort(lengths)[-301])  # cuts a tenth, more than are looked at for being longest
+    limit = int(np.sort(lengths)[-301])  # cuts a tenth, more than the number of longest records that are tokenized
     found = token_statistics(data, limit, VIEW, look_at=200)
     assert (found.looked_at, found.total) == (200, 3000)
     assert found.longest == lengths.max()
@@ -87,7 +91,7 @@ def test_many_records_are_told_from_some_and_no_long_one_is_overlooked(tmp_path)
 
 
 @pytest.mark.parametrize("period", [2, 5, 15])
-def test_files_that_repeat_do_not_deceive_it(tmp_path, period):
+def test_a_periodic_file_does_not_bias_the_estimate(tmp_path, period):
     data = dataset(tmp_path, [a_record(200 if number % period == 0 else 10) for number in range(period * 40)])
     found = token_statistics(data, 10_000, VIEW, look_at=40)
     assert found.mean == pytest.approx(lengths_of(data).mean(), rel=0.05)
@@ -101,12 +105,21 @@ def test_a_record_counts_as_often_as_an_epoch_takes_it(tmp_path):
     assert found.share_cut == pytest.approx(6 / 16)
 
 
-def test_records_that_cannot_be_used_are_left_to_the_run(tmp_path):
+def test_records_that_cannot_be_used_are_left_out(tmp_path):
     wrong = {"conversations": [{"from": "human", "value": "a"}] * 2}
     found = token_statistics(dataset(tmp_path, [a_record(5), wrong]), 100, VIEW)
     assert (found.looked_at, found.total) == (1, 2)
-    nothing = token_statistics(dataset(tmp_path, [wrong]), 100, VIEW)
-    assert (nothing.mean, nothing.longest, nothing.share_cut, nothing.looked_at) == (0, 0, 0, 0)
+    empty = token_statistics(dataset(tmp_path, [wrong]), 100, VIEW)
+    assert (empty.mean, empty.longest, empty.share_cut, empty.looked_at) == (0, 0, 0, 0)
+
+
+def test_the_longest_record_has_the_stored_tokens_and_those_of_its_images(tmp_path):
+    version, conversation = own_conversations.CASES["six_images"]
+    write_records(tmp_path / "a.jsonl", [{"images": list("abcdef"), "conversations": conversation}])
+    tokenizer = load_tokenizer(own_conversations.TOKENIZER)
+    data = ConversationDataset(open_mixture(f"{tmp_path}/a.jsonl"), tokenizer, PROCESSOR, version=version)
+    stored = json.loads(own_conversations.STORED.read_text())["current"]["six_images"]
+    assert token_statistics(data, 2048, 128).longest == len(stored["input_ids"]) + 6 * 127
 
 
 def test_the_published_questions_have_the_tokens_that_the_published_code_counts(shared_golden, tmp_path):

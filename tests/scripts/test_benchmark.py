@@ -131,7 +131,7 @@ def test_the_random_frame_has_the_length_of_the_real_one(modules):
     item = modules.synthetic.frame(real, torch.zeros(6, 3, 28, 28), generator)
     unpacked = Collator(0, 2048, 128)(modules.synthetic.unpack_samples([item]))
     packed = PackCollator(0, 2048, 128, 4096)([item])
-    assert (unpacked["tokens"], packed["tokens"]) == (13_843, 3_391)
+    assert (unpacked["counts"].tokens, packed["counts"].tokens) == (13_843, 3_391)
     assert packed["layout"][0].prefix == 871
     assert sum(modules.synthetic.DRAWN_CAPTIONS.values()) == 1536
     assert sum(modules.synthetic.REAL_CAPTIONS.values()) == 610

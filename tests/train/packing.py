@@ -85,9 +85,8 @@ class BothWays:
 def batches(dataset, collate, size: int) -> Iterator[dict]:
     for start in range(0, len(dataset), size):
         batch = collate([dataset[index] for index in range(start, min(start + size, len(dataset)))])
-        assert not batch.pop("bad_samples")
-        for name in ("samples", "kinds", "tokens", "places", "unpacked_tokens", "cut"):
-            batch.pop(name)
+        assert not batch.pop("counts").bad_samples
+        batch.pop("kinds")
         yield batch
 
 

@@ -1,0 +1,108 @@
+"""The types of samples and batches. T tokens, V views, H, W pixels; B rows, R records, N images, n text tokens of a batch."""
+
+from dataclasses import dataclass
+from typing import TypedDict
+
+import torch
+
+from senna.model.layout import Layout
+
+
+class Sample(TypedDict):
+    """A record, encoded, with its images; nothing is truncated."""
+
+    input_ids: torch.Tensor  # LongTensor (T,); IMAGE_TOKEN_INDEX for each <image>
+    labels: torch.Tensor  # LongTensor (T,); IGNORE_INDEX outside the answers
+    images: torch.Tensor  # float32 (V, 3, H, W), in the order of the prompt; V may be 0
+    kind: int  # index in the kind_names of the records; -1 for padding
+    sample: str  # the name of the record; "" for padding
+
+
+class TextSample(TypedDict):
+    """A record, encoded, before its images are read."""
+
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    paths: list[str]  # of the images, in the order of the prompt
+    kind: int
+    sample: str
+
+
+class FrameRecord(TypedDict):
+    """A record of a frame; the images are those of the frame."""
+
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    kind: int
+    sample: str
+
+
+class BadSample(TypedDict):
+    """A record that cannot be used."""
+
+    sample: str  # the name of the record
+    error: str  # a message that names the record
+
+
+class FrameSample(TypedDict):
+    """All records of a frame, and the images that they have in common."""
+
+    records: list[FrameRecord | BadSample]
+    images: torch.Tensor  # float32 (V, 3, H, W)
+
+
+@dataclass(frozen=True)
+class BatchCounts:
+    """The numbers of a batch that are written to the log; the model does not use them.
+
+    A dataclass and not a dict, so that nothing of it is moved to the device.
+
+    Attributes:
+        samples: names of all records, without padding.
+        bad_samples: messages of the records that could not be used.
+        tokens: tokens that the model processes, with view tokens, without padding.
+        unpacked_tokens: tokens of the same records without packing, each record by itself.
+        positions: positions in the rows, with padding.
+        cut: number of records that lost targets to ``max_length``.
+    """
+
+    samples: list[str]
+    bad_samples: list[str]
+    tokens: int
+    unpacked_tokens: int
+    positions: int
+    cut: int
+
+
+class PaddedBatch(TypedDict):
+    """A batch with one record in each row. Rows are padded with ``pad_token_id``."""
+
+    input_ids: torch.Tensor  # LongTensor (B, T)
+    labels: torch.Tensor  # LongTensor (B, T)
+    attention_mask: (
+        torch.Tensor
+    )  # bool (B, T); from the lengths, because a token of a text may have the id of the padding
+    images: torch.Tensor | list[torch.Tensor]  # float32 (B, V, 3, H, W), or a list of (V_i, 3, H, W) if V differs
+    kinds: torch.Tensor  # LongTensor (B,); -1 for padding and for records that could not be used
+    counts: BatchCounts
+
+
+class PackedRows(TypedDict):
+    """The tensors of a packed batch of B rows with L positions, in which a frame's shared tokens occur once."""
+
+    input_ids: torch.Tensor  # LongTensor (1, n): the text tokens, at least one
+    source: torch.Tensor  # LongTensor (B, L): row of the table [n text embeddings, N * K view tokens, a row of zeros]
+    position_ids: torch.Tensor  # LongTensor (B, L): a branch counts on from its prefix; 0 at padding
+    labels: torch.Tensor  # LongTensor (B, L): IGNORE_INDEX, or the target at this position
+    target_places: torch.Tensor  # LongTensor: ascending flat positions (row * L + column) before the targets
+    target_records: torch.Tensor  # LongTensor: for each target, which of the R records it belongs to
+    layout: Layout
+
+
+class PackedBatch(PackedRows):
+    """A batch of packed frames."""
+
+    images: torch.Tensor | None  # float32 (N, 3, H, W); None without images
+    num_records: int  # R
+    kinds: torch.Tensor  # LongTensor (R,), without records that could not be used
+    counts: BatchCounts
