@@ -85,7 +85,7 @@ class PackCollator:
         ``target_places`` LongTensor: ascending, flat (row * L + column), the places before the targets;
         ``target_records`` LongTensor: which of the R records each target is of;
         ``images`` float32 (N, 3, H, W), None without images; ``layout`` where the trees stand;
-        ``records`` R; ``kinds`` LongTensor (R,), of the records that can be used. For the log: ``samples`` the names of all,
+        ``num_records`` R; ``kinds`` LongTensor (R,), of the records that can be used. For the log: ``samples`` the names of all,
         ``bad_samples`` the messages of the others, ``tokens`` how many stand in the rows, ``places`` B * L,
         ``unpacked_tokens`` how many the same records have one by one, ``cut`` how many records lost targets to
         ``max_length``.
@@ -128,7 +128,7 @@ class PackCollator:
         return {
             **laid_out,
             "images": torch.cat([some for some in images if len(some)]) if views else None,
-            "records": len(records),
+            "num_records": len(records),
             "kinds": torch.tensor(kinds, dtype=torch.long),
             "samples": [sample["sample"] for sample in everything],
             "bad_samples": [sample["error"] for sample in everything if "error" in sample],

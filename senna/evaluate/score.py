@@ -109,7 +109,7 @@ class PlanScorer:
     def score(self, batch: Mapping[str, Any]) -> list[PlanScores]:
         """Scores of the F frames of a batch of `collate`."""
         device = self.model.device
-        packed = {name: batch[name] for name in ("layout", "records")}
+        packed = {name: batch[name] for name in ("layout", "num_records")}
         for name in ("input_ids", "source", "position_ids", "labels", "target_places", "target_records"):
             packed[name] = batch[name].to(device)
         if batch["images"] is not None:

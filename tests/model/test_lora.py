@@ -14,8 +14,8 @@ from senna.errors import SennaError, UsageError
 from senna.merge import compare, probe
 from senna.model import load_model
 from senna.model.loading import open_model
-from senna.model.lora import PREFIX, add_lora, save_lora
-from senna.model.parts import is_adapter_weight
+from senna.model.lora import add_lora, save_lora
+from senna.model.parts import PEFT_PREFIX, is_adapter_weight
 from tests.data.small_tokenizers import llama_folder
 from tests.model.conftest import GOLDEN
 
@@ -61,7 +61,7 @@ def test_names_are_those_of_the_published_lora_checkpoint(shared_golden, base, t
     published = json.loads((shared_golden / "lora_names.json").read_text())
     model = train(base, tmp_path / "lora", rank=128)
     ours = {
-        PREFIX + name: list(p.shape)
+        PEFT_PREFIX + name: list(p.shape)
         for name, p in model.named_parameters()
         if "lora_" in name or is_adapter_weight(name)
     }
@@ -188,7 +188,7 @@ def test_pickles_that_hold_code_are_refused_and_the_code_does_not_run(base, tmp_
 def test_a_folder_of_another_model_is_refused_with_the_weight(base, tmp_path, file, names, message):
     train(base, tmp_path / "lora")
     path = tmp_path / "lora" / f"{file}.safetensors"
-    save_file({**load_file(path), **{PREFIX + name: torch.zeros(shape) for name, shape in names.items()}}, path)
+    save_file({**load_file(path), **{PEFT_PREFIX + name: torch.zeros(shape) for name, shape in names.items()}}, path)
     with pytest.raises(UsageError, match=message):
         load_model(tmp_path / "lora")
 

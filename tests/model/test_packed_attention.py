@@ -12,7 +12,7 @@ from senna.errors import UsageError
 from senna.model.layout import Tree
 from senna.model.packed_attention import PACKED, PackedAttention, packed_attention, packed_kind, use_packed_attention
 from senna.model.split_attention import pad_trees, split_by_padding
-from senna.model.split_attention_cpu import plan_rectangles
+from senna.model.split_attention_cpu import visible_rectangles
 
 LAYOUTS = {  # name: rows, length, layout
     "tree and padding": (1, 40, (Tree(0, 0, 9, (5, 1, 12, 3)),)),
@@ -187,7 +187,7 @@ def test_tensors_may_lie_in_memory_in_any_order(way):
 def test_the_rectangles_cover_each_seen_pair_once():
     for rows, length, layout in LAYOUTS.values():
         times = torch.zeros(rows, length, length, dtype=torch.long)
-        for row, queries, keys, causal in plan_rectangles(layout):
+        for row, queries, keys, causal in visible_rectangles(layout):
             part = torch.ones(queries.stop - queries.start, keys.stop - keys.start, dtype=torch.long)
             times[row, queries, keys] += part.tril() if causal else part
         dense = PackedAttention(layout, "dense", rows, length, torch.float32, "cpu").dense_mask[:, 0] == 0
@@ -365,7 +365,7 @@ def test_a_layout_made_for_another_kind_or_shape_is_refused():
     with pytest.raises(UsageError, match="dense"):
         forward(nn.Module(), q, k, v, None, packed=packed)
     packed = PackedAttention((Tree(0, 0, 17),), "split", 1, 18, torch.float32, "cpu")
-    with pytest.raises(ValueError, match="18 places"):
+    with pytest.raises(ValueError, match="18 tokens"):
         forward(nn.Module(), q, k, v, None, packed=packed)
 
 

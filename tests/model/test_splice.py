@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from senna.model.config import IGNORE_INDEX, IMAGE_TOKEN_INDEX
-from senna.model.splice import plan_splice, splice_embeddings
+from senna.model.splice import compute_splice_layout, splice_embeddings
 
 IMG, K = IMAGE_TOKEN_INDEX, 3
 
@@ -39,9 +39,9 @@ def test_a_mixed_batch_equals_splicing_each_sample_by_hand(padding_side, input_s
     ids = torch.tensor([pad(row, 0) for row in rows])
     mask = torch.tensor([pad([1] * len(row), 0) for row in rows])
     labels = torch.tensor([pad([token if token > 5 else IGNORE_INDEX for token in row], 77) for row in rows])
-    plan = plan_splice(ids, mask, labels, counts, K, max_length, padding_side)
+    plan = compute_splice_layout(ids, mask, labels, counts, K, max_length, padding_side)
     text = ids.float()[..., None].expand(*ids.shape, 2)
-    spliced = splice_embeddings(plan, text, views)
+    spliced = splice_embeddings(plan.source, text, views)
 
     left = list(views)
     for row, real in enumerate(rows):
@@ -59,19 +59,19 @@ def test_a_mixed_batch_equals_splicing_each_sample_by_hand(padding_side, input_s
 def test_a_sample_with_another_number_of_images_than_placeholders_is_named():
     ids = torch.tensor([[1, IMG], [IMG, IMG]])
     with pytest.raises(ValueError, match="sample 1: 2 <image> in the text, 1 images"):
-        plan_splice(ids, None, None, [1, 1], K, None, "right")
+        compute_splice_layout(ids, None, None, [1, 1], K, None, "right")
 
 
 def test_padding_that_looks_like_a_placeholder_is_no_placeholder():
-    plan = plan_splice(torch.tensor([[5, IMG]]), torch.tensor([[1, 0]]), None, [0], K, None, "right")
+    plan = compute_splice_layout(torch.tensor([[5, IMG]]), torch.tensor([[1, 0]]), None, [0], K, None, "right")
     assert plan.attention_mask.tolist() == [[True]]
 
 
 def test_gradients_reach_text_and_views_exactly_once():
     ids = torch.tensor([[1, IMG, 5], [7, 8, 0]])
-    plan = plan_splice(ids, torch.tensor([[1, 1, 1], [1, 1, 0]]), None, [1, 0], K, None, "right")
+    plan = compute_splice_layout(ids, torch.tensor([[1, 1, 1], [1, 1, 0]]), None, [1, 0], K, None, "right")
     text = torch.zeros(2, 3, 2, requires_grad=True)
     views = torch.zeros(1, K, 2, requires_grad=True)
-    splice_embeddings(plan, text, views).sum().backward()
+    splice_embeddings(plan.source, text, views).sum().backward()
     assert text.grad[..., 0].tolist() == [[1, 0, 1], [1, 1, 0]]
     assert (views.grad == 1).all()
