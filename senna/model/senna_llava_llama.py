@@ -218,16 +218,10 @@ class SennaLlavaLlamaForCausalLM(LlamaForCausalLM):
             needs_mask = use_cache or self.config.tokenizer_padding_side == "left"
             attention_mask, input_ids = splice.attention_mask if needs_mask else None, None
         outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-            **kwargs,
-        )
-        hidden = outputs.last_hidden_state  # (B, L, D)
-        loss_fields = {}
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids,
+            past_key_values=past_key_values, inputs_embeds=inputs_embeds, use_cache=use_cache, **kwargs,
+        )  # fmt: skip
+        hidden, loss_fields = outputs.last_hidden_state, {}  # (B, L, D)
         if labels is not None:
             targets = Targets.from_rows(labels)
             loss_fields = reduce_loss(self.target_losses(hidden, targets)[0], targets, num_items_in_batch, loss_weight)
@@ -235,13 +229,8 @@ class SennaLlavaLlamaForCausalLM(LlamaForCausalLM):
         if labels is None or not self.training:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self.lm_head(hidden[:, kept])  # (B, L, vocabulary)
-        return SennaOutput(
-            **loss_fields,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        other = {name: getattr(outputs, name) for name in ("past_key_values", "hidden_states", "attentions")}
+        return SennaOutput(**loss_fields, **other, logits=logits)
 
     def forward_packed(
         self,
