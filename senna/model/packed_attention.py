@@ -156,7 +156,7 @@ def use_packed_attention(model: PreTrainedModel, kind: str = "auto", device: tor
         raise UsageError(f"pack_attention {kind!r} is not known", remedy=f"use auto, {', '.join(PACKED)}")
     if kind == "flex" and device.type != "cuda":
         raise UsageError(
-            f"pack_attention flex trains on CUDA only, and the device is {device.type}", remedy="use split or dense"
+            f"pack_attention flex trains on CUDA only, and this is {device.type}", remedy="use split or dense"
         )
     # A plain string would be set in the configurations of submodels too.
     model.config._attn_implementation = {"": PACKED[kind]}  # type: ignore[assignment]  # the setter takes a dict
