@@ -1,17 +1,23 @@
-"""What turns tower features into LLM tokens. N views, P patches, K tokens a view, C tower width, D LLM width."""
+"""Modules between the vision tower and the LLM.
+
+Shapes: N views, P patch tokens per view, K adapter tokens per view, C vision tower width, D LLM width.
+"""
+
+from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import nn
 
-ADAPTER_INIT_STD = 0.01  # new adapters of the published stage 1
+ADAPTER_INIT_STD = 0.01  # of new adapters in the published stage 1
 
 
 class ProjectorLinear(nn.Linear):
-    """A Linear that starts as torch starts one, which is what the published stage 1 does, not as the LLM's do."""
+    """A Linear that keeps torch's initialization, as in the published stage 1, instead of the LLM's."""
 
 
 class AdapterLinear(nn.Linear):
-    """A Linear that starts from normal(0, 0.01) and zero bias."""
+    """A Linear initialized with weights from normal(0, 0.01) and a zero bias."""
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -20,14 +26,14 @@ class AdapterLinear(nn.Linear):
 
 
 class Projector(nn.Sequential):
-    """The projector ``mlp2x_gelu``, each token by itself: (..., C) -> (..., D)."""
+    """The ``mlp2x_gelu`` projector, applied to each token: (..., C) -> (..., D)."""
 
     def __init__(self, tower_width: int, llm_width: int):
         super().__init__(ProjectorLinear(tower_width, llm_width), nn.GELU(), ProjectorLinear(llm_width, llm_width))
 
 
 class DrivingVisionAdapter(nn.Module):
-    """Squeezes each view from P to K tokens by an MLP over the token axis, each channel by itself."""
+    """An MLP over the token axis that reduces each view from P to K tokens. Channels do not mix."""
 
     def __init__(self, patches: int, tokens: int):
         super().__init__()
@@ -40,10 +46,10 @@ class DrivingVisionAdapter(nn.Module):
         )
 
     def reset(self) -> None:
-        """Start anew."""
-        for layer in self.adapter[::2]:
+        """Initialize all layers again, in place."""
+        for layer in cast(Iterable[AdapterLinear], self.adapter[::2]):
             layer.reset_parameters()
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """(N, P, D) -> (N, K, D)."""
+        """Map (N, P, D) projected features to (N, K, D) view tokens."""
         return self.adapter(features.transpose(1, 2)).transpose(1, 2)

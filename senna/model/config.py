@@ -1,12 +1,14 @@
 """The model's configuration: a Llama configuration plus the vision keys of the published checkpoints."""
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, CLIPVisionConfig, LlamaConfig
 
-IMAGE_TOKEN_INDEX = -200  # stands for one image in input_ids
-IGNORE_INDEX = -100  # a position that is no target
+IMAGE_TOKEN_INDEX = -200  # one image in input_ids
+IGNORE_INDEX = -100  # a position without a target, in labels
 
-CLIP_VIT_L_14_336 = dict(
+CLIP_VIT_L_14_336: dict[str, int] = dict(
     hidden_size=1024,
     intermediate_size=4096,
     num_hidden_layers=24,
@@ -15,72 +17,87 @@ CLIP_VIT_L_14_336 = dict(
     patch_size=14,
     projection_dim=768,
 )
-"""Geometry of openai/clip-vit-large-patch14-336, the tower of every published checkpoint."""
+"""Geometry of openai/clip-vit-large-patch14-336, the vision tower of every published checkpoint."""
 
 
 @strict
 class SennaConfig(LlamaConfig):
-    """A Llama configuration and the vision part, under the keys that LLaVA and Senna checkpoints use.
+    """Configuration of a Llama and its vision part, under the keys of LLaVA and Senna checkpoints.
 
-    Published checkpoints carry no ``vision_config``: without one the tower is CLIP ViT-L/14-336. Unlike theirs, ours also
-    say how many tokens a view becomes (``mm_adapter_tokens``), so that a small model is the same code.
+    Published checkpoints have no ``vision_config``; the vision tower then has the geometry of CLIP ViT-L/14-336. Checkpoints
+    of this project also store ``mm_adapter_tokens``, so that small models run through the same code.
+
+    Raises ValueError for values that the model's code does not support.
     """
 
     model_type = "llava_llama"
-    sub_configs = {"vision_config": CLIPVisionConfig}  # noqa: RUF012 - the name and the form are transformers'
+    # transformers declares this name as a property and reads a plain dictionary
+    sub_configs = {"vision_config": CLIPVisionConfig}  # type: ignore[assignment]  # noqa: RUF012
 
-    vision_config: dict | CLIPVisionConfig | None = None
+    vision_config: dict | CLIPVisionConfig | None = None  # see `tower_config`, which has the right type
     mm_vision_tower: str | None = "openai/clip-vit-large-patch14-336"
-    mm_hidden_size: int | None = None  # width of the tower; from vision_config when absent
+    mm_hidden_size: int | None = None  # width of the vision tower; default: the width in vision_config
     mm_projector_type: str | None = "mlp2x_gelu"
-    mm_vision_select_layer: int = -2
-    mm_vision_select_feature: str = "patch"  # "patch" leaves the class token out, "cls_patch" keeps it
-    mm_adapter_tokens: int = 128  # tokens a view becomes
+    mm_vision_select_layer: int = -2  # index into CLIP's hidden_states
+    mm_vision_select_feature: str = "patch"  # "patch" drops the class token, "cls_patch" keeps it
+    mm_adapter_tokens: int = 128  # LLM tokens per view
     image_aspect_ratio: str | None = "pad"
     tokenizer_padding_side: str = "right"
     tokenizer_model_max_length: int | None = 2048
-    base_quantization: str | None = None  # of a LoRA folder: what its base was in while it was trained ("nf4", "int8")
+    base_quantization: str | None = None  # LoRA folders: the base's quantization during training ("nf4", "int8")
 
-    def __post_init__(self, **kwargs):
-        vision = CLIP_VIT_L_14_336 if self.vision_config is None else self.vision_config
-        self.vision_config = CLIPVisionConfig(**vision) if isinstance(vision, dict) else vision
+    def __post_init__(self, **kwargs: Any) -> None:
+        vision = dict(CLIP_VIT_L_14_336) if self.vision_config is None else self.vision_config
+        self.vision_config = CLIPVisionConfig(**vision) if isinstance(vision, dict) else vision  # type: ignore[arg-type]
         if self.mm_hidden_size is None:
-            self.mm_hidden_size = self.vision_config.hidden_size
+            self.mm_hidden_size = self.tower_config.hidden_size
         super().__post_init__(**kwargs)
 
-    def validate_architecture(self):
-        """Refuse what this code does not compute, rather than compute something else."""
+    @property
+    def tower_config(self) -> CLIPVisionConfig:
+        """The vision tower's configuration: ``vision_config``, which is an object after construction."""
+        assert isinstance(self.vision_config, CLIPVisionConfig)
+        return self.vision_config
+
+    def validate_architecture(self) -> None:
+        """Raise ValueError for a model that this code would compute wrongly."""
         super().validate_architecture()
         if self.mm_projector_type not in (None, "mlp2x_gelu"):
             raise ValueError(f"mm_projector_type {self.mm_projector_type!r} is not known; Senna's is 'mlp2x_gelu'")
         if self.mm_vision_select_feature not in ("patch", "cls_patch"):
             raise ValueError(f"mm_vision_select_feature {self.mm_vision_select_feature!r}: 'patch' or 'cls_patch'")
-        layers = self.vision_config.num_hidden_layers
+        layers = self.tower_config.num_hidden_layers
         if not -layers - 1 <= self.mm_vision_select_layer <= layers:
             raise ValueError(f"mm_vision_select_layer {self.mm_vision_select_layer}: the tower has {layers} layers")
 
     def check_tower(self) -> None:
-        """Raise ValueError where the tower's width is not what the projector was made for.
+        """Raise ValueError if the vision tower's width differs from the width that the projector was made for.
 
-        Not part of the validation: a published configuration only names its tower, and is read before that is found.
+        This is not part of the validation: a published configuration names its tower only, and is read before the tower is
+        found.
         """
-        if self.mm_hidden_size != self.vision_config.hidden_size:
+        if self.mm_hidden_size != self.tower_config.hidden_size:
             raise ValueError(
                 f"mm_hidden_size {self.mm_hidden_size} differs from the vision tower's width "
-                f"{self.vision_config.hidden_size}: {self.mm_vision_tower!r} is not this checkpoint's tower"
+                f"{self.tower_config.hidden_size}: {self.mm_vision_tower!r} is not this checkpoint's tower"
             )
 
     @property
     def vision_layers(self) -> int:
-        """How many tower layers the selected feature needs: hidden_states[0] is the embedding, [i] follows layer i."""
+        """Number of tower layers to run. CLIP's hidden_states[0] is the embedding, hidden_states[i] the output of layer i."""
         select = self.mm_vision_select_layer
-        return select if select >= 0 else self.vision_config.num_hidden_layers + 1 + select
+        return select if select >= 0 else self.tower_config.num_hidden_layers + 1 + select
 
     @property
     def patch_tokens(self) -> int:
-        """Tokens of a view as they leave the tower (576 at 336/14)."""
-        patches = (self.vision_config.image_size // self.vision_config.patch_size) ** 2
+        """Number of tokens per view that leave the vision tower (576 for 336-pixel images with 14-pixel patches)."""
+        patches = (self.image_side // int(self.tower_config.patch_size)) ** 2  # type: ignore[arg-type]
         return patches + (self.mm_vision_select_feature == "cls_patch")
+
+    @property
+    def image_side(self) -> int:
+        """Height and width of the images that the vision tower takes, in pixels."""
+        return int(self.tower_config.image_size)  # type: ignore[arg-type]
 
 
 AutoConfig.register("llava_llama", SennaConfig)

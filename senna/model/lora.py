@@ -1,8 +1,8 @@
-"""LoRA on the LLM, and its folders: ours, LLaVA's, and plain PEFT's.
+"""LoRA on the LLM, and LoRA folders: this project's, LLaVA's and plain PEFT's.
 
-Ours holds PEFT's ``adapter_config.json`` and ``adapter_model.safetensors``, the projector and the driving vision adapter in
-``non_lora_trainables.safetensors``, the whole configuration, the tokenizer and the image processor; of its base only the name.
-LLaVA's has the same under ``.bin``, which are read with ``weights_only=True``.
+A folder of this project holds PEFT's ``adapter_config.json`` and ``adapter_model.safetensors``, the projector and the driving
+vision adapter in ``non_lora_trainables.safetensors``, the complete configuration, the tokenizer and the image processor. Of
+its base it holds only the name. LLaVA's folders hold the same in ``.bin`` files, which are read with ``weights_only=True``.
 """
 
 from __future__ import annotations
@@ -10,128 +10,146 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import PreTrainedModel
 
 from senna.errors import UsageError
-from senna.model.parts import is_adapter_weight
-from senna.model.source import ADAPTER_CONFIG, _find, base_of
+from senna.model.parts import LORA_TARGETS, PEFT_PREFIX, is_adapter_weight, is_lora_weight, lora_module, own_name
+from senna.model.source import ADAPTER_CONFIG, find_file
 
 if TYPE_CHECKING:  # PEFT takes seconds to import, and a plain checkpoint opens without it
     from peft import LoraConfig
 
-LORA_WEIGHTS, OTHER_WEIGHTS = "adapter_model", "non_lora_trainables"
-PREFIX = "base_model.model."  # what PEFT puts before every name of the model it wraps
-TARGETS = r"model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
-"""Every Linear of the LLM but lm_head; of the tower, whose Linears have like names, none."""
+LORA_WEIGHTS, OTHER_WEIGHTS = "adapter_model", "non_lora_trainables"  # file stems
 
 
 @dataclass(frozen=True)
 class LoraFolder:
-    """What a LoRA folder holds. ``config`` is PEFT's; weights have the names of the model, LoRA's with PEFT's endings."""
+    """The contents of a LoRA folder.
+
+    Attributes:
+        path: the folder or hub name.
+        base: the folder or hub name of its base.
+        base_quantization: the base's quantization during training: "nf4", "int8" or None.
+        config: PEFT's configuration; ``target_modules`` lists the modules that have weights.
+        lora: LoRA matrices, by the names that PEFT saves, without its prefix.
+        adapter_weights: weights of the projector and the driving vision adapter, by their names in the model.
+    """
 
     path: str
     base: str
-    base_quantization: str | None  # what the base was in while this was trained: "nf4", "int8", None
+    base_quantization: str | None
     config: LoraConfig
     lora: dict[str, torch.Tensor]
-    others: dict[str, torch.Tensor]
+    adapter_weights: dict[str, torch.Tensor]
 
 
 def _read_weights(path: str, stem: str) -> dict[str, torch.Tensor]:
-    """A weight file of a LoRA folder, ``{}`` where there is none. Pickles are read without running code."""
-    if (safe := _find(path, f"{stem}.safetensors")) is not None:
+    """Read a weight file of a LoRA folder; return ``{}`` if there is none. Pickles are read without running code."""
+    if (safe := find_file(path, f"{stem}.safetensors")) is not None:
         try:
             return load_file(safe)
         except SafetensorError as error:
-            raise UsageError(f"LoRA folder {path}: {safe.name} is damaged ({error}); copy or train it again") from error
-    if (pickled := _find(path, f"{stem}.bin")) is None:
+            raise UsageError(
+                f"LoRA folder {path}: {safe.name} is damaged ({error})", remedy="copy or train it again"
+            ) from error
+    if (pickled := find_file(path, f"{stem}.bin")) is None:
         return {}
     try:
         return torch.load(pickled, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises several kinds for a file that is damaged or holds more than tensors
         raise UsageError(
             f"LoRA folder {path}: {pickled.name} holds more than weights, or is damaged, and was not opened "
-            f"({str(error).splitlines()[0]})"
+            f"({str(error).splitlines()[0]})",
+            remedy="copy it again from a source that you trust",
         ) from error
 
 
-def _own_name(name: str) -> str:
-    """A weight's name in the model: without what PEFT or LLaVA put before it."""
-    name = name.removeprefix(PREFIX)
-    return name.removeprefix("model.") if name.startswith("model.model.") else name
-
-
-def read_lora(path: str, base: str | None = None) -> LoraFolder:
-    """Everything in a LoRA folder. Raises UsageError for what is missing, damaged, or no LoRA."""
+def read_lora(path: str, base: str) -> LoraFolder:
+    """Read a LoRA folder whose base is ``base``. Raises UsageError for content that is missing, damaged, or not LoRA."""
     from peft import LoraConfig
 
+    adapter_config = find_file(path, ADAPTER_CONFIG)
+    if adapter_config is None:
+        raise UsageError(f"{path} is not a LoRA folder: it has no {ADAPTER_CONFIG}", remedy="give a LoRA folder")
     try:
-        config = LoraConfig.from_pretrained(str(_find(path, ADAPTER_CONFIG).parent))
+        config = cast("LoraConfig", LoraConfig.from_pretrained(str(adapter_config.parent)))
     except (TypeError, ValueError) as error:
-        raise UsageError(f"LoRA folder {path}: {ADAPTER_CONFIG}: {str(error).splitlines()[0]}") from error
-    lora = {_own_name(name): tensor for name, tensor in _read_weights(path, LORA_WEIGHTS).items()}
-    others = {_own_name(name): tensor for name, tensor in _read_weights(path, OTHER_WEIGHTS).items()}
-    # Some of LLaVA's descendants keep the projector in the LoRA file.
-    others |= {name: lora.pop(name) for name in list(lora) if "lora_" not in name}
+        raise UsageError(
+            f"LoRA folder {path}: {ADAPTER_CONFIG}: {str(error).splitlines()[0]}", remedy="copy or train it again"
+        ) from error
+    lora = {own_name(name): tensor for name, tensor in _read_weights(path, LORA_WEIGHTS).items()}
+    adapter_weights = {own_name(name): tensor for name, tensor in _read_weights(path, OTHER_WEIGHTS).items()}
+    # Some descendants of LLaVA keep the projector in the LoRA file.
+    adapter_weights |= {name: lora.pop(name) for name in list(lora) if not is_lora_weight(name)}
     if not lora:
-        raise UsageError(f"LoRA folder {path}: no LoRA weights ({LORA_WEIGHTS}.safetensors or .bin) in it")
-    # The layers that have weights: names such as q_proj alone would mean the tower's layers too.
-    config.target_modules = {name.split(".lora_")[0] for name in lora}
-    whole = _find(path, "config.json")
-    quantization = json.loads(whole.read_text(encoding="utf-8")).get("base_quantization") if whole else None
-    return LoraFolder(path, base_of(path, base), quantization, config, lora, others)
+        raise UsageError(
+            f"LoRA folder {path}: no LoRA weights in it", remedy=f"copy its {LORA_WEIGHTS}.safetensors (or .bin) too"
+        )
+    # Names such as q_proj alone would match layers of the vision tower too.
+    config.target_modules = {lora_module(name) for name in lora}  # type: ignore[assignment]  # declared as a list
+    model_config = find_file(path, "config.json")
+    values = json.loads(model_config.read_text(encoding="utf-8")) if model_config else {}
+    return LoraFolder(path, base, values.get("base_quantization"), config, lora, adapter_weights)
 
 
-def add_lora(model: nn.Module, rank: int, alpha: int, dropout: float) -> None:
-    """Put new, trainable LoRA on every Linear of the LLM but lm_head, in place; the model computes the same as before."""
+def add_lora(model: PreTrainedModel, rank: int, alpha: int, dropout: float) -> None:
+    """Add new, trainable LoRA to every Linear of the LLM except lm_head, in place. The model's output does not change."""
     from peft import LoraConfig
 
     config = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, bias="none", task_type="CAUSAL_LM", target_modules=TARGETS
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, bias="none", task_type="CAUSAL_LM", target_modules=LORA_TARGETS
     )
     _inject(model, config)
 
 
-def _inject(model: nn.Module, config: LoraConfig) -> None:
+def _inject(model: PreTrainedModel, config: LoraConfig) -> None:
     from peft import inject_adapter_in_model
 
     inject_adapter_in_model(config, model)
-    model._hf_peft_config_loaded = True  # transformers refuses to train a quantised model without
+    model._hf_peft_config_loaded = True  # without it transformers refuses to train a quantized model
 
 
-def attach_lora(model: nn.Module, folder: LoraFolder) -> None:
-    """Put a folder's LoRA and other weights on a model, in place. Raises UsageError for weights that do not fit."""
+def attach_lora(model: PreTrainedModel, folder: LoraFolder) -> None:
+    """Put the weights of a LoRA folder on a model, in place. Raises UsageError for weights that do not fit."""
     from peft import set_peft_model_state_dict
 
-    config = folder.config
-    missing = [name for name in config.target_modules if name not in dict(model.named_modules())]
+    another_model = "give the base that this LoRA was trained on"
+    modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
+    missing = [name for name in folder.config.target_modules or () if name not in modules]
     if missing:
-        raise UsageError(f"LoRA folder {folder.path}: its base {folder.base} has no layer {missing[0]}: another model")
-    state = dict(model.named_parameters())
-    for name, tensor in folder.others.items():
-        if name not in state or state[name].shape != tensor.shape:
-            shape = tuple(state[name].shape) if name in state else "none"
+        raise UsageError(
+            f"LoRA folder {folder.path}: its base {folder.base} has no layer {missing[0]}", remedy=another_model
+        )
+    for name, tensor in folder.adapter_weights.items():
+        shape = tuple(parameters[name].shape) if name in parameters else None
+        if shape != tuple(tensor.shape):
             raise UsageError(
-                f"LoRA folder {folder.path}: {name} is {tuple(tensor.shape)}, in its base {folder.base} {shape}: another model"
+                f"LoRA folder {folder.path}: {name} is {tuple(tensor.shape)}, in its base {folder.base} {shape}",
+                remedy=another_model,
             )
-        state[name].data.copy_(tensor)
-    _inject(model, config)
+        parameters[name].data.copy_(tensor)
+    _inject(model, folder.config)
     try:
         result = set_peft_model_state_dict(model, folder.lora)
     except RuntimeError as error:
-        raise UsageError(f"LoRA folder {folder.path}: its weights do not fit {folder.base}: {error}") from error
+        raise UsageError(
+            f"LoRA folder {folder.path}: its weights do not fit {folder.base}: {error}", remedy=another_model
+        ) from error
     if result.unexpected_keys:
-        raise UsageError(f"LoRA folder {folder.path}: unknown weight {result.unexpected_keys[0]}")
+        raise UsageError(
+            f"LoRA folder {folder.path}: unknown weight {result.unexpected_keys[0]}", remedy="copy or train it again"
+        )
 
 
 @torch.no_grad()
-def merge_lora(model: nn.Module) -> None:
-    """Add every LoRA to the weights it stands beside and take it off, in place. The base must not be quantised."""
+def merge_lora(model: PreTrainedModel) -> None:
+    """Add every LoRA product to the weight that it adapts and remove the LoRA, in place. The base must not be quantized."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for name, module in list(model.named_modules()):
@@ -143,14 +161,19 @@ def merge_lora(model: nn.Module) -> None:
 
 
 def save_lora(model: nn.Module, weights: dict[str, torch.Tensor], folder: Path, base: str) -> None:
-    """Write the LoRA part of a folder from ``weights`` (by their names in the model, LoRA, projector and adapter)."""
+    """Write the LoRA files of a folder.
+
+    Args:
+        weights: LoRA, projector and driving vision adapter, by their names in the model.
+        base: the folder or hub name to record as the base.
+    """
     from peft import get_peft_model_state_dict
 
-    lora = get_peft_model_state_dict(model, {name: tensor for name, tensor in weights.items() if "lora_" in name})
-    others = {name: tensor for name, tensor in weights.items() if is_adapter_weight(name)}
-    for stem, tensors in ((LORA_WEIGHTS, lora), (OTHER_WEIGHTS, others)):
-        named = {PREFIX + name: tensor.contiguous() for name, tensor in tensors.items()}
+    lora = get_peft_model_state_dict(model, {name: tensor for name, tensor in weights.items() if is_lora_weight(name)})
+    adapter_weights = {name: tensor for name, tensor in weights.items() if is_adapter_weight(name)}
+    for stem, tensors in ((LORA_WEIGHTS, lora), (OTHER_WEIGHTS, adapter_weights)):
+        named = {PEFT_PREFIX + name: tensor.contiguous() for name, tensor in tensors.items()}
         save_file(named, folder / f"{stem}.safetensors", metadata={"format": "pt"})
-    config = model.peft_config["default"]
+    config = cast(Any, model).peft_config["default"]
     config.base_model_name_or_path = base
     config.save_pretrained(str(folder))

@@ -1,11 +1,12 @@
 """The driving vision-language model: CLIP tower, projector, driving vision adapter, splice, Llama.
 
-B samples or packed rows, V views a sample, N images in the batch, T prompt tokens, L spliced length, K tokens a view, D width,
-R records, n targets.
+Shapes: B samples or packed rows, V views per sample, N images in the batch, H x W pixels, P patch tokens per image, C vision
+tower width, K tokens per view, T prompt tokens, L spliced length, D LLM width, R records, M targets.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,16 +18,19 @@ from senna.model.adapter import AdapterLinear, DrivingVisionAdapter, Projector, 
 from senna.model.config import IGNORE_INDEX, IMAGE_TOKEN_INDEX, SennaConfig
 from senna.model.layout import Layout
 from senna.model.packed_attention import PackedAttention, packed_kind
-from senna.model.source import read_config
-from senna.model.splice import SplicePlan, plan_splice, splice_embeddings
+from senna.model.source import ModelSource
+from senna.model.splice import SpliceLayout, compute_splice_layout, splice_embeddings
 from senna.model.vision_tower import VisionTower
 
 Images = torch.Tensor | Sequence[torch.Tensor] | None
-"""(B, V, 3, H, W), or B tensors (V_i, 3, H, W) where V differs (0 for a text-only sample), or None."""
+"""(B, V, 3, H, W); or B tensors (V_i, 3, H, W) if V differs, with V_i = 0 for a sample of text only; or None."""
 
 
 def flatten_images(images: Images, batch: int) -> tuple[torch.Tensor | None, list[int]]:
-    """All images of the batch as one (N, 3, H, W) tensor, None where there are none, and how many each sample has."""
+    """Return all images of a batch as one (N, 3, H, W) tensor, None if there are none, and the B image counts.
+
+    Raises ValueError for images of another number of samples or another shape.
+    """
     if images is None:
         return None, [0] * batch
     if isinstance(images, torch.Tensor) and images.dim() != 5:
@@ -34,42 +38,58 @@ def flatten_images(images: Images, batch: int) -> tuple[torch.Tensor | None, lis
     if len(images) != batch:
         raise ValueError(f"images of {len(images)} samples for a batch of {batch}")
     counts = [len(views) for views in images]
+    if not sum(counts):
+        return None, counts
     if isinstance(images, torch.Tensor):
-        return (images.flatten(0, 1) if sum(counts) else None), counts  # no copy
-    return (torch.cat([views for views in images if len(views)]) if sum(counts) else None), counts
+        return images.flatten(0, 1), counts  # no copy
+    return torch.cat([views for views in images if len(views)]), counts
 
 
 @dataclass
 class SennaOutput(CausalLMOutputWithPast):
-    """A forward's result; beside the usual, for logs, each sample's share of the loss (no gradient)."""
+    """The output of a forward pass. The additional fields are for logs and have no gradient.
 
-    sample_losses: torch.Tensor | None = None  # (R,) fp32, cross-entropy summed over a record's targets
-    sample_targets: torch.Tensor | None = None  # (R,) how many those are
+    Attributes:
+        sample_losses: (R,) fp32, each record's cross-entropy summed over its targets.
+        sample_targets: (R,) each record's number of targets.
+    """
+
+    sample_losses: torch.Tensor | None = None
+    sample_targets: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What is to be predicted in a batch, and from where."""
+    """The tokens to predict in a batch.
 
-    places: torch.Tensor  # (n,) of the hidden states that predict them, counted over B * L
-    answers: torch.Tensor  # (n,) token ids
-    records: torch.Tensor  # (n,) which of the R records each is of
-    count: int  # R
+    Attributes:
+        positions: (M,) flat indices (row * L + column) of the hidden states that predict the targets.
+        token_ids: (M,) the targets.
+        records: (M,) the record that each target belongs to, in [0, R).
+        num_records: R.
+    """
+
+    positions: torch.Tensor
+    token_ids: torch.Tensor
+    records: torch.Tensor
+    num_records: int
 
     @classmethod
-    def of_rows(cls, labels: torch.Tensor) -> "Targets":
-        """Of (B, L) labels where each row is a record."""
-        row, column = (labels[:, 1:] != IGNORE_INDEX).nonzero(as_tuple=True)
+    def from_rows(cls, labels: torch.Tensor) -> "Targets":
+        """Return the targets of (B, L) labels in which each row is one record."""
+        row, column = (labels[:, 1:] != IGNORE_INDEX).nonzero(as_tuple=True)  # (M,) each
         return cls(row * labels.shape[1] + column, labels[row, column + 1], row, len(labels))
 
     @classmethod
-    def of_packed(cls, labels: torch.Tensor, places: torch.Tensor, records: torch.Tensor, count: int) -> "Targets":
-        """Of packed (B, L) labels, whose places are known: nothing here waits for the device."""
-        return cls(places, labels.flatten()[places + 1], records, count)
+    def from_packed(
+        cls, labels: torch.Tensor, positions: torch.Tensor, records: torch.Tensor, num_records: int
+    ) -> "Targets":
+        """Return the targets of packed (B, L) labels whose positions are known. Does not synchronize with the device."""
+        return cls(positions, labels.flatten()[positions + 1], records, num_records)
 
 
 class SennaLlavaLlamaModel(LlamaModel):
-    """Llama with a vision tower, a projector and the driving vision adapter beside its layers."""
+    """A Llama with a vision tower, a projector and a driving vision adapter as further submodules."""
 
     config_class = SennaConfig
 
@@ -77,30 +97,32 @@ class SennaLlavaLlamaModel(LlamaModel):
         config.check_tower()
         super().__init__(config)
         self.vision_tower = VisionTower(config)
-        self.mm_projector = Projector(config.mm_hidden_size, config.hidden_size)
+        self.mm_projector = Projector(config.tower_config.hidden_size, config.hidden_size)
         self.img_adapter = DrivingVisionAdapter(config.patch_tokens, config.mm_adapter_tokens)
         self.post_init()
 
-    def _init_weights(self, module: nn.Module):
+    def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, ProjectorLinear | AdapterLinear):
             module.reset_parameters()
         else:
             super()._init_weights(module)
 
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
-        """(N, 3, H, W) normalised pixels -> (N, K, D), all images in one call."""
+        """Encode (N, 3, H, W) normalized pixels to (N, K, D) view tokens, all images in one call."""
         features = self.vision_tower(images)  # (N, P, C)
-        return self.img_adapter(self.mm_projector(features.to(self.mm_projector[0].weight.dtype)))
+        projected = self.mm_projector(features.to(self.mm_projector[0].weight.dtype))  # (N, P, D)
+        return self.img_adapter(projected)  # (N, K, D)
 
 
 class SennaLlavaLlamaForCausalLM(LlamaForCausalLM):
-    """Senna. Parameter names and shapes are those of the published checkpoints."""
+    """The Senna model. Parameter names and shapes equal those of the published checkpoints."""
 
+    config: SennaConfig  # type: ignore[assignment]  # Llama's is invariant
     config_class = SennaConfig
     _keys_to_ignore_on_load_unexpected = [r"rotary_emb\.inv_freq", r"embeddings\.position_ids"]  # noqa: RUF012
 
     def __init__(self, config: SennaConfig):
-        LlamaPreTrainedModel.__init__(self, config)  # LlamaForCausalLM's own would build the Llama a second time
+        LlamaPreTrainedModel.__init__(self, config)  # LlamaForCausalLM.__init__ would build the Llama twice
         self.model = SennaLlavaLlamaModel(config)
         self.vocab_size = config.vocab_size
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
@@ -108,14 +130,23 @@ class SennaLlavaLlamaForCausalLM(LlamaForCausalLM):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs):
-        """As in transformers; published folders, whose tower is only named, get its geometry too."""
+        """Load a checkpoint as transformers does. Without ``config``, add the vision tower's geometry to a published one."""
         if config is None:
-            config = read_config(str(pretrained_model_name_or_path))
+            config = ModelSource.resolve(str(pretrained_model_name_or_path)).config
         return super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
 
-    def plan(self, input_ids, attention_mask, labels, images_per_sample) -> SplicePlan:
-        """The layout of a training or scoring batch: this model's padding side, cut to its maximum length."""
-        return plan_splice(
+    def splice_layout(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        labels: torch.Tensor | None,
+        images_per_sample: list[int],
+    ) -> SpliceLayout:
+        """Return the splice layout of a training or scoring batch, with this model's padding side and maximum length.
+
+        See `compute_splice_layout` for the arguments.
+        """
+        return compute_splice_layout(
             input_ids,
             attention_mask,
             labels,
@@ -125,104 +156,109 @@ class SennaLlavaLlamaForCausalLM(LlamaForCausalLM):
             padding_side=self.config.tokenizer_padding_side,
         )
 
-    def embed(self, input_ids: torch.Tensor, images: torch.Tensor | None, plan: SplicePlan) -> torch.Tensor:
-        """(B, T) ids and (N, 3, H, W) images -> (B, L, D) spliced embeddings."""
-        text = self.model.embed_tokens(input_ids.where(input_ids != IMAGE_TOKEN_INDEX, 0))
+    def embed(self, input_ids: torch.Tensor, images: torch.Tensor | None, source: torch.Tensor) -> torch.Tensor:
+        """Return the (B, L, D) spliced embeddings of (B, T) ids and (N, 3, H, W) images.
+
+        ``source`` is (B, L), see `SpliceLayout`.
+        """
+        text = self.model.embed_tokens(input_ids.where(input_ids != IMAGE_TOKEN_INDEX, 0))  # (B, T, D)
         if images is not None:
-            return splice_embeddings(plan, text, self.model.encode_images(images))
-        spliced = splice_embeddings(plan, text, text.new_zeros(0, self.config.mm_adapter_tokens, text.shape[-1]))
+            return splice_embeddings(source, text, self.model.encode_images(images))
+        no_views = text.new_zeros(0, self.config.mm_adapter_tokens, text.shape[-1])  # (0, K, D)
+        spliced = splice_embeddings(source, text, no_views)  # (B, L, D)
         adapters = [*self.model.mm_projector.parameters(), *self.model.img_adapter.parameters()]
         if not self.training or not any(p.requires_grad or hasattr(p, "ds_id") for p in adapters):
             return spliced
-        # An empty picture that counts for nothing: without it a batch of text would have no gradient for projector and
-        # adapter, and other processes, which gather (ZeRO-3) or reduce these weights at this moment, would wait for ever.
-        side = self.config.vision_config.image_size
+        # Encode an empty image with weight 0. Otherwise a batch of text would give projector and adapter no gradient, and
+        # other ranks, which gather (ZeRO-3) or reduce these weights now, would wait forever.
+        side = self.config.image_side
         return spliced + 0.0 * self.model.encode_images(text.new_zeros(1, 3, side, side)).sum()
 
-    def forward(
+    def forward(  # type: ignore[override]  # has more arguments than Llama's
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values=None,
         inputs_embeds: torch.Tensor | None = None,
-        labels: torch.LongTensor | None = None,
+        labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         images: Images = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         loss_weight: str = "token",
         layout: Layout | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> SennaOutput:
-        """Spliced forward. Prompts (``input_ids`` with no cache before them) are spliced; embeddings are taken as they are.
+        """Run the model. Prompts (``input_ids`` without a cache) are spliced first; ``inputs_embeds`` are used unchanged.
 
-        Args: ``input_ids`` (B, T), -200 for an image; ``labels`` (B, T), -100 for no target; ``images`` see `Images`;
-        ``num_items_in_batch`` what the summed loss is divided by (default: this batch's items); ``loss_weight`` what these
-        items are, all of equal weight: "token" targets, "record" records; ``layout`` makes it a packed batch, see
-        `forward_packed`.
-        Returns the loss (a mean in fp32; 0 where the batch has no target) and logits (B, L, vocabulary). With labels in
-        training mode the head runs at the targets only and ``logits`` is None.
+        Args:
+            input_ids: (B, T), -200 for an image.
+            attention_mask: (B, T), nonzero at real tokens.
+            labels: (B, T), -100 without a target.
+            images: see `Images`.
+            num_items_in_batch: divisor of the summed loss; default: the number of items in this batch.
+            loss_weight: the items that have equal weight: "token" for targets, "record" for records.
+            layout: makes this a packed batch, see `forward_packed`.
+
+        Returns:
+            The loss, a mean in fp32 (0 if the batch has no target), and logits (B, L, vocabulary). With labels in training
+            mode, the LLM's head runs at the targets only and ``logits`` is None.
         """
         if layout is not None:
             return self.forward_packed(
                 layout, input_ids, position_ids, labels, images, num_items_in_batch, loss_weight, **kwargs
             )
         if input_ids is not None and inputs_embeds is None and past_key_values is None:
-            pixels, counts = flatten_images(images, len(input_ids))
-            plan = self.plan(input_ids, attention_mask, labels, counts)
-            inputs_embeds, labels, position_ids = self.embed(input_ids, pixels, plan), plan.labels, plan.position_ids
-            # Behind right padding nothing real is attended to by causality alone, and no mask is the fast path.
+            pixels, counts = flatten_images(images, len(input_ids))  # (N, 3, H, W)
+            splice = self.splice_layout(input_ids, attention_mask, labels, counts)
+            inputs_embeds = self.embed(input_ids, pixels, splice.source)  # (B, L, D)
+            labels, position_ids = splice.labels, splice.position_ids  # (B, L) each
+            # With padding on the right, causality alone hides it, and attention without a mask is the fast path.
             needs_mask = use_cache or self.config.tokenizer_padding_side == "left"
-            attention_mask, input_ids = plan.attention_mask if needs_mask else None, None
+            attention_mask, input_ids = splice.attention_mask if needs_mask else None, None
         outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-            **kwargs,
-        )
-        hidden = outputs.last_hidden_state  # (B, L, D)
-        of_loss = {}
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids,
+            past_key_values=past_key_values, inputs_embeds=inputs_embeds, use_cache=use_cache, **kwargs,
+        )  # fmt: skip
+        hidden, loss_fields = outputs.last_hidden_state, {}  # (B, L, D)
         if labels is not None:
-            targets = Targets.of_rows(labels)
-            of_loss = weighed(self.target_losses(hidden, targets)[0], targets, num_items_in_batch, loss_weight)
+            targets = Targets.from_rows(labels)
+            loss_fields = reduce_loss(self.target_losses(hidden, targets)[0], targets, num_items_in_batch, loss_weight)
         logits = None
         if labels is None or not self.training:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            logits = self.lm_head(hidden[:, kept])
-        return SennaOutput(
-            **of_loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+            logits = self.lm_head(hidden[:, kept])  # (B, L, vocabulary)
+        other = {name: getattr(outputs, name) for name in ("past_key_values", "hidden_states", "attentions")}
+        return SennaOutput(**loss_fields, **other, logits=logits)
 
     def forward_packed(
         self,
         layout: Layout,
-        input_ids: torch.Tensor,
-        position_ids: torch.Tensor,
-        labels: torch.Tensor,
-        images: torch.Tensor | None,
+        input_ids: torch.Tensor | None,
+        position_ids: torch.Tensor | None,
+        labels: torch.Tensor | None,
+        images: Images,
         num_items_in_batch: torch.Tensor | int | None = None,
         loss_weight: str = "token",
         *,
         source: torch.Tensor,
         target_places: torch.Tensor,
         target_records: torch.Tensor,
-        records: int,
+        num_records: int,
     ) -> SennaOutput:
-        """Rows in which trees stand: a prefix, and branches that go on from it and do not see each other.
+        """Run the model on packed rows of trees: a prefix, and branches that continue it and do not see each other.
 
-        The arguments are a batch of `senna.data.PackCollator`, which says what they are. Loss and gradient are those of the
-        records one by one. The head runs at the targets only; ``logits`` are theirs, (n, vocabulary), and None in training.
+        The arguments are a batch of `senna.data.PackCollator`, which describes them; ``images`` is (N, 3, H, W) or None. Loss
+        and gradient equal those of the records computed separately. The head runs at the targets only; ``logits`` is
+        (M, vocabulary), and None in training mode. Raises ValueError if ids, positions or labels are missing.
         """
-        embeds = self.embed(input_ids, images, SplicePlan(source, None, labels))
-        packed = PackedAttention(layout, packed_kind(self.config), *embeds.shape[:2], embeds.dtype, embeds.device)
+        if input_ids is None or position_ids is None or labels is None:
+            raise ValueError("a packed batch needs input_ids, position_ids and labels")
+        embeds = self.embed(input_ids, cast("torch.Tensor | None", images), source)  # (B, L, D)
+        packed = PackedAttention(
+            layout, packed_kind(self.config), embeds.shape[0], embeds.shape[1], embeds.dtype, embeds.device
+        )
         hidden = self.model(
             inputs_embeds=embeds,
             attention_mask=packed.attention_mask,
@@ -230,37 +266,44 @@ class SennaLlavaLlamaForCausalLM(LlamaForCausalLM):
             packed=packed,
             use_cache=False,
         ).last_hidden_state  # (B, L, D)
-        targets = Targets.of_packed(labels, target_places, target_records, records)
-        losses, logits = self.target_losses(hidden, targets)
-        return SennaOutput(
-            **weighed(losses, targets, num_items_in_batch, loss_weight), logits=None if self.training else logits
-        )
+        targets = Targets.from_packed(labels, target_places, target_records, num_records)
+        losses, logits = self.target_losses(hidden, targets)  # (M,), (M, vocabulary)
+        loss_fields = reduce_loss(losses, targets, num_items_in_batch, loss_weight)
+        return SennaOutput(**loss_fields, logits=None if self.training else logits)
 
     def target_losses(self, hidden: torch.Tensor, targets: Targets) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, L, D) hidden states -> cross-entropy (n,) in fp32 and logits (n, vocabulary) at the targets."""
-        logits = self.lm_head(hidden.flatten(0, 1).index_select(0, targets.places))
-        return F.cross_entropy(logits.float(), targets.answers, reduction="none"), logits
+        """Return cross-entropies (M,) in fp32 and logits (M, vocabulary) at the targets, from (B, L, D) hidden states."""
+        logits = self.lm_head(hidden.flatten(0, 1).index_select(0, targets.positions))  # (M, vocabulary)
+        return F.cross_entropy(logits.float(), targets.token_ids, reduction="none"), logits
 
     @torch.no_grad()
-    def generate(self, inputs=None, images: Images = None, attention_mask=None, **kwargs):
-        """Continue prompts (B, T); returns only the new tokens (B, new). Prompts may be padded on either side."""
+    def generate(self, inputs=None, images: Images = None, attention_mask=None, **kwargs):  # type: ignore[override]
+        """Continue (B, T) prompts. Return only the new tokens, (B, new). Prompts may be padded on either side."""
+        generate = cast(Any, super()).generate  # transformers' types do not admit a subclass of Llama
         input_ids = kwargs.pop("input_ids", inputs)
         if input_ids is None:
-            return super().generate(attention_mask=attention_mask, **kwargs)
-        pixels, counts = flatten_images(images, len(input_ids))
-        # Never cut: the end of a prompt is its question. Padding stands left, so that new tokens follow real ones.
-        plan = plan_splice(input_ids, attention_mask, None, counts, self.config.mm_adapter_tokens, None, "left")
-        embeds = self.embed(input_ids, pixels, plan)
-        return super().generate(inputs_embeds=embeds, attention_mask=plan.attention_mask.long(), **kwargs)
+            return generate(attention_mask=attention_mask, **kwargs)
+        pixels, counts = flatten_images(images, len(input_ids))  # (N, 3, H, W)
+        # Prompts are never cut, since they end with the question. Padding is on the left, so that new tokens follow real ones.
+        splice = compute_splice_layout(
+            input_ids, attention_mask, None, counts, self.config.mm_adapter_tokens, None, "left"
+        )
+        embeds = self.embed(input_ids, pixels, splice.source)  # (B, L, D)
+        return generate(inputs_embeds=embeds, attention_mask=splice.attention_mask.long(), **kwargs)
 
 
-def weighed(losses: torch.Tensor, targets: Targets, num_items: torch.Tensor | int | None, weight: str) -> dict:
-    """The fields of `SennaOutput` that (n,) losses make: their sum, each target or each record of equal weight, over
-    ``num_items`` (default: the batch's targets or its records that have some)."""
-    counts = losses.new_zeros(targets.count).index_add(0, targets.records, torch.ones_like(losses))  # (R,)
-    by_record = losses.new_zeros(targets.count).index_add(0, targets.records, losses.detach())
+def reduce_loss(losses: torch.Tensor, targets: Targets, num_items: torch.Tensor | int | None, weight: str) -> dict:
+    """Sum (M,) losses, divide by ``num_items``, and return the fields ``loss``, ``sample_losses`` and ``sample_targets``.
+
+    Args:
+        num_items: default: the batch's targets, or its records that have targets.
+        weight: "token" gives all targets equal weight, "record" all records.
+    """
+    zeros = losses.new_zeros(targets.num_records)  # (R,)
+    counts = zeros.index_add(0, targets.records, torch.ones_like(losses))  # (R,)
+    by_record = zeros.index_add(0, targets.records, losses.detach())  # (R,)
     if weight == "record":
-        losses = losses / counts[targets.records]
+        losses = losses / counts[targets.records]  # (M,)
     if num_items is None:
         num_items = (counts > 0).sum() if weight == "record" else len(losses)
     total = losses.sum() / torch.as_tensor(num_items, device=losses.device).clamp(min=1)

@@ -1,101 +1,132 @@
-"""Where a checkpoint's pieces are: its bases, configuration, vision tower, tokenizer and image processor."""
+"""Resolution of a checkpoint: its bases, configuration, vision tower, tokenizer and image processor."""
 
+import functools
 import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
+from typing import Any, Literal
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPVisionConfig, PretrainedConfig
 from transformers.models.clip import CLIPImageProcessorPil
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from senna.errors import UsageError
 from senna.model.config import CLIP_VIT_L_14_336, SennaConfig
 
 DEFAULT_TOWER = "openai/clip-vit-large-patch14-336"
-
-
-_DEFAULT_NAME = Path(DEFAULT_TOWER).name
-
-
-def _config_dict(path: str, what: str) -> dict:
-    """config.json of a folder or hub name. Raises UsageError where there is none."""
-    folder = Path(path)
-    if folder.exists() and not (folder / "config.json").is_file():
-        raise UsageError(f"{what} {path}: no config.json there; give a folder that holds one model, or a hub name")
-    if not folder.exists() and (folder.is_absolute() or path.count("/") > 1 or path.startswith(".")):
-        raise UsageError(f"{what} {path}: no such folder")
-    try:
-        return PretrainedConfig.get_config_dict(path)[0]
-    except (OSError, ValueError) as error:
-        if folder.exists():
-            raise UsageError(f"{what} {path}: its config.json cannot be read: {str(error).splitlines()[0]}") from error
-        raise UsageError(
-            f"{what} {path}: neither a folder here nor a model that the hub could give ({str(error).splitlines()[0]})"
-        ) from error
-
-
-def resolve_tower(name: str | None, checkpoint: str | None = None, base: str | None = None) -> str:
-    """Where the tower called ``name`` is: a folder, also inside the checkpoint's, or beside it (of a LoRA folder, its base's)
-    under the same last name; else the hub name.
-
-    The published Senna names a folder of its authors' machine: by its last name it is told to be the default tower.
-    """
-    name = name or DEFAULT_TOWER
-    last, places = Path(name).name, [Path(name)]
-    for one in lineage(checkpoint, base) if checkpoint is not None else ():
-        beside = Path(one).resolve().parent
-        places += [beside / last] if Path(name).is_absolute() else [Path(one) / name, beside / name, beside / last]
-    found = next((str(place) for place in places if (place / "config.json").is_file()), name)
-    return DEFAULT_TOWER if Path(found).is_absolute() and not Path(found).exists() and last == _DEFAULT_NAME else found
-
-
-def read_config(path: str, vision_tower: str | None = None, base: str | None = None) -> SennaConfig:
-    """The complete configuration of a checkpoint, or of the model that a bare Llama and ``vision_tower`` make.
-
-    A LoRA folder without one has that of its base. Raises UsageError where ``path`` is missing or is no Llama, and where the
-    base of a LoRA folder is missing.
-    """
-    if is_lora(path):
-        of_base = read_config(base_of(path, base), vision_tower)  # also so that a missing base is told here
-        if Path(path).exists() and not (Path(path) / "config.json").is_file():
-            return of_base
-    raw = _config_dict(path, "model")
-    kind, published = raw.pop("model_type", None), "mm_vision_tower" in raw
-    if kind not in ("llava_llama", "llama") and not (kind == "llava" and published):
-        raise UsageError(
-            f"model {path}: model_type {kind!r}; Senna is built on a Llama (or is a Senna or LLaVA-1.5 checkpoint)"
-        )
-    if kind == "llama":
-        raw["mm_vision_tower"] = vision_tower or DEFAULT_TOWER
-    if "vision_config" not in raw or vision_tower is not None:
-        name = vision_tower or raw.get("mm_vision_tower")
-        tower = resolve_tower(name, path, base)
-        if tower == DEFAULT_TOWER:  # known by heart, so that a published checkpoint opens without the hub
-            raw["vision_config"] = dict(CLIP_VIT_L_14_336)
-        else:
-            _config_dict(tower, "vision tower")
-            raw["vision_config"] = CLIPVisionConfig.from_pretrained(tower).to_dict()
-        raw["mm_vision_tower"] = tower if vision_tower else name
-        raw["mm_hidden_size"] = None if kind == "llama" else raw.get("mm_hidden_size")
-    raw.pop("architectures", None)
-    if (raw.get("quantization_config") or {}).get("quant_method") == "gguf":
-        del raw["quantization_config"]  # says where the weights came from; saved again, they are plain
-    try:
-        config = SennaConfig.from_dict(raw)
-        config.check_tower()
-        return config
-    except (StrictDataclassError, ValueError) as error:
-        raise UsageError(f"model {path}: {error.__cause__ or error}") from error
-
-
 ADAPTER_CONFIG = "adapter_config.json"
+NAME_THE_BASE = "name its base: --model_base in training, --base of senna merge, base=... of load_model"
+
+Kind = Literal["llama", "llava", "senna", "lora"]
+_KINDS: dict[str | None, Kind] = {"llama": "llama", "llava": "llava", "llava_llama": "senna"}  # by model_type
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 
 
-HOW_TO_NAME = "--model_base in training, --base of senna merge, base=... of load_model"
+@dataclass(frozen=True)
+class ModelSource:
+    """A checkpoint, and where its pieces are. Resolve it once, with `ModelSource.resolve`, and pass it on.
+
+    Every answer is computed at first use and kept. Answers that need a file raise UsageError if it is missing or unsuitable.
+
+    Attributes:
+        lineage: folders or hub names: the checkpoint; if it is a LoRA folder, then its base, the base's base, and so on to a
+            complete model.
+        given_base: the base that the caller named, if any.
+        given_tower: the vision tower that the caller named, if any.
+    """
+
+    lineage: tuple[str, ...]
+    given_base: str | None = None
+    given_tower: str | None = None
+
+    @classmethod
+    def resolve(
+        cls,
+        path: str | PathLike[str],
+        base: str | None = None,
+        vision_tower: str | None = None,
+        locate: Callable[[str], str] | None = None,
+    ) -> "ModelSource":
+        """Find a checkpoint and its bases.
+
+        Args:
+            path: a folder or hub name of a Llama (Vicuna), a Senna or LLaVA-1.5 checkpoint, or a LoRA folder.
+            base: the base of a LoRA folder, if it has moved. For other checkpoints: the folder of the tokenizer.
+            vision_tower: a CLIP model to use instead of the checkpoint's vision tower.
+            locate: maps a hub name to its folder on this disk, and returns any other name unchanged. With it the lineage is
+                found without asking the hub, and ends at the first model that is not on this disk.
+
+        Raises:
+            UsageError: a base is missing or unknown, or a LoRA folder is its own base.
+        """
+        on_disk = locate or str
+        base, vision_tower = (None if name is None else on_disk(str(name)) for name in (base, vision_tower))
+        return cls(_find_lineage(str(path), base, locate), base, vision_tower)
+
+    @property
+    def path(self) -> str:
+        """The checkpoint's folder or hub name."""
+        return self.lineage[0]
+
+    @property
+    def is_lora(self) -> bool:
+        """True for a LoRA folder."""
+        return len(self.lineage) > 1
+
+    @property
+    def base(self) -> str | None:
+        """The model that a LoRA folder was trained on; None for other checkpoints."""
+        return self.lineage[1] if self.is_lora else None
+
+    @functools.cached_property
+    def kind(self) -> Kind:
+        """The kind of checkpoint: "llama" (a bare LLM), "senna", "llava" or "lora".
+
+        A LLaVA checkpoint with model_type "llava_llama" has the same configuration as Senna's; it is "senna" here. Loading the
+        weights shows that it has no driving vision adapter.
+        """
+        return "lora" if self.is_lora else _checkpoint_kind(self.path, _config_dict(self.path, "model"))
+
+    @functools.cached_property
+    def config(self) -> SennaConfig:
+        """The complete configuration of the checkpoint, or of the model that a bare Llama and a vision tower make.
+
+        Copy it before you change it. Raises UsageError if there is none or if it is not a Llama's.
+        """
+        return _read_config(self.lineage, self.given_tower)
+
+    @functools.cached_property
+    def vision_tower(self) -> str:
+        """The folder or hub name of the vision tower. A checkpoint may hold the tower's weights itself."""
+        return _find_tower(self.config.mm_vision_tower, self.lineage)
+
+    @functools.cached_property
+    def tokenizer(self) -> str:
+        """The folder or hub name of the tokenizer."""
+        if not self.is_lora:
+            return self.given_base or self.path
+        *folders, complete = self.lineage
+        has_tokenizer = (folder for folder in folders if any(find_file(folder, name) for name in _TOKENIZER_FILES))
+        return next(has_tokenizer, complete)
+
+    @property
+    def image_processor_sources(self) -> tuple[str, ...]:
+        """Folders or hub names that may have a preprocessor_config.json, the preferred one first."""
+        return (*((self.given_tower,) if self.given_tower else self.lineage), self.vision_tower)
+
+    def load_image_processor(self) -> CLIPImageProcessorPil:
+        """Load the image processor of the given tower, else of the checkpoint, its bases or its tower.
+
+        Where none has one, and for OpenAI's tower, return CLIP's defaults for the tower's image size.
+        """
+        return _load_image_processor(self.image_processor_sources, self.config)
 
 
-def _find(path: str, name: str) -> Path | None:
-    """A file of a folder or of a hub repository, None where there is none."""
+def find_file(path: str, name: str) -> Path | None:
+    """Return a file of a folder or of a hub repository; None if there is none."""
     if Path(path).exists():
         return Path(path) / name if (Path(path) / name).is_file() else None
     try:
@@ -105,65 +136,174 @@ def _find(path: str, name: str) -> Path | None:
     return None if found is None else Path(found)
 
 
-def is_lora(path: str) -> bool:
-    """Whether ``path`` (a folder or a hub name) is a LoRA folder."""
-    return _find(path, ADAPTER_CONFIG) is not None
+def _find_lineage(path: str, base: str | None, locate: Callable[[str], str] | None = None) -> tuple[str, ...]:
+    """Return the checkpoint and its bases. Raises UsageError for a base that is missing, or for a cycle."""
+    on_disk = locate or str
+    lineage = [on_disk(path)]
+    while not (locate and not Path(lineage[-1]).exists()) and (file := find_file(lineage[-1], ADAPTER_CONFIG)):
+        lineage.append(on_disk(_base_of(lineage[-1], file, base)))
+        base = None
+        if lineage[-1] in lineage[:-1]:
+            raise UsageError(
+                f"LoRA folder {lineage[-1]} is its own base, by way of {lineage[-2]}", remedy=NAME_THE_BASE
+            )
+    return tuple(lineage)
 
 
-def holds_tokenizer(path: str) -> bool:
-    """Whether ``path`` has a tokenizer of its own."""
-    return any(_find(path, name) is not None for name in ("tokenizer.json", "tokenizer.model"))
-
-
-def base_of(path: str, base: str | None = None) -> str:
-    """The model that a LoRA folder was trained on: ``base`` where given, else as the folder says, beside it if it has moved.
-
-    Raises UsageError where it is not there.
-    """
-    named = base or json.loads(_find(path, ADAPTER_CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
+def _base_of(path: str, adapter_config: Path, base: str | None) -> str:
+    """Return the base of a LoRA folder: ``base`` if given, else the one it names, or a folder of that name beside it."""
+    named = base or json.loads(adapter_config.read_text(encoding="utf-8")).get("base_model_name_or_path")
     if not named:
-        raise UsageError(f"LoRA folder {path}: does not say what its base is; name it ({HOW_TO_NAME})")
-    neighbour = Path(path).resolve().parent / Path(named).name
+        raise UsageError(f"LoRA folder {path} does not name its base", remedy=NAME_THE_BASE)
     if Path(named).exists():
         return named
+    neighbour = Path(path).resolve().parent / Path(named).name
     if base is None and (neighbour / "config.json").is_file():
         return str(neighbour)
     if Path(named).is_absolute() or named.startswith("."):
-        raise UsageError(f"LoRA folder {path}: its base {named} is not there; say where it is ({HOW_TO_NAME})")
+        raise UsageError(f"LoRA folder {path}: its base {named} is not there", remedy=NAME_THE_BASE)
     return named
 
 
-def lineage(path: str, base: str | None = None) -> list[str]:
-    """A checkpoint, and of a LoRA folder its base, that one's base, and so on to a whole model."""
-    found = [path]
-    while is_lora(found[-1]):
-        found.append(base_of(found[-1], base))
-        base = None
-        if found[-1] in found[:-1]:
-            raise UsageError(f"LoRA folder {found[-1]}: is its own base, by way of {found[-2]}")
-    return found
+def _find_tower(name: str | None, lineage: Sequence[str] = ()) -> str:
+    """Return the vision tower called ``name``: a folder inside or beside one of the checkpoints, else the hub name.
 
-
-def load_image_processor(path: str, config: SennaConfig, base: str | None = None) -> CLIPImageProcessorPil:
-    """The preprocessing of ``path`` (a checkpoint or a tower), else of a LoRA folder's base, else of the tower that the
-    configuration names. Where none has one, and for OpenAI's own tower, CLIP's constants at the tower's size.
+    The published Senna names a folder of its authors' machine. Its last component shows that it is the default tower.
     """
-    for source in (*lineage(path, base), resolve_tower(config.mm_vision_tower, path, base)):
+    name = name or DEFAULT_TOWER
+    tower = Path(name)
+    candidates = [tower]
+    for folder in map(Path, lineage):
+        parent = folder.resolve().parent
+        inside = [] if tower.is_absolute() else [folder / name, parent / name]
+        candidates += [*inside, parent / tower.name]
+    for candidate in candidates:
+        if (candidate / "config.json").is_file():
+            return str(candidate)
+    is_default = tower.is_absolute() and not tower.exists() and tower.name == Path(DEFAULT_TOWER).name
+    return DEFAULT_TOWER if is_default else name
+
+
+def _config_dict(path: str, label: str) -> dict[str, Any]:
+    """Read config.json of a folder or hub name. ``label`` names the path in a message. Raises UsageError."""
+    folder = Path(path)
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise UsageError(
+            f"{label} {path}: no config.json there", remedy="give a folder that holds one model, or a hub name"
+        )
+    if not folder.exists() and (folder.is_absolute() or path.count("/") > 1 or path.startswith(".")):
+        raise UsageError(f"{label} {path}: no such folder", remedy="correct the path")
+    try:
+        return PretrainedConfig.get_config_dict(path)[0]
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        if folder.exists():
+            raise UsageError(
+                f"{label} {path}: its config.json cannot be read: {reason}", remedy="copy it again"
+            ) from error
+        raise UsageError(
+            f"{label} {path}: neither a folder here nor a model that the hub could give ({reason})",
+            remedy="correct the name, or download the model first",
+        ) from error
+
+
+def _checkpoint_kind(path: str, values: dict[str, Any]) -> Kind:
+    """Return the kind of a complete model from its config.json. Raises UsageError for a model that Senna cannot use."""
+    model_type = values.get("model_type")
+    kind = _KINDS.get(model_type)
+    # Other LLaVA ports have the model_type "llava" too, but not LLaVA's own keys.
+    if kind is None or (kind == "llava" and "mm_vision_tower" not in values):
+        raise UsageError(
+            f"model {path}: model_type {model_type!r} is not supported",
+            remedy="give a Llama (as Vicuna), or a Senna or LLaVA-1.5 checkpoint",
+        )
+    return kind
+
+
+def _read_config(lineage: Sequence[str], vision_tower: str | None) -> SennaConfig:
+    """Return the configuration of the first model of a lineage. A LoRA folder without one has that of its base."""
+    path, *bases = lineage
+    base_config = _read_config(bases, vision_tower) if bases else None
+    if base_config and Path(path).exists() and not (Path(path) / "config.json").is_file():
+        return base_config
+    values = _config_dict(path, "model")
+    is_llama = _checkpoint_kind(path, values) == "llama"
+    if is_llama:
+        values["mm_vision_tower"] = vision_tower or DEFAULT_TOWER
+    if "vision_config" not in values or vision_tower is not None:
+        name = vision_tower or values.get("mm_vision_tower")
+        tower = _find_tower(name, lineage)
+        values["vision_config"] = _tower_geometry(tower)
+        values["mm_vision_tower"] = tower if vision_tower else name
+        values["mm_hidden_size"] = None if is_llama else values.get("mm_hidden_size")
+    for key in ("model_type", "architectures"):
+        values.pop(key, None)
+    if (values.get("quantization_config") or {}).get("quant_method") == "gguf":
+        del values["quantization_config"]  # the source format of weights that are read as plain tensors
+    try:
+        config = SennaConfig.from_dict(values)
+        config.check_tower()
+    except (StrictDataclassError, ValueError) as error:
+        raise UsageError(
+            f"model {path}: {error.__cause__ or error}",
+            remedy="correct its config.json, or give the vision tower it was trained with",
+        ) from error
+    return config
+
+
+def _tower_geometry(tower: str) -> dict[str, Any]:
+    if tower == DEFAULT_TOWER:  # known here, so that a published checkpoint opens without the hub
+        return dict(CLIP_VIT_L_14_336)
+    _config_dict(tower, "vision tower")  # for its messages
+    return CLIPVisionConfig.from_pretrained(tower).to_dict()
+
+
+def _load_image_processor(sources: Sequence[str], config: SennaConfig) -> CLIPImageProcessorPil:
+    for source in sources:
         folder = Path(source)
-        lacks_one = folder.is_dir() and not (folder / "preprocessor_config.json").is_file()
-        if lacks_one or source == DEFAULT_TOWER:
+        has_none = folder.is_dir() and not (folder / "preprocessor_config.json").is_file()
+        if has_none or source == DEFAULT_TOWER:
             continue
         try:
             return CLIPImageProcessorPil.from_pretrained(source)
         except OSError:
-            continue  # a hub name without one, as that of a language model
-    side = config.vision_config.image_size
+            continue  # a hub model without an image processor, such as a bare LLM
+    side = config.image_side
     return CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
 
 
+# For callers that do not hold a ModelSource ----------------------------------------------------------------------------
+
+
+def is_lora(path: str) -> bool:
+    """Return True if ``path`` (a folder or hub name) is a LoRA folder."""
+    return find_file(path, ADAPTER_CONFIG) is not None
+
+
+def base_of(path: str, base: str | None = None) -> str:
+    """Return `ModelSource.base` of a LoRA folder. Raises UsageError if the base is missing, or if it is no LoRA folder."""
+    adapter_config = find_file(path, ADAPTER_CONFIG)
+    if adapter_config is None:
+        raise UsageError(f"{path} is not a LoRA folder: it has no {ADAPTER_CONFIG}", remedy="give a LoRA folder")
+    return _base_of(path, adapter_config, base)
+
+
+def read_config(path: str, vision_tower: str | None = None, base: str | None = None) -> SennaConfig:
+    """Return `ModelSource.config`."""
+    return ModelSource.resolve(path, base, vision_tower).config
+
+
+def resolve_tower(name: str | None, checkpoint: str | None = None, base: str | None = None) -> str:
+    """Return the folder or hub name of the vision tower called ``name``, looked for in and beside a checkpoint too."""
+    return _find_tower(name, () if checkpoint is None else _find_lineage(checkpoint, base))
+
+
+def load_image_processor(path: str, config: SennaConfig, base: str | None = None) -> CLIPImageProcessorPil:
+    """Load the image processor of a checkpoint or a vision tower, see `ModelSource.load_image_processor`."""
+    lineage = _find_lineage(path, base)
+    return _load_image_processor((*lineage, _find_tower(config.mm_vision_tower, lineage)), config)
+
+
 def tokenizer_source(path: str, base: str | None = None) -> str:
-    """Where the tokenizer of a checkpoint is: ``base`` where given; of a LoRA folder without one, down its bases."""
-    if not is_lora(path):
-        return base or path
-    *folders, whole = lineage(path, base)
-    return next((folder for folder in folders if holds_tokenizer(folder)), whole)
+    """Return `ModelSource.tokenizer`."""
+    return ModelSource.resolve(path, base).tokenizer

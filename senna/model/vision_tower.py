@@ -1,4 +1,7 @@
-"""The frozen CLIP vision tower. N images, P patches, C tower width."""
+"""The frozen CLIP vision tower.
+
+Shapes: N images of H x W pixels, P patch tokens per image, C vision tower width.
+"""
 
 import torch
 from torch import nn
@@ -8,17 +11,17 @@ from senna.model.config import SennaConfig
 
 
 class _ClipTower(nn.Module):
-    """Only a level in the names: published checkpoints say ``vision_tower.vision_tower.vision_model``."""
+    """A wrapper that only adds a level to parameter names (``vision_tower.vision_tower.vision_model``, as published)."""
 
     def __init__(self, config: SennaConfig):
         super().__init__()
-        self.vision_model = CLIPVisionModel(config.vision_config)
+        self.vision_model = CLIPVisionModel(config.tower_config)
 
 
 class VisionTower(nn.Module):
-    """CLIP patch features of one layer, always frozen, in evaluation mode and without gradient.
+    """CLIP features of one hidden layer. Always frozen, in evaluation mode and without gradient.
 
-    Layers past the selected one are kept, since checkpoints hold them, and never run.
+    Layers after the selected one are kept, because checkpoints contain them, but never run.
     """
 
     def __init__(self, config: SennaConfig):
@@ -30,14 +33,14 @@ class VisionTower(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> "VisionTower":
-        """Stays in evaluation mode whatever the model around it does."""
+        """Stay in evaluation mode, whatever ``mode`` the surrounding model switches to."""
         return super().train(False)
 
     @torch.no_grad()
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(N, 3, H, W) pixels, normalised as CLIP expects -> (N, P, C) features in the tower's dtype."""
+        """Encode (N, 3, H, W) pixels, normalized for CLIP, to (N, P, C) features (P + 1 with the class token)."""
         clip = self.vision_tower.vision_model
         hidden = clip.pre_layrnorm(clip.embeddings(pixels))  # (N, 1 + P, C)
         for layer in clip.encoder.layers[: self.layers_run]:
-            hidden = layer(hidden, None)
-        return hidden if self.keep_class_token else hidden[:, 1:]
+            hidden = layer(hidden, None)  # (N, 1 + P, C)
+        return hidden if self.keep_class_token else hidden[:, 1:]  # (N, P, C)

@@ -1,6 +1,8 @@
-"""The published code's tiny model and the inputs it was run on (tests/golden, fp32 on CPU)."""
+"""The published code's tiny model and the inputs that it was run on (tests/golden; fp32, CPU)."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +10,28 @@ import pytest
 import torch
 
 from senna.model import SennaLlavaLlamaForCausalLM
+from tests.data.small_tokenizers import llama_folder
 
 GOLDEN = Path(__file__).parent.parent / "golden"
+
+
+class MakesFolder:
+    """An object whose unpickling would create a folder: a harmless stand-in for code in a pickle."""
+
+    def __init__(self, folder: Path):
+        self.folder = str(folder)
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+def write_checkpoint(folder: Path, name: str) -> Path:
+    """Write the published tiny checkpoint with a tokenizer as ``folder / name``, and its vision tower beside it."""
+    shutil.copytree(GOLDEN / "clip_tiny", folder / "clip_tiny")
+    checkpoint = llama_folder(folder / name)
+    for file in ("config.json", "model.safetensors"):
+        shutil.copy(GOLDEN / "model_v320" / file, checkpoint)
+    return checkpoint
 
 
 @pytest.fixture(scope="session")
@@ -24,13 +46,14 @@ def forward_arrays():
 
 @pytest.fixture(scope="session")
 def pixels() -> dict[str, torch.Tensor]:
+    """Images by the names that the golden files use for them."""
     arrays = np.load(GOLDEN / "pixels.npz")
-    a, b, one = (torch.from_numpy(arrays[name]) for name in ("images_A", "images_B", "image_one"))
+    a, b, single = (torch.from_numpy(arrays[name]) for name in ("images_A", "images_B", "image_one"))
     return {"images_A[None]": a[None], "images_B[None]": b[None], "stack(images_A,images_B)": torch.stack([a, b]),
-            "image_one[None]": one[None]}  # fmt: skip
+            "image_one[None]": single[None]}  # fmt: skip
 
 
 @pytest.fixture
 def model() -> SennaLlavaLlamaForCausalLM:
-    """A fresh copy, since tests train it and change its configuration."""
+    """A new copy for each test, since tests train it and change its configuration."""
     return SennaLlavaLlamaForCausalLM.from_pretrained(GOLDEN / "model_v320", dtype=torch.float32).eval()

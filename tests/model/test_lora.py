@@ -1,8 +1,7 @@
-"""LoRA folders: names as published, opened exactly, merged, chained, in LLaVA's form too, and never running code."""
+"""LoRA folders have the published names, open exactly, merge, chain, are read in LLaVA's form too, and never run code."""
 
 import copy
 import json
-import os
 import shutil
 
 import pytest
@@ -14,25 +13,23 @@ from senna.errors import SennaError, UsageError
 from senna.merge import compare, probe
 from senna.model import load_model
 from senna.model.loading import open_model
-from senna.model.lora import PREFIX, add_lora, save_lora
-from senna.model.parts import is_adapter_weight
-from tests.data.small_tokenizers import llama_folder
-from tests.model.conftest import GOLDEN
+from senna.model.lora import add_lora, save_lora
+from senna.model.parts import PEFT_PREFIX, is_adapter_weight
+from tests.model.conftest import MakesFolder, write_checkpoint
+
+ADAPTER_CONFIG_KEYS = (
+    "r", "lora_alpha", "lora_dropout", "bias", "peft_type", "task_type", "fan_in_fan_out", "modules_to_save",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """The published tiny checkpoint with a tokenizer, its tower beside it."""
-    folder = tmp_path_factory.mktemp("models")
-    shutil.copytree(GOLDEN / "clip_tiny", folder / "clip_tiny")
-    llama_folder(folder / "base")
-    for name in ("config.json", "model.safetensors"):
-        shutil.copy(GOLDEN / "model_v320" / name, folder / "base")
-    return folder / "base"
+    """The published tiny checkpoint with a tokenizer, and its vision tower beside it."""
+    return write_checkpoint(tmp_path_factory.mktemp("models"), "base")
 
 
 def train(base, folder, quantization=None, dtype=torch.float32, rank=8):
-    """A LoRA folder on a base as a run leaves it, with weights as if trained; returns the model in memory."""
+    """Write a LoRA folder as a run does, with made-up trained weights. Return the model in memory."""
     torch.manual_seed(0)
     model, _ = open_model(str(base), quantization=quantization, dtype=dtype)
     add_lora(model, rank, 2 * rank, 0.05)
@@ -52,54 +49,96 @@ def train(base, folder, quantization=None, dtype=torch.float32, rank=8):
     return model
 
 
-def difference(one, other) -> float:
-    """The largest difference of two logits, as a share of their spread."""
-    return float((one - other).abs().max() / one.std())
+def difference(logits, other) -> float:
+    """Return the largest difference of two logits, as a share of their standard deviation."""
+    return float((logits - other).abs().max() / logits.std())
 
 
-def test_names_are_those_of_the_published_lora_checkpoint(shared_golden, base, tmp_path):
-    published = json.loads((shared_golden / "lora_names.json").read_text())
-    model = train(base, tmp_path / "lora", rank=128)
-    ours = {
-        PREFIX + name: list(p.shape)
-        for name, p in model.named_parameters()
+def trainable_shapes(model) -> dict[str, list[int]]:
+    """Return names, with PEFT's prefix, and shapes of the parameters that a LoRA run trains."""
+    return {
+        PEFT_PREFIX + name: list(parameter.shape)
+        for name, parameter in model.named_parameters()
         if "lora_" in name or is_adapter_weight(name)
     }
-    assert ours == dict(published["trainable"])
-    for stem, key in (("adapter_model", "adapter_model_bin"), ("non_lora_trainables", "non_lora_trainables")):
-        saved = load_file(tmp_path / "lora" / f"{stem}.safetensors")
-        assert {name: list(tensor.shape) for name, tensor in saved.items()} == published[key]
+
+
+def saved_shapes(folder, stem) -> dict[str, list[int]]:
+    return {name: list(tensor.shape) for name, tensor in load_file(folder / f"{stem}.safetensors").items()}
+
+
+def expected_lora_shapes(adapter_name: str, rank: int = 128) -> dict[str, list[int]]:
+    """Return PEFT's names and shapes of LoRA on the 3 layers of the tiny model: width 64, MLP width 160."""
+    linears = {f"self_attn.{letter}_proj": (64, 64) for letter in "qkvo"}
+    linears |= {"mlp.gate_proj": (160, 64), "mlp.up_proj": (160, 64), "mlp.down_proj": (64, 160)}  # (out, in)
+    shapes = {}
+    for layer in range(3):
+        for linear, (width_out, width_in) in linears.items():
+            stem = f"base_model.model.model.layers.{layer}.{linear}"
+            shapes[f"{stem}.lora_A{adapter_name}.weight"] = [rank, width_in]
+            shapes[f"{stem}.lora_B{adapter_name}.weight"] = [width_out, rank]
+    return shapes
+
+
+def expected_adapter_shapes() -> dict[str, list[int]]:
+    """Return LLaVA's names and the shapes of projector (tower width 32) and adapter (576 patches, 128 tokens)."""
+    shapes = {}
+    for layer, (width_out, width_in) in {0: (64, 32), 2: (64, 64)}.items():
+        stem = f"base_model.model.model.mm_projector.{layer}"
+        shapes |= {f"{stem}.weight": [width_out, width_in], f"{stem}.bias": [width_out]}
+    for layer, tokens_in in {0: 576, 2: 128, 4: 128}.items():
+        stem = f"base_model.model.model.img_adapter.adapter.{layer}"
+        shapes |= {f"{stem}.weight": [128, tokens_in], f"{stem}.bias": [128]}
+    return shapes
+
+
+def test_names_and_shapes_are_those_of_peft_and_llava(base, tmp_path):
+    model = train(base, tmp_path / "lora", rank=128)
+    assert trainable_shapes(model) == {**expected_lora_shapes(".default"), **expected_adapter_shapes()}
+    assert saved_shapes(tmp_path / "lora", "adapter_model") == expected_lora_shapes("")
+    assert saved_shapes(tmp_path / "lora", "non_lora_trainables") == expected_adapter_shapes()
     config = json.loads((tmp_path / "lora" / "adapter_config.json").read_text())
-    same = ("r", "lora_alpha", "lora_dropout", "bias", "peft_type", "task_type", "fan_in_fan_out", "modules_to_save")
-    assert {key: config[key] for key in same} == {key: published["adapter_config"][key] for key in same}
+    published = (128, 256, 0.05, "none", "LORA", "CAUSAL_LM", False, None)
+    assert tuple(config[key] for key in ADAPTER_CONFIG_KEYS) == published
 
 
-def test_the_tower_gets_no_lora_though_its_layers_have_like_names(base, tmp_path):
+def test_names_and_shapes_are_those_of_the_published_lora_checkpoint(shared_golden, base, tmp_path):
+    published = json.loads((shared_golden / "lora_names.json").read_text())
+    model = train(base, tmp_path / "lora", rank=128)
+    assert trainable_shapes(model) == dict(published["trainable"])
+    for stem, key in (("adapter_model", "adapter_model_bin"), ("non_lora_trainables", "non_lora_trainables")):
+        assert saved_shapes(tmp_path / "lora", stem) == published[key]
+    config = json.loads((tmp_path / "lora" / "adapter_config.json").read_text())
+    for key in ADAPTER_CONFIG_KEYS:
+        assert config[key] == published["adapter_config"][key]
+
+
+def test_the_vision_tower_gets_no_lora_though_its_layers_have_similar_names(base, tmp_path):
     model = train(base, tmp_path / "lora")
-    places = {name.split(".lora_")[0] for name, _ in model.named_parameters() if "lora_" in name}
-    assert len(places) == 3 * 7
-    assert all(place.startswith("model.layers.") for place in places)
+    modules = {name.split(".lora_")[0] for name, _ in model.named_parameters() if "lora_" in name}
+    assert len(modules) == 3 * 7
+    assert all(module.startswith("model.layers.") for module in modules)
 
 
-def test_new_lora_changes_nothing_before_it_is_trained(base):
+def test_new_lora_does_not_change_the_output(base):
     model, _ = open_model(str(base), dtype=torch.float32)
     before = probe(model)
     add_lora(model, 8, 16, 0.0)
     assert torch.equal(probe(model), before)
 
 
-@pytest.mark.parametrize(("dtype", "merging"), [(torch.float32, 1e-4), (torch.bfloat16, 0.2)], ids=["fp32", "bf16"])
-def test_a_folder_opens_exactly_as_it_was_trained_and_merged_to_rounding(base, tmp_path, dtype, merging):
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.2)], ids=["fp32", "bf16"])
+def test_an_unmerged_folder_opens_exactly_and_a_merged_one_to_rounding(base, tmp_path, dtype, tolerance):
     trained = probe(train(base, tmp_path / "lora", dtype=dtype))
     assert torch.equal(probe(open_model(str(tmp_path / "lora"), dtype=dtype, merge=False)[0]), trained)
     merged, new = open_model(str(tmp_path / "lora"), dtype=dtype)
     assert new == []
     assert not any("lora" in name for name, _ in merged.named_parameters())
-    assert difference(trained, probe(merged)) < merging
+    assert difference(trained, probe(merged)) < tolerance
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
-def test_what_was_trained_on_a_quantised_base_is_merged_with_the_weights_it_saw(base, tmp_path, quantization):
+def test_lora_trained_on_a_quantized_base_is_merged_with_the_rounded_weights(base, tmp_path, quantization):
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     folder = str(tmp_path / "lora")
     trained = probe(train(base, tmp_path / "lora", quantization, torch.bfloat16))
@@ -107,39 +146,40 @@ def test_what_was_trained_on_a_quantised_base_is_merged_with_the_weights_it_saw(
         probe(open_model(folder, quantization=quantization, dtype=torch.bfloat16, merge=False)[0]), trained
     )
     merged = difference(trained, probe(open_model(folder, dtype=torch.bfloat16)[0]))
-    again, _ = open_model(folder, quantization=quantization, dtype=torch.bfloat16)
-    assert again.is_quantized
+    quantized_again, _ = open_model(folder, quantization=quantization, dtype=torch.bfloat16)
+    assert quantized_again.is_quantized
     assert merged < 0.2  # rounding to bf16
-    assert merged < difference(trained, probe(again)) < 4  # rounding to 4 bits again: random weights suffer most
-    on_another_base = probe(open_model(str(base), dtype=torch.bfloat16)[0])
-    assert difference(trained, on_another_base) > merged
+    assert merged < difference(trained, probe(quantized_again)) < 4  # second rounding of random weights: the worst case
+    without_lora = probe(open_model(str(base), dtype=torch.bfloat16)[0])
+    assert difference(trained, without_lora) > merged
 
 
-def test_load_model_takes_a_lora_folder_and_says_when_its_base_is_gone(base, tmp_path):
+def test_load_model_opens_a_lora_folder_and_names_a_missing_base(base, tmp_path):
     trained = probe(train(base, tmp_path / "lora"))
-    model, tokenizer, _ = load_model(tmp_path / "lora", dtype=torch.float32)  # the tokenizer is its base's
+    model, tokenizer, _ = load_model(tmp_path / "lora", dtype=torch.float32)  # with the tokenizer of the base
     assert difference(trained, probe(model)) < 1e-4
     assert len(tokenizer) == 420
     config = json.loads((tmp_path / "lora" / "adapter_config.json").read_text())
     config["base_model_name_or_path"] = "/gone/base"
     (tmp_path / "lora" / "adapter_config.json").write_text(json.dumps(config))
-    with pytest.raises(UsageError, match=r"its base /gone/base is not there.*--base of senna merge"):
+    with pytest.raises(UsageError, match="its base /gone/base is not there") as error:
         load_model(tmp_path / "lora")
+    assert "--base of senna merge" in error.value.remedy
     assert difference(trained, probe(load_model(tmp_path / "lora", base=str(base), dtype=torch.float32)[0])) < 1e-4
-    shutil.copytree(base, tmp_path / "base")  # moved together: found beside the folder
+    shutil.copytree(base, tmp_path / "base")  # moved together with the LoRA folder: found beside it
     shutil.copytree(base.parent / "clip_tiny", tmp_path / "clip_tiny")
     assert difference(trained, probe(load_model(tmp_path / "lora", dtype=torch.float32)[0])) < 1e-4
 
 
-def test_lora_on_a_lora_folder_has_all_of_both(base, tmp_path):
+def test_lora_trained_on_a_lora_folder_includes_the_weights_of_both(base, tmp_path):
     first = train(base, tmp_path / "first")
     second = probe(train(tmp_path / "first", tmp_path / "second"))
     assert difference(second, probe(first)) > 0.1
     assert difference(second, probe(open_model(str(tmp_path / "second"), dtype=torch.float32)[0])) < 1e-4
 
 
-def as_llava(folder):
-    """Rewrite a folder of ours as the published code leaves one."""
+def convert_to_llava(folder):
+    """Rewrite a LoRA folder in the form of the published code."""
     for stem in ("adapter_model", "non_lora_trainables"):
         torch.save(load_file(folder / f"{stem}.safetensors"), folder / f"{stem}.bin")
         (folder / f"{stem}.safetensors").unlink()
@@ -148,29 +188,21 @@ def as_llava(folder):
     (folder / "adapter_config.json").write_text(json.dumps(config))
 
 
-def test_a_folder_in_llavas_form_is_read(base, tmp_path):
+def test_a_lora_folder_in_llavas_form_opens_exactly(base, tmp_path):
     trained = probe(train(base, tmp_path / "lora"))
-    as_llava(tmp_path / "lora")
+    convert_to_llava(tmp_path / "lora")
     assert torch.equal(probe(open_model(str(tmp_path / "lora"), dtype=torch.float32, merge=False)[0]), trained)
 
 
-class Malice:
-    def __init__(self, mark):
-        self.mark = mark
-
-    def __reduce__(self):
-        return os.mkdir, (self.mark,)
-
-
 @pytest.mark.parametrize("stem", ["adapter_model", "non_lora_trainables"])
-def test_pickles_that_hold_code_are_refused_and_the_code_does_not_run(base, tmp_path, stem):
+def test_code_in_pickled_lora_files_is_refused_and_does_not_run(base, tmp_path, stem):
     train(base, tmp_path / "lora")
-    as_llava(tmp_path / "lora")
-    mark = tmp_path / "it ran"
-    torch.save({"x": Malice(str(mark))}, tmp_path / "lora" / f"{stem}.bin")
+    convert_to_llava(tmp_path / "lora")
+    made = tmp_path / "made by the pickle"
+    torch.save({"x": MakesFolder(made)}, tmp_path / "lora" / f"{stem}.bin")
     with pytest.raises(UsageError, match=rf"{stem}\.bin holds more than weights"):
         load_model(tmp_path / "lora")
-    assert not mark.exists()
+    assert not made.exists()
 
 
 @pytest.mark.parametrize(
@@ -185,15 +217,15 @@ def test_pickles_that_hold_code_are_refused_and_the_code_does_not_run(base, tmp_
         ("non_lora_trainables", {"model.mm_projector.0.weight": (3, 3)}, r"mm_projector\.0\.weight is \(3, 3\)"),
     ],
 )
-def test_a_folder_of_another_model_is_refused_with_the_weight(base, tmp_path, file, names, message):
+def test_lora_weights_of_another_model_are_refused_and_named(base, tmp_path, file, names, message):
     train(base, tmp_path / "lora")
     path = tmp_path / "lora" / f"{file}.safetensors"
-    save_file({**load_file(path), **{PREFIX + name: torch.zeros(shape) for name, shape in names.items()}}, path)
+    save_file({**load_file(path), **{PEFT_PREFIX + name: torch.zeros(shape) for name, shape in names.items()}}, path)
     with pytest.raises(UsageError, match=message):
         load_model(tmp_path / "lora")
 
 
-def test_merge_writes_a_plain_folder_with_the_logits_of_the_lora_folder(base, tmp_path, capsys):
+def test_merge_writes_a_plain_folder_with_the_same_logits_and_refuses_to_overwrite_it(base, tmp_path, capsys):
     trained = probe(train(base, tmp_path / "lora"))
     assert main(["merge", "--adapter", str(tmp_path / "lora"), "--out", str(tmp_path / "merged")]) == 0
     assert "likeliest tokens agree to 100%" in capsys.readouterr().out
@@ -205,7 +237,7 @@ def test_merge_writes_a_plain_folder_with_the_logits_of_the_lora_folder(base, tm
     assert "exists already" in capsys.readouterr().err
 
 
-def test_merge_writes_nothing_where_the_logits_do_not_agree(base, tmp_path, monkeypatch, capsys):
+def test_merge_writes_nothing_if_the_logits_differ(base, tmp_path, monkeypatch, capsys):
     train(base, tmp_path / "lora")
     monkeypatch.setattr("senna.model.loading.merge_lora", lambda model: model.model.norm.weight.data.mul_(2))
     assert main(["merge", "--adapter", str(tmp_path / "lora"), "--out", str(tmp_path / "merged")]) == 1
@@ -226,7 +258,7 @@ def test_logits_that_are_not_numbers_never_agree():
         (["--adapter", "BASE", "--out", "new", "--bas", "x"], "--bas"),
     ],
 )
-def test_wrong_use_of_merge_is_told(base, tmp_path, capsys, monkeypatch, flags, message):
+def test_wrong_flags_of_merge_are_reported_and_nothing_is_written(base, tmp_path, capsys, monkeypatch, flags, message):
     monkeypatch.chdir(tmp_path)
     assert main(["merge", *(str(base) if word == "BASE" else word for word in flags)]) == 2
     assert message in capsys.readouterr().err

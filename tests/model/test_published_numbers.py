@@ -1,7 +1,6 @@
-"""The model computes what the published code computed: losses, logits, embeddings, gradients, training curves, text.
+"""Losses, logits, embeddings, gradients, training curves and text equal the published code's.
 
-Tolerances are those given with the numbers: 1e-4 on logits, 1e-5 relative on losses and gradient norms (the published
-code's own noise is 2e-5 and 1e-6).
+Tolerances: 1e-4 on logits, 1e-5 relative on losses and gradient norms. The published code's own noise is 2e-5 and 1e-6.
 """
 
 import json
@@ -41,24 +40,26 @@ def valid_rows(values, case, row):
     return values[row, -length:] if case["padding_side"] == "left" else values[row, :length]
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name != "text_only_no_images"])  # published: not spliced
-def test_spliced_embeddings_are_the_published_ones(model, forward_cases, forward_arrays, pixels, name):
+@pytest.mark.parametrize(
+    "name", [name for name in CASES if name != "text_only_no_images"]
+)  # the published code does not splice it
+def test_spliced_embeddings_equal_the_published_ones(model, forward_cases, forward_arrays, pixels, name):
     case = forward_cases[name]
     inputs = case_inputs(model, case, pixels)
     flat, counts = flatten_images(inputs["images"], len(inputs["input_ids"]))
-    plan = model.plan(inputs["input_ids"], inputs["attention_mask"], inputs["labels"], counts)
-    embeds = model.embed(inputs["input_ids"], flat, plan).detach()
+    splice = model.splice_layout(inputs["input_ids"], inputs["attention_mask"], inputs["labels"], counts)
+    embeds = model.embed(inputs["input_ids"], flat, splice.source).detach()
     assert list(embeds.shape) == case["embeds_shape"]
     np.testing.assert_allclose(embeds.sum(-1), forward_arrays[f"{name}.embeds_rowsum"], atol=2e-4)
     if inputs["labels"] is not None:
-        np.testing.assert_array_equal(plan.labels, forward_arrays[f"{name}.labels"])
+        np.testing.assert_array_equal(splice.labels, forward_arrays[f"{name}.labels"])
     real = forward_arrays[f"{name}.attention_mask"].astype(bool)
-    np.testing.assert_array_equal(plan.attention_mask, real)
-    np.testing.assert_array_equal(plan.position_ids[real], forward_arrays[f"{name}.position_ids_computed"][real])
+    np.testing.assert_array_equal(splice.attention_mask, real)
+    np.testing.assert_array_equal(splice.position_ids[real], forward_arrays[f"{name}.position_ids_computed"][real])
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_loss_and_logits_are_the_published_ones(model, forward_cases, forward_arrays, pixels, name):
+def test_loss_and_logits_equal_the_published_ones(model, forward_cases, forward_arrays, pixels, name):
     case = forward_cases[name]
     with torch.no_grad():
         out = model(**case_inputs(model, case, pixels))
@@ -69,13 +70,13 @@ def test_loss_and_logits_are_the_published_ones(model, forward_cases, forward_ar
         np.testing.assert_array_equal(logits.argmax(-1), forward_arrays[f"{name}.argmax_{row}"])
         np.testing.assert_allclose(logits[:8, :64], forward_arrays[f"{name}.logits_valid_head"][row], atol=1e-4)
         np.testing.assert_allclose(logits[-8:, :64], forward_arrays[f"{name}.logits_valid_tail"][row], atol=1e-4)
-    if case["loss"] == "nan":  # every target was cut off: published 0/0; ours adds nothing, and the run goes on
+    if case["loss"] == "nan":  # every target was cut off: 0/0 in the published code, 0 here, so that a run continues
         assert float(out.loss) == 0.0
     elif case["loss"] is not None:
         assert float(out.loss) == pytest.approx(case["loss"], rel=1e-5)
 
 
-def test_whole_logits_of_one_image_are_the_published_ones(model, forward_cases, forward_arrays, pixels):
+def test_all_logits_of_one_image_equal_the_published_ones(model, forward_cases, forward_arrays, pixels):
     with torch.no_grad():
         out = model(**case_inputs(model, forward_cases["plain_1img"], pixels))
     np.testing.assert_allclose(out.logits.squeeze(), forward_arrays["plain_1img.logits_full"].squeeze(), atol=1e-4)
@@ -84,7 +85,7 @@ def test_whole_logits_of_one_image_are_the_published_ones(model, forward_cases, 
 @pytest.mark.parametrize("stage", ["stage1", "stage2"])
 @pytest.mark.parametrize("name", ["plain_1img", "six_right", "six_truncated", "six_left"])
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-def test_gradient_norms_are_the_published_ones(model, forward_cases, pixels, name, stage, training):
+def test_gradient_norms_equal_the_published_ones(model, forward_cases, pixels, name, stage, training):
     case = forward_cases[name]
     trained = train_only(model, stage)
     model.train(training)
@@ -116,7 +117,7 @@ def test_eight_adamw_steps_follow_the_published_curve(model, forward_cases, pixe
 
 @pytest.mark.parametrize("name", ["A", "B"])
 @pytest.mark.parametrize("padded", [None, "left", "right"])
-def test_greedy_text_is_the_published_one(model, pixels, name, padded):
+def test_greedy_text_equals_the_published_text(model, pixels, name, padded):
     golden = json.loads((GOLDEN / "generation_v320.json").read_text())
     prompt = torch.tensor([golden["prompt_input_ids"]])
     mask = torch.ones_like(prompt)
@@ -124,4 +125,4 @@ def test_greedy_text_is_the_published_one(model, pixels, name, padded):
         pad = [5, 0] if padded == "left" else [0, 5]
         prompt, mask = torch.nn.functional.pad(prompt, pad), torch.nn.functional.pad(mask, pad)
     ids = model.generate(prompt, images=pixels[f"images_{name}[None]"], attention_mask=mask, max_new_tokens=12)
-    assert ids[0].tolist() == golden[name]["generated"][1:]  # the published stack put a BOS before the new tokens
+    assert ids[0].tolist() == golden[name]["generated"][1:]  # the published code put a BOS before the new tokens

@@ -1,7 +1,8 @@
-"""What holds for every Llama base and every batch: names, mixed image counts, text alone, heads, frozen tower."""
+"""The model with any Llama and any batch: names, mixed image counts, text only, grouped heads, frozen vision tower."""
 
 import pytest
 import torch
+from safetensors import safe_open
 from transformers import CLIPVisionConfig
 
 from senna.model import IGNORE_INDEX, SennaConfig, SennaLlavaLlamaForCausalLM
@@ -23,7 +24,7 @@ def small_config(**changes) -> SennaConfig:
 
 @pytest.fixture
 def small() -> SennaLlavaLlamaForCausalLM:
-    """Grouped-query heads, tied embeddings, 4 patches, 3 tokens a view."""
+    """A model with grouped-query heads, tied embeddings, 4 patches and 3 tokens per view."""
     torch.manual_seed(0)
     return SennaLlavaLlamaForCausalLM(small_config()).eval()
 
@@ -32,7 +33,7 @@ def views(count, seed=0):
     return torch.randn(count, 3, 28, 28, generator=torch.Generator().manual_seed(seed))
 
 
-def test_the_7b_geometry_has_exactly_the_published_names_and_shapes():
+def test_the_7b_model_has_exactly_the_published_names_and_shapes():
     with torch.device("meta"):
         model = SennaLlavaLlamaForCausalLM(SennaConfig())
     ours = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -42,12 +43,10 @@ def test_the_7b_geometry_has_exactly_the_published_names_and_shapes():
     assert sum(p.numel() for p in model.parameters()) == 7_063_009_664
 
 
-def test_a_published_checkpoint_loads_with_nothing_missing_or_unexpected_and_saves_under_the_same_names(tmp_path):
+def test_a_published_checkpoint_loads_completely_and_is_saved_under_the_same_names(tmp_path):
     model, info = SennaLlavaLlamaForCausalLM.from_pretrained(GOLDEN / "model_v320", output_loading_info=True)
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     model.save_pretrained(tmp_path)
-    from safetensors import safe_open
-
     published = set(safe_open(GOLDEN / "model_v320" / "model.safetensors", "pt").keys())
     saved = set(safe_open(tmp_path / "model.safetensors", "pt").keys())
     assert saved == {name for name in published if "rotary_emb" not in name}
@@ -56,7 +55,7 @@ def test_a_published_checkpoint_loads_with_nothing_missing_or_unexpected_and_sav
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
 
 
-def test_samples_of_a_mixed_batch_score_as_they_do_alone(small):
+def test_samples_of_a_mixed_batch_have_the_logits_that_they_have_alone(small):
     rows = [([1, IMG, 5, 6], views(1, 1)), ([7, 8, 9], views(0)), ([2, IMG, 3, IMG, 4], views(2, 2))]
     alone = [
         small(torch.tensor([ids]), images=[image], labels=torch.tensor([ids]).clamp(min=IGNORE_INDEX))
@@ -65,14 +64,14 @@ def test_samples_of_a_mixed_batch_score_as_they_do_alone(small):
     for side in ("right", "left"):
         small.config.tokenizer_padding_side = side
         width = max(len(ids) for ids, _ in rows)
-        gap = [[0] * (width - len(ids)) for ids, _ in rows]
+        padding = [[0] * (width - len(ids)) for ids, _ in rows]
         padded = torch.tensor(
-            [ids + pad if side == "right" else pad + ids for (ids, _), pad in zip(rows, gap, strict=True)]
+            [ids + pad if side == "right" else pad + ids for (ids, _), pad in zip(rows, padding, strict=True)]
         )
         mask = torch.tensor(
             [
                 [1] * len(ids) + pad if side == "right" else pad + [1] * len(ids)
-                for (ids, _), pad in zip(rows, gap, strict=True)
+                for (ids, _), pad in zip(rows, padding, strict=True)
             ]
         )
         out = small(padded, attention_mask=mask, images=[image for _, image in rows])
@@ -82,13 +81,13 @@ def test_samples_of_a_mixed_batch_score_as_they_do_alone(small):
             torch.testing.assert_close(ours, single.logits[0], atol=1e-5, rtol=0)
 
 
-def test_images_as_one_tensor_and_as_a_list_are_the_same(small):
+def test_images_as_a_tensor_and_as_a_list_give_the_same_logits(small):
     ids = torch.tensor([[1, IMG, IMG, 5], [2, IMG, IMG, 6]])
     images = views(4).view(2, 2, 3, 28, 28)
     assert torch.equal(small(ids, images=images).logits, small(ids, images=list(images)).logits)
 
 
-def test_training_computes_no_logits_but_those_of_targets(small):
+def test_training_computes_logits_of_targets_only(small):
     rows = torch.tensor([[1, IMG, 5, 6, 7]])
     labels = torch.tensor([[IGNORE_INDEX, IGNORE_INDEX, IGNORE_INDEX, 6, 7]])
     seen = []
@@ -101,13 +100,13 @@ def test_training_computes_no_logits_but_those_of_targets(small):
     torch.testing.assert_close(out.loss, full.loss)
 
 
-def test_the_loss_is_divided_by_the_items_of_the_whole_step_where_they_are_given(small):
+def test_the_loss_is_divided_by_a_given_number_of_items(small):
     rows = torch.tensor([[1, 5, 6, 7]])
     mean = small(rows, labels=rows).loss
     torch.testing.assert_close(small(rows, labels=rows, num_items_in_batch=torch.tensor(12)).loss, mean * 3 / 12)
 
 
-def test_a_batch_without_a_target_has_loss_zero_and_no_gradient_that_is_not_a_number(small):
+def test_a_batch_without_a_target_has_zero_loss_and_finite_gradients(small):
     small.train()
     loss = small(torch.tensor([[1, 5, 6]]), labels=torch.full((1, 3), IGNORE_INDEX)).loss
     loss.backward()
@@ -115,7 +114,7 @@ def test_a_batch_without_a_target_has_loss_zero_and_no_gradient_that_is_not_a_nu
     assert all(torch.isfinite(p.grad).all() for p in small.parameters() if p.grad is not None)
 
 
-def test_a_batch_of_text_alone_gives_the_adapters_a_zero_gradient_rather_than_none(small):
+def test_a_batch_of_text_only_gives_the_adapters_a_zero_gradient_instead_of_none(small):
     small.requires_grad_(False)
     adapters = [*small.model.mm_projector.parameters(), *small.model.img_adapter.parameters()]
     for parameter in adapters:
@@ -125,7 +124,7 @@ def test_a_batch_of_text_alone_gives_the_adapters_a_zero_gradient_rather_than_no
     assert all(parameter.grad is not None and not parameter.grad.any() for parameter in adapters)
 
 
-def test_the_tower_runs_only_the_layers_needed_and_stays_frozen_and_in_evaluation_mode(small):
+def test_the_tower_runs_only_the_needed_layers_and_stays_frozen_in_evaluation_mode(small):
     clip = small.model.vision_tower.vision_tower.vision_model
     ran = []
     for index, layer in enumerate(clip.encoder.layers):
@@ -151,12 +150,12 @@ def test_any_tower_layer_can_be_selected(small, select, layers):
     assert torch.equal(model.model.vision_tower(views(1)), expected)
 
 
-def test_a_layer_that_the_tower_does_not_have_is_refused():
+def test_a_selected_layer_beyond_the_tower_is_refused():
     with pytest.raises(Exception, match="the tower has 3 layers"):
         small_config(mm_vision_select_layer=-5)
 
 
-def test_new_adapters_start_as_in_the_published_stage_one():
+def test_new_adapters_are_initialized_as_in_the_published_stage_1():
     torch.manual_seed(0)
     adapter = SennaLlavaLlamaForCausalLM(
         SennaConfig(**{**small_config().to_dict(), "mm_adapter_tokens": 128})
@@ -165,17 +164,17 @@ def test_new_adapters_start_as_in_the_published_stage_one():
     assert float(adapter.adapter[2].weight.detach().std()) == pytest.approx(0.01, rel=0.05)
 
 
-def test_generation_goes_on_from_a_padded_batch_as_from_each_prompt_alone(small):
+def test_generation_from_a_padded_batch_equals_generation_from_each_prompt_alone(small):
     prompts = [([1, IMG, 5, 6], views(1, 1)), ([7, 8], views(0))]
     alone = [
         small.generate(torch.tensor([ids]), images=[image], max_new_tokens=5, eos_token_id=None)
         for ids, image in prompts
     ]
     ids, mask = torch.tensor([[1, IMG, 5, 6], [7, 8, 0, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
-    together = small.generate(
+    batched = small.generate(
         ids, images=[image for _, image in prompts], attention_mask=mask, max_new_tokens=5, eos_token_id=None
     )
-    assert together.tolist() == [row[0].tolist() for row in alone]
+    assert batched.tolist() == [row[0].tolist() for row in alone]
 
 
 @pytest.mark.gpu

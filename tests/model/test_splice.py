@@ -1,16 +1,16 @@
-"""Splicing puts every view where its placeholder stands, whatever the batch mixes."""
+"""The splice replaces every placeholder by the tokens of its view, in batches of mixed samples."""
 
 import pytest
 import torch
 
 from senna.model.config import IGNORE_INDEX, IMAGE_TOKEN_INDEX
-from senna.model.splice import plan_splice, splice_embeddings
+from senna.model.splice import compute_splice_layout, splice_embeddings
 
 IMG, K = IMAGE_TOKEN_INDEX, 3
 
 
-def by_hand(ids, labels, views, max_length):
-    """The spliced (values, labels) of one sample, token by token: the plain definition of the splice."""
+def splice_token_by_token(ids, labels, views, max_length):
+    """Splice one sample token by token, which is the definition of the splice. Return (values, labels)."""
     values, targets = [], []
     for token, label in zip(ids, labels, strict=True):
         if token == IMG:
@@ -26,7 +26,7 @@ def by_hand(ids, labels, views, max_length):
 @pytest.mark.parametrize("padding_side", ["left", "right"])
 @pytest.mark.parametrize("input_side", ["left", "right"])
 @pytest.mark.parametrize("max_length", [None, 1, 4, 7, 100])
-def test_a_mixed_batch_equals_splicing_each_sample_by_hand(padding_side, input_side, max_length):
+def test_a_mixed_batch_equals_each_sample_spliced_token_by_token(padding_side, input_side, max_length):
     rows = [[1, IMG, 5], [7], [2, 3, IMG, IMG, 4, 6, IMG], [IMG], [8, 9, 10, 11]]
     width = max(map(len, rows))
     views = torch.arange(100, 100 + 5 * K * 2, dtype=torch.float).view(5, K, 2)
@@ -39,39 +39,39 @@ def test_a_mixed_batch_equals_splicing_each_sample_by_hand(padding_side, input_s
     ids = torch.tensor([pad(row, 0) for row in rows])
     mask = torch.tensor([pad([1] * len(row), 0) for row in rows])
     labels = torch.tensor([pad([token if token > 5 else IGNORE_INDEX for token in row], 77) for row in rows])
-    plan = plan_splice(ids, mask, labels, counts, K, max_length, padding_side)
+    splice = compute_splice_layout(ids, mask, labels, counts, K, max_length, padding_side)
     text = ids.float()[..., None].expand(*ids.shape, 2)
-    spliced = splice_embeddings(plan, text, views)
+    spliced = splice_embeddings(splice.source, text, views)
 
-    left = list(views)
+    unused_views = list(views)
     for row, real in enumerate(rows):
         row_labels = [token if token > 5 else IGNORE_INDEX for token in real]
-        values, targets = by_hand(real, row_labels, left, max_length)
-        kept = plan.attention_mask[row]
+        values, targets = splice_token_by_token(real, row_labels, unused_views, max_length)
+        kept = splice.attention_mask[row]
         assert spliced[row][kept].tolist() == values
-        assert plan.labels[row][kept].tolist() == targets
-        assert plan.position_ids[row][kept].tolist() == list(range(len(values)))
+        assert splice.labels[row][kept].tolist() == targets
+        assert splice.position_ids[row][kept].tolist() == list(range(len(values)))
         assert not spliced[row][~kept].any()
-        assert (plan.labels[row][~kept] == IGNORE_INDEX).all()
+        assert (splice.labels[row][~kept] == IGNORE_INDEX).all()
         assert kept.tolist() == sorted(kept.tolist(), reverse=padding_side == "right")
 
 
-def test_a_sample_with_another_number_of_images_than_placeholders_is_named():
+def test_a_sample_whose_images_and_placeholders_differ_in_number_is_named():
     ids = torch.tensor([[1, IMG], [IMG, IMG]])
     with pytest.raises(ValueError, match="sample 1: 2 <image> in the text, 1 images"):
-        plan_splice(ids, None, None, [1, 1], K, None, "right")
+        compute_splice_layout(ids, None, None, [1, 1], K, None, "right")
 
 
-def test_padding_that_looks_like_a_placeholder_is_no_placeholder():
-    plan = plan_splice(torch.tensor([[5, IMG]]), torch.tensor([[1, 0]]), None, [0], K, None, "right")
-    assert plan.attention_mask.tolist() == [[True]]
+def test_a_placeholder_id_at_padding_is_ignored():
+    splice = compute_splice_layout(torch.tensor([[5, IMG]]), torch.tensor([[1, 0]]), None, [0], K, None, "right")
+    assert splice.attention_mask.tolist() == [[True]]
 
 
-def test_gradients_reach_text_and_views_exactly_once():
+def test_every_embedding_gets_the_gradient_of_one_position():
     ids = torch.tensor([[1, IMG, 5], [7, 8, 0]])
-    plan = plan_splice(ids, torch.tensor([[1, 1, 1], [1, 1, 0]]), None, [1, 0], K, None, "right")
+    splice = compute_splice_layout(ids, torch.tensor([[1, 1, 1], [1, 1, 0]]), None, [1, 0], K, None, "right")
     text = torch.zeros(2, 3, 2, requires_grad=True)
     views = torch.zeros(1, K, 2, requires_grad=True)
-    splice_embeddings(plan, text, views).sum().backward()
+    splice_embeddings(splice.source, text, views).sum().backward()
     assert text.grad[..., 0].tolist() == [[1, 0, 1], [1, 1, 0]]
     assert (views.grad == 1).all()
