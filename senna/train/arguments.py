@@ -61,10 +61,9 @@ class UnknownArgument(ArgumentError):
     """
 
     def __init__(self, name: str, known: Iterable[str], *, file: str | None = None, line: int | None = None) -> None:
-        spelling = name[:2] + name[2:].replace("-", "_")
-        similar = difflib.get_close_matches(spelling, list(known), n=1, cutoff=0.6)
-        self.suggestion = similar[0] if similar else None
-        kind = "argument" if file is None else "key"
+        kind, prefix = ("argument", "--") if file is None else ("key", "")
+        similar = difflib.get_close_matches(name.removeprefix("--").replace("-", "_"), list(known), n=1)
+        self.suggestion = prefix + similar[0] if similar else None
         super().__init__(
             f"unknown {kind} {name}", name=name, file=file, line=line,
             remedy=f"did you mean {self.suggestion}?" if self.suggestion else SEE_HELP,
@@ -198,7 +197,7 @@ def _read_command_line(argv: list[str], options: Mapping[str, Option], on_error:
             word = f"--{PUBLISHED_NAMES[old_name]}{equals}{value}"
         words.append(word)
     namespace, unknown = build_parser().parse_known_args(words)
-    known = [f"--{name}" for name in [*options, "config", "print", "help", "help_all"]]
+    known = [*options, "config", "print", "help", "help_all"]
     for index, word in enumerate(unknown):
         if word.startswith("--") or index == 0:  # other words are values of the unknown flag in front of them
             on_error(UnknownArgument(word.split("=")[0], known))

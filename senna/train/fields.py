@@ -53,7 +53,7 @@ class TrainArguments(TrainingArguments):
         "number of unusable samples to skip, with a log line each, before the run stops; raise it if a few images are broken",
         0,
     )
-    skip_checks: bool = flag("start without the checks of memory, disk, files and packages by `senna doctor`", False)
+    skip_checks: bool = flag("skip the checks of memory, disk, files and packages that `senna doctor` makes", False)
 
     # Prompts, images and packing
     version: Literal["plain", "v1"] = flag(
