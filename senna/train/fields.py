@@ -32,7 +32,9 @@ class TrainArguments(TrainingArguments):
         "checkpoint or a LoRA folder; required (MODEL_PATH for the training scripts)",
         None,
     )
-    model_base: str | None = flag("base model of a LoRA folder, if it has moved since the LoRA folder was written", None)
+    model_base: str | None = flag(
+        "base model of a LoRA folder, if it has moved since the LoRA folder was written", None
+    )
     vision_tower: str | None = flag(
         "CLIP vision tower, a folder or hub name; default: the checkpoint's own, so only a bare LLM needs it", None
     )
@@ -75,7 +77,8 @@ class TrainArguments(TrainingArguments):
         2048,
     )
     group_by_modality_length: bool = flag(
-        "batch samples of similar length, and text-only samples separately: less padding if frames are not packed", False
+        "batch samples of similar length, and text-only samples separately: less padding if frames are not packed",
+        False,
     )
     pack_frames: bool = flag(
         "encode the shared part of a frame's questions (images and the text before them) once: the same gradient, several "
@@ -133,7 +136,8 @@ class TrainArguments(TrainingArguments):
     lora_alpha: int = flag("LoRA is scaled by lora_alpha / lora_r: change both together", 256)
     lora_dropout: float = flag("dropout probability of the LoRA inputs; raise it against overfitting", 0.05)
     bits: int = flag(
-        "bits of a frozen LLM weight under LoRA: 16 (the precision of --bf16), 8 (int8) or 4 (nf4: QLoRA, for 24 GB)", 16
+        "bits of a frozen LLM weight under LoRA: 16 (the precision of --bf16), 8 (int8) or 4 (nf4: QLoRA, for 24 GB)",
+        16,
     )
 
     # Batch size, steps and learning rate
@@ -143,19 +147,22 @@ class TrainArguments(TrainingArguments):
         8,
     )
     gradient_accumulation_steps: int = flag(
-        "forward passes per optimizer step. Global batch = batch size x accumulation x GPUs: keep it if you change a factor", 1
+        "forward passes per optimizer step. Global batch = batch size x accumulation x GPUs: keep it if you change a factor",
+        1,
     )
     num_train_epochs: float = flag("passes over the data", 3.0)
     max_steps: int = flag("stop after this many optimizer steps, whatever the epochs; -1 for no limit", -1)
     learning_rate: float = flag(
-        "peak learning rate, after the warm-up. For a k times larger global batch raise it by up to the square root of k", 5e-5
+        "peak learning rate, after the warm-up. For a k times larger global batch raise it by up to the square root of k",
+        5e-5,
     )
     mm_projector_lr: float | None = flag("learning rate of projector and adapter; default: learning_rate", None)
     lr_scheduler_type: str = flag(
         "learning rate schedule: cosine, linear, constant, constant_with_warmup, ...", "cosine"
     )
     warmup_steps: float = flag(
-        "warm-up: a fraction of all steps if below 1, else a number of steps (warmup_ratio in the published scripts)", 0.03
+        "warm-up: a fraction of all steps if below 1, else a number of steps (warmup_ratio in the published scripts)",
+        0.03,
     )
     weight_decay: float = flag("weight decay of AdamW; norms and biases have none", 0.0)
     seed: int = flag("random seed of new weights, data order and dropout", 42)
@@ -222,7 +229,8 @@ class TrainArguments(TrainingArguments):
             return
         if not self.use_cpu and not torch.cuda.is_available():
             raise UsageError(
-                "no GPU found", remedy="set --use_cpu True to train on the CPU (PRESET=tiny does, with a model that fits)"
+                "no GPU found",
+                remedy="set --use_cpu True to train on the CPU (PRESET=tiny does, with a model that fits)",
             )
         if isinstance(self.deepspeed, dict):
             start_deepspeed(self.deepspeed, self.use_cpu)
@@ -248,14 +256,17 @@ class TrainArguments(TrainingArguments):
         """Normalize the fields of Senna. Raise UsageError for an unsupported value and for values that exclude each other."""
         for name, only in FIXED.items():
             if getattr(self, name) != only:
-                raise UsageError(f"--{name} {getattr(self, name)} is not supported", remedy=f"use {only}, or omit --{name}")
+                raise UsageError(
+                    f"--{name} {getattr(self, name)} is not supported", remedy=f"use {only}, or omit --{name}"
+                )
         for name, known in {"stage": (None, 1, 2, 3), "bits": (16, 8, 4)}.items():
             if getattr(self, name) not in known:
                 choices = ", ".join(str(value) for value in known if value)
                 raise UsageError(f"--{name} {getattr(self, name)} is not supported", remedy=f"use one of {choices}")
         if self.lora_enable and self.tune_mm_mlp_adapter:
             raise UsageError(
-                "--lora_enable excludes --tune_mm_mlp_adapter, which trains no part of the LLM", remedy="omit one of them"
+                "--lora_enable excludes --tune_mm_mlp_adapter, which trains no part of the LLM",
+                remedy="omit one of them",
             )
         if self.lora_enable and self.lora_r < 1:
             raise UsageError(f"--lora_r {self.lora_r}: the rank must be 1 or more", remedy="use 128, 64 or 32")

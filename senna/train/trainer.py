@@ -83,7 +83,9 @@ class SennaTrainer(Trainer):
         self.started = time.perf_counter()
         self.counted = torch.zeros(len(COUNTED), dtype=torch.float64)  # since the last log entry
         kinds = len(self.train_dataset.records.kind_names)
-        self.by_kind = torch.zeros(kinds + 1, 2, device=self.args.device)  # (loss sum, targets) by kind; last row: no kind
+        self.by_kind = torch.zeros(
+            kinds + 1, 2, device=self.args.device
+        )  # (loss sum, targets) by kind; last row: no kind
 
     # ---- order of the data
 
@@ -122,7 +124,9 @@ class SennaTrainer(Trainer):
         if self.bad_samples > allowed:
             remedy = "correct or remove it, or skip such samples with --skip_bad_samples N"
             if allowed:
-                remedy = f"it is one more than --skip_bad_samples {allowed}: raise that, or correct or remove the samples"
+                remedy = (
+                    f"it is one more than --skip_bad_samples {allowed}: raise that, or correct or remove the samples"
+                )
             raise DataError(message, remedy=remedy)
         print(f"skipped sample {self.bad_samples} of at most {allowed}: {message}", flush=True)
 

@@ -14,7 +14,9 @@ from senna.train.trainer import SennaTrainer
         (RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"), "main memory"),
     ],
 )
-def test_a_failed_allocation_ends_with_one_message_and_smaller_settings(toy, tmp_path, monkeypatch, capsys, error, device):
+def test_a_failed_allocation_ends_with_one_message_and_smaller_settings(
+    toy, tmp_path, monkeypatch, capsys, error, device
+):
     def fail(*_, **__):
         raise error
 
