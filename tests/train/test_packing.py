@@ -14,6 +14,7 @@ from senna.model.loading import open_model
 from senna.model.lora import add_lora
 from senna.model.packed_attention import use_packed_attention
 from senna.model.tokenizer import load_tokenizer
+from senna.synthetic import write_world
 from senna.train.arguments import parse_arguments
 from senna.train.run import build_trainer
 from tests.conftest import REPOSITORY
@@ -39,19 +40,16 @@ def synthetic(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def real(data, tmp_path_factory):
-    """Questions about two key frames of nuScenes. The first has its six camera images, the second images of noise."""
-    folder = tmp_path_factory.mktemp("real")
-    flags = ["--nuscenes", str(data / "nuscenes_mini3"), "--version", "v1.0-mini", "--allow-missing-images"]
-    assert main(["convert", *flags, "--limit", "2", "--out", str(folder / "qa")]) == 0
+def converted(tmp_path_factory):
+    """The questions that `senna convert` asks about two key frames of the synthetic world, and the folder of its images."""
+    folder = tmp_path_factory.mktemp("converted")
+    world = write_world(folder / "nuscenes", 1, seed=4, mini=True, frames=3)
+    flags = ["--nuscenes", str(world), "--version", "v1.0-mini", "--limit", "2", "--out", str(folder / "qa")]
+    assert main(["convert", *flags]) == 0
     lines = (folder / "qa" / "senna_nusc_train.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     assert len({record["token"] for record in records}) == 2
-    for path in records[0]["images"]:
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).symlink_to(data / "nuscenes_mini3" / path)
-    draw_images(records, folder)
-    return records, folder
+    return records, world
 
 
 def processor(config: SennaConfig) -> CLIPImageProcessorPil:
@@ -109,13 +107,13 @@ def test_frames_per_batch_and_the_split_of_frames_do_not_change_the_step(synthet
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_the_step_is_the_same_on_real_frames_with_the_published_image_size(real, tokenizer, method):
+def test_the_step_is_the_same_for_converted_frames_in_the_published_image_size(converted, tokenizer, method):
     model = prepared(published_geometry(len(tokenizer)), method, checkpointing=True)
-    compare(model, *real, tokenizer, kinds=["split", "dense"] if method == "full" else ["split"])
+    compare(model, *converted, tokenizer, kinds=["split", "dense"] if method == "full" else ["split"])
 
 
 @pytest.mark.slow
-def test_the_step_is_the_same_for_a_pretrained_llama_with_grouped_heads(real, smollm2):
+def test_the_step_is_the_same_for_a_pretrained_llama_with_grouped_heads(converted, smollm2):
     tokenizer = load_tokenizer(str(smollm2), MAX_LENGTH)
     model, _ = open_model(
         str(smollm2), str(GOLDEN / "clip_tiny"), dtype=torch.float32, mm_adapter_tokens=8,
@@ -123,7 +121,7 @@ def test_the_step_is_the_same_for_a_pretrained_llama_with_grouped_heads(real, sm
     )  # fmt: skip
     model.model.layers = model.model.layers[:6]  # of 30, to save time
     model.config.num_hidden_layers = 6
-    records, folder = real
+    records, folder = converted
     first = [record for record in records if record["token"] == records[0]["token"]][:4]
     compare(prepared(model, "full", checkpointing=True), first, folder, tokenizer)
 
