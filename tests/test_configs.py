@@ -7,7 +7,7 @@ import pytest
 
 from senna.doctor.dry_run import USABLE
 from senna.train.arguments import read_yaml
-from senna.train.fields import TrainArguments
+from senna.train.fields import PlannedArguments
 from senna.train.memory.estimate import estimate
 from senna.train.memory.fit import ERROR, setup_of
 from senna.train.memory.model_shape import ModelShape, published_config
@@ -60,7 +60,7 @@ def cells(page: str) -> list[tuple[int, int, int, re.Match]]:
 def test_what_a_page_recommends_fits_keeps_the_global_batch_and_takes_what_it_says(gpus, card, stage, cell):
     given = {}
     for name in [STAGE_FILES[stage], *([f"{cell['method'].lower()}.yaml"] if "LoRA" in cell["method"] else [])]:
-        given |= {key: setting.value for key, setting in read_yaml(str(CONFIGS / name)).items()}
+        given |= {key: one.value for key, one in read_yaml(str(CONFIGS / name)).items()}
     given |= {
         "per_device_train_batch_size": int(cell["rows"]),
         "gradient_accumulation_steps": int(cell["accumulation"]),
@@ -70,6 +70,6 @@ def test_what_a_page_recommends_fits_keeps_the_global_batch_and_takes_what_it_sa
     if cell["method"] == "offload":
         given["deepspeed"] = str(CONFIGS / "deepspeed" / "zero3_offload.json")
     assert gpus * int(cell["rows"]) * int(cell["accumulation"]) == GLOBAL_BATCH[stage]
-    needed = estimate(SEVEN, setup_of(TrainArguments(**given), SEVEN, gpus)).total / 2**30
+    needed = estimate(SEVEN, setup_of(PlannedArguments(**given), SEVEN, gpus)).total / 2**30
     assert needed == pytest.approx(float(cell["gib"]), abs=0.06)
     assert needed * (1 + ERROR) <= USABLE * card

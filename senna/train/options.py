@@ -32,7 +32,11 @@ class Option:
     is_list: bool = False
 
     def convert(self, word: str) -> Any:
-        """Return a word of the command line as a value. Raises ArgumentTypeError with the reason if it is not one."""
+        """Convert a word of the command line to a value.
+
+        Raises:
+            ArgumentTypeError: the word is not a value of this option; the text is the reason.
+        """
         if self.choices and word not in self.choices:
             raise argparse.ArgumentTypeError(f"{word!r} is not one of {', '.join(self.choices)}")
         if self.type is bool and word.lower() in _BOOLEANS:
@@ -45,7 +49,7 @@ class Option:
         raise argparse.ArgumentTypeError(f"{word!r} is not {_NOUNS[self.type]}")
 
     def from_yaml(self, value: Any) -> Any:
-        """Return a value that was read from YAML as the flag would have set it.
+        """Convert a value that was read from YAML to the value that the flag would set.
 
         Raises:
             ArgumentTypeError: the value has the wrong type; the text is the reason.
@@ -66,7 +70,7 @@ class Option:
         return [converted] if self.is_list else converted
 
     def add_to(self, parser: argparse._ActionsContainer, is_hidden: bool = False) -> None:
-        """Add the flag to a parser or to a group of one; the namespace will hold the field only if the flag is given."""
+        """Add the flag to a parser or an argument group. The namespace holds the field only if the flag is given."""
         default = self.default.value if isinstance(self.default, Enum) else self.default
         note = "" if default in (None, "", []) else f" (default: {default})"
         text = argparse.SUPPRESS if is_hidden else self.help + note.replace("%", "%%")

@@ -29,6 +29,6 @@ def out_of_memory(args: TrainArguments) -> Iterator[None]:
         fragments = f"; {EXPANDABLE_SEGMENTS} helps a little too" if is_gpu else ""
         raise SennaError(
             f"{device} has no memory left ({str(error).splitlines()[0]}); checkpoints are safe",
-            remedy=f"with the same global batch, use {advice}{fragments}. `senna doctor` with the same flags lists the memory "
-            "of each part",
+            remedy=f"use settings that need less memory, with the same global batch: {advice}{fragments}. `senna doctor` with "
+            "the same flags shows the memory of each part",
         ) from error

@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from senna.cli import main
+from senna.errors import UsageError
 from senna.model import load_model
 from senna.train import run
+from senna.train.arguments import parse_arguments
 from tests.conftest import REPOSITORY
 from tests.train.conftest import losses
 
@@ -156,6 +158,19 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_step(toy, tmp_pa
     assert "the gradient norm is nan at step 1" in error
     assert "the step was not taken, and there is no checkpoint yet" in error
     assert error.count("toy-") == 4
+
+
+def test_training_without_a_model_or_data_is_refused(toy, tmp_path):
+    for name in ("model_name_or_path", "data_path"):
+        args = parse_arguments(toy.flags(tmp_path / "out", **{name: None}))
+        with pytest.raises(UsageError, match=f"--{name} is not set"):
+            run.train(args)
+
+
+def test_training_checks_the_output_folder_without_preflight(toy, tmp_path):
+    (tmp_path / "thesis.tex").write_text("text")
+    with pytest.raises(UsageError, match=r"thesis\.tex"):
+        run.train(parse_arguments(toy.flags(tmp_path)))
 
 
 def change_record(toy, folder, number, **changes):
