@@ -205,7 +205,7 @@ def test_a_bad_sample_stops_the_run_with_its_name_and_can_be_skipped(toy, tmp_pa
     ("flag", "value", "message"),
     [
         ("data_path", "gone.json", "gone.json: no such file"),
-        ("image_folder", "gone", "gone: no such folder"),
+        ("image_folder", "gone", "--image_folder gone"),
         ("model_name_or_path", "./gone", "gone: no such folder"),
         ("vision_tower", "./gone", "gone: no such folder"),
         ("model_name_or_path", "images", "no config.json"),
