@@ -1,4 +1,4 @@
-"""`python -m senna` is `senna`."""
+"""Make `python -m senna` the same as `senna`."""
 
 from senna.cli import main
 

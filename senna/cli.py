@@ -1,32 +1,121 @@
-"""The console command. Nothing heavy is imported before the subcommand that needs it."""
+"""The console command. A subcommand's modules are imported only when it runs, so that `senna --help` answers at once."""
 
+import importlib
 import os
 import sys
+from collections.abc import Callable
+from typing import NamedTuple
 
 from senna.errors import SennaError
 
-USAGE = """usage: senna COMMAND [--help] ...
 
-A driving vision-language model: six surround cameras in, scene understanding and a meta-action out.
+class Command(NamedTuple):
+    """A subcommand.
 
-commands:
-  train        train a stage            senna train --config configs/stage1_pretrain.yaml --data_path ... --output_dir ...
-  merge        LoRA into its base       senna merge --adapter DIR --out DIR
-  convert      nuScenes into QA         senna convert --nuscenes DIR --version v1.0-mini --out DIR
-  evaluate     how well it plans        senna evaluate --model DIR --data FILE --out DIR
-  visualize    pictures and films       senna visualize --model DIR --data FILE --out DIR
-  demo         a page to try it on      senna demo --model DIR
-  export-meta-actions   for a planner   senna export-meta-actions --predictions DIR --out FILE
-  doctor       does it fit, what lacks  senna doctor --config FILE --gpu-memory 24
-  download     models and data          senna download --preset 7b pretrain-data
-  synthesize   draw the embedded data   senna synthesize --stage1 --out DIR
+    Attributes:
+        function: ``module:name`` of its entry point, which takes the words after the command and returns the exit code.
+        help: what it does, in a few words.
+        example: a typical call, without ``senna``.
+    """
 
-`senna COMMAND --help` explains a command. Exit codes: 0 done, 1 a failure while working, 2 wrong use or a failed check.
-"""
+    function: str
+    help: str
+    example: str
 
 
-def _hush() -> None:
-    """Leave out what libraries say of matters that are none of the user's: no GPU, a kernel package that is not needed."""
+COMMANDS = {
+    "train": Command(
+        "senna.cli:train_command",
+        "train a stage",
+        "train --config configs/stage1_pretrain.yaml --data_path ... --output_dir ...",
+    ),
+    "launch": Command(
+        "senna.launch.command:main",
+        "run a recipe on all GPUs",
+        "launch pretrain|full|lora|qlora [any flag of senna train]",
+    ),
+    "merge": Command(
+        "senna.merge:main",
+        "merge LoRA into its base",
+        "merge --adapter DIR --out DIR",
+    ),
+    "convert": Command(
+        "senna.convert.command:main",
+        "convert nuScenes to QA",
+        "convert --nuscenes DIR --version v1.0-mini --out DIR",
+    ),
+    "evaluate": Command(
+        "senna.evaluate.command:main",
+        "measure how well a model plans",
+        "evaluate --model DIR --data FILE --out DIR",
+    ),
+    "compare": Command(
+        "senna.evaluate.report.compare:main",
+        "compare evaluated models",
+        "compare DIR DIR ... --out DIR",
+    ),
+    "visualize": Command(
+        "senna.visualize.command:main",
+        "draw images and videos",
+        "visualize --model DIR --data FILE --out DIR",
+    ),
+    "demo": Command(
+        "senna.demo.command:main",
+        "serve a web page to try a model",
+        "demo --model DIR",
+    ),
+    "export-meta-actions": Command(
+        "senna.evaluate.export:main",
+        "export decisions for a planner",
+        "export-meta-actions --predictions DIR --out FILE",
+    ),
+    "doctor": Command(
+        "senna.doctor.command:main",
+        "check this machine and a run",
+        "doctor --config FILE --gpu-memory 24",
+    ),
+    "download": Command(
+        "senna.download.command:main",
+        "download models and data",
+        "download --preset 7b pretrain-data",
+    ),
+    "synthesize": Command(
+        "senna.synthetic.command:main",
+        "draw the synthetic data",
+        "synthesize --stage1 --out DIR",
+    ),
+}
+
+
+def usage() -> str:
+    """Return the text of `senna --help`."""
+    lines = [f"  {name:<20} {command.help:<33} senna {command.example}" for name, command in COMMANDS.items()]
+    return "\n".join([
+        "usage: senna COMMAND [--help] ...",
+        "",
+        "A driving vision-language model: six surround cameras in, scene understanding and a meta-action out.",
+        "",
+        "commands:",
+        *lines,
+        "",
+        "`senna COMMAND --help` explains a command. Exit codes: 0 success, 1 failure at work, 2 wrong use or failed check.",
+        "",
+    ])  # fmt: skip
+
+
+def train_command(argv: list[str]) -> int:
+    """Entry point of `senna train`: parse the arguments, check the run, and train. Returns the exit code."""
+    from senna.doctor.preflight import preflight
+    from senna.train.arguments import parse_arguments
+    from senna.train.run import train
+
+    args = parse_arguments(argv)
+    train(args, preflight(args))
+    return 0
+
+
+def _silence_libraries() -> None:
+    """Suppress library messages that users cannot act on: a missing GPU, kernel packages that are not needed."""
     import logging
     import warnings
 
@@ -35,112 +124,40 @@ def _hush() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed|transformers\.training_args")
 
 
-def _train(argv: list[str]) -> int:
-    _hush()
-    from senna.train.run import main
-
-    return main(argv)
+def _entry_point(command: Command) -> Callable[[list[str]], int]:
+    module, _, name = command.function.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
-def _merge(argv: list[str]) -> int:
-    _hush()
-    from senna.merge import main
-
-    return main(argv)
-
-
-def _convert(argv: list[str]) -> int:
-    from senna.convert.command import main
-
-    return main(argv)
-
-
-def _synthesize(argv: list[str]) -> int:
-    from senna.synthetic.command import main
-
-    return main(argv)
-
-
-def _evaluate(argv: list[str]) -> int:
-    _hush()
-    from senna.evaluate.command import main
-
-    return main(argv)
-
-
-def _export(argv: list[str]) -> int:
-    from senna.evaluate.export import main
-
-    return main(argv)
-
-
-def _visualize(argv: list[str]) -> int:
-    _hush()
-    from senna.visualize.command import main
-
-    return main(argv)
-
-
-def _demo(argv: list[str]) -> int:
-    _hush()
-    from senna.demo.command import main
-
-    return main(argv)
-
-
-def _download(argv: list[str]) -> int:
-    from senna.download.command import main
-
-    return main(argv)
-
-
-def _doctor(argv: list[str]) -> int:
-    from senna.doctor.command import main
-
-    return main(argv)
-
-
-def _launch(argv: list[str]) -> int:
-    from senna.launch.command import main
-
-    return main(argv)
-
-
-COMMANDS = {
-    "launch": _launch,
-    "train": _train,
-    "merge": _merge,
-    "convert": _convert,
-    "evaluate": _evaluate,
-    "visualize": _visualize,
-    "demo": _demo,
-    "export-meta-actions": _export,
-    "doctor": _doctor,
-    "download": _download,
-    "synthesize": _synthesize,
-}
+def format_error(command: str, error: SennaError) -> str:
+    """Return an error as two lines: what happened, with its location, and the remedy."""
+    location = f"{error.location}: " if error.location else ""
+    remedy = f"\n  -> {error.remedy}" if error.remedy else ""
+    return f"senna {command}: error: {location}{error.message}{remedy}"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; failures that a user can mend are one message on standard error, without a traceback."""
+    """Run a command and return its exit code. Errors that a user can fix are printed without a traceback."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
-        print(USAGE, end="")
+        print(usage(), end="")
         return 0 if argv else 2
-    if argv[0] not in COMMANDS:
+    name = argv[0]
+    if name not in COMMANDS:
         import difflib
 
-        near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        print(f"senna: unknown command {argv[0]}{hint}; see senna --help", file=sys.stderr)
+        similar = difflib.get_close_matches(name, COMMANDS, n=1)
+        remedy = f"did you mean {similar[0]}?" if similar else "see senna --help"
+        print(f"senna: error: unknown command {name}\n  -> {remedy}", file=sys.stderr)
         return 2
+    _silence_libraries()
     try:
-        return COMMANDS[argv[0]](argv[1:])
+        return _entry_point(COMMANDS[name])(argv[1:])
     except SennaError as error:
-        # Wrong use is the same in every process of a run; what fails while working may be one process's own.
+        # A usage error is the same in all processes of a run; a failure at work may concern a single process.
         if error.exit_code == 1 or os.environ.get("RANK", "0") == "0":
-            print(f"senna {argv[0]}: error: {error}", file=sys.stderr)
+            print(format_error(name, error), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print(f"\nsenna {argv[0]}: stopped; run the same command again to continue", file=sys.stderr)
+        print(f"\nsenna {name}: stopped; run the same command again to continue", file=sys.stderr)
         return 130

@@ -1,4 +1,4 @@
-"""Processes that are forked from one which has imported Senna, and so start at once: an import takes six seconds of a core."""
+"""Processes forked from a server that has imported Senna. They start at once; an import takes six seconds of a core."""
 
 import atexit
 import contextlib
@@ -18,15 +18,21 @@ from unittest import mock
 import psutil
 
 IMPORTED = [
-    *("senna.train.run", "senna.evaluate.command", "senna.convert.command", "senna.convert.frames"),
+    *(
+        "senna.train.run",
+        "senna.doctor.preflight",
+        "senna.evaluate.command",
+        "senna.convert.command",
+        "senna.convert.frames",
+    ),
     *("deepspeed", "matplotlib.figure", "nuscenes.nuscenes", "torch.utils.tensorboard"),
 ]
 
 
 class Run:
-    """``target(arguments)`` in a process of its own, or in several under what torchrun would set; the face is Popen's.
+    """``target(arguments)`` in one process, or in several with the environment that torchrun sets.
 
-    ``target`` is found by its name, so it stands in a module; what it returns is the exit code.
+    The interface is that of `subprocess.Popen`. ``target`` must be a function of a module; it returns the exit code.
     """
 
     def __init__(self, target: Callable[[list[str]], int], arguments: list[str], folder: Path, processes: int = 1):
@@ -47,10 +53,10 @@ class Run:
             self._processes.append(process)
         for stream in streams:
             stream.close()
-        atexit.register(self._kill)  # of a test that failed meanwhile: Python waits for the processes it has started
+        atexit.register(self._kill)  # otherwise Python would wait for the processes of a failed test
 
     def poll(self) -> int | None:
-        """The exit code once all processes have ended: that of the first that failed, else 0."""
+        """Return the exit code of the first process that failed, else 0; None until all processes have ended."""
         codes = [process.exitcode for process in self._processes]
         return None if None in codes else next((code for code in codes if code), 0)
 
@@ -59,7 +65,7 @@ class Run:
         return self.poll()
 
     def kill(self) -> None:
-        """kill -9 of every process, and of those it started; returns when they have ended."""
+        """Send SIGKILL to every process and its children, and wait until they have ended."""
         self._kill()
         self.communicate()
 
@@ -69,14 +75,15 @@ class Run:
             with contextlib.suppress(psutil.NoSuchProcess):
                 if process.is_alive():
                     stopped.append(psutil.Process(process.pid))
-                    stopped[-1].suspend()  # now, and not only when the children of all are found
+                    stopped[-1].suspend()  # before the search for children, which takes time
         for process in stopped:
             with contextlib.suppress(psutil.NoSuchProcess):
-                for one in [*process.children(recursive=True), process]:
-                    one.kill()
+                for member in [*process.children(recursive=True), process]:
+                    member.kill()
 
     def communicate(self, timeout: float = 300) -> tuple[str, str]:
-        """Standard output from here on, and standard error, when all have ended or, after ``timeout`` seconds, been killed."""
+        """Return the rest of standard output, and standard error, when all processes have ended. They are killed after
+        ``timeout`` seconds."""
         watchdog = threading.Timer(timeout, self._kill)
         watchdog.start()
         with self.stdout, self._errors:
@@ -88,13 +95,13 @@ class Run:
             return out, self._errors.read()
 
     def result(self) -> subprocess.CompletedProcess:
-        """What `subprocess.run` returns."""
+        """Wait, and return what `subprocess.run` returns."""
         out, err = self.communicate()
         return subprocess.CompletedProcess(self.args, self.returncode, out, err)
 
 
 def _launched(processes: int) -> list[dict[str, str]]:
-    """What torchrun would set in each of several processes; nothing for one."""
+    """Return the environment variables that torchrun sets in each of several processes; none for a single process."""
     if processes == 1:
         return [{}]
     with socket.socket() as free:
@@ -106,8 +113,8 @@ def _launched(processes: int) -> list[dict[str, str]]:
 
 
 def _become(target, arguments, folder, environment, out, errors) -> None:
-    multiprocessing.set_start_method(None, force=True)  # for its own workers the system's, not that of the fork server
-    gc.freeze()  # else every collection of garbage goes through all that was imported
+    multiprocessing.set_start_method(None, force=True)  # its workers start by the system's default method
+    gc.freeze()  # otherwise every garbage collection scans all imported objects
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)

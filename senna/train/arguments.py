@@ -1,48 +1,73 @@
-"""From command line and YAML files to `TrainArguments`, and for each value where it came from."""
+"""Build `TrainArguments` from the command line and YAML files, and record the source of each value."""
 
 import argparse
 import difflib
 import os
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
-from transformers import HfArgumentParser
-from transformers.hf_argparser import string_to_bool
 
 from senna.errors import UsageError
-from senna.train.explain import Given, explain, short
-from senna.train.fields import OWN_FIELDS, PlannedArguments, TrainArguments, grouped_fields
+from senna.flags import ArgumentParser
+from senna.train.explain import Setting, explain, relative_path
+from senna.train.fields import OWN_FIELDS, TrainArguments, grouped_fields
+from senna.train.options import Option, options_of
 
 PUBLISHED_NAMES = {"evaluation_strategy": "eval_strategy", "warmup_ratio": "warmup_steps"}
-"""Flags of the published scripts that transformers has renamed since; the old names go on working."""
+"""Flags of the published scripts that transformers has renamed since; the old names are accepted too."""
 
+DESCRIPTION = "Train Senna. Every flag is also a YAML key. --config files are read in order; flags override them."
 EPILOG = """examples:
   senna train --config configs/stage1_pretrain.yaml --model_name_or_path vicuna-7b-v1.5 --data_path captions.json \\
       --vision_tower clip-vit-large-patch14-336 --image_folder images --output_dir out
   senna train --config configs/stage2_driving.yaml --config configs/qlora.yaml --lora_r 64 --print
-      which values that would be, and which file or flag each is from"""
+      show the value of each field and the file or flag that sets it"""
+SEE_HELP = "see senna train --help"
+
+OnError = Callable[[UsageError], None]
 
 
-def nearest(word: str, known: list[str]) -> str:
-    """ " (did you mean X?)" for a mistyped word, empty where nothing is near."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f" (did you mean {close[0]}?)" if close else ""
+class ArgumentError(UsageError):
+    """A flag or a key of a YAML file that cannot be used.
+
+    Attributes:
+        name: the flag, with its hyphens, or the key.
+        file: the YAML file; None for a flag.
+        line: the line of the key in the file, counted from 1; None if it is not known.
+    """
+
+    def __init__(
+        self, message: str, *, name: str | None = None, file: str | None = None, line: int | None = None,
+        remedy: str | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(message, remedy=remedy)
+        self.name, self.file, self.line = name, file, line
+
+    @property
+    def location(self) -> str:
+        if self.file is None:
+            return ""
+        return f"--config {self.file}" + (f", line {self.line}" if self.line else "")
 
 
-class _Parser(HfArgumentParser):
-    """Errors become one line with exit code 2 instead of 200 flags of usage."""
+class UnknownArgument(ArgumentError):
+    """A flag or key that `senna train` does not have.
 
-    def error(self, message: str):
-        raise UsageError(f"senna train: {message}; see senna train --help")
+    Attributes:
+        suggestion: the most similar flag or key; None if none is similar.
+    """
 
-
-class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Examples keep their lines, and a default is said where there is one."""
-
-    def _get_help_string(self, action):
-        return action.help if action.default in (None, "", []) else super()._get_help_string(action)
+    def __init__(self, name: str, known: Iterable[str], *, file: str | None = None, line: int | None = None) -> None:
+        kind, prefix = ("argument", "--") if file is None else ("key", "")
+        similar = difflib.get_close_matches(name.removeprefix("--").replace("-", "_"), list(known), n=1)
+        self.suggestion = prefix + similar[0] if similar else None
+        super().__init__(
+            f"unknown {kind} {name}", name=name, file=file, line=line,
+            remedy=f"did you mean {self.suggestion}?" if self.suggestion else SEE_HELP,
+        )  # fmt: skip
 
 
 class _HelpAll(argparse.Action):
@@ -51,160 +76,165 @@ class _HelpAll(argparse.Action):
         parser.exit()
 
 
-def build_parser(every_field: bool = False) -> argparse.ArgumentParser:
-    """The parser of `senna train`, made from `TrainArguments`; its help shows `OWN_FIELDS`, or every field."""
-    parser = _Parser(
-        TrainArguments,
+def build_parser(every_field: bool = False) -> ArgumentParser:
+    """Return the parser of `senna train`. Its help shows `OWN_FIELDS` or every field; it accepts every field.
+
+    Only the fields that are given are in its namespace.
+    """
+    parser = ArgumentParser(
         prog="senna train",
         usage="senna train --config FILE [--config FILE ...] [--any_field value ...]",
-        description="Train Senna. Every flag is also a YAML key; --config files are read in order, flags come last.",
+        description=DESCRIPTION,
         allow_abbrev=False,
-        formatter_class=_Help,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=EPILOG,
     )
-    by_name = _actions(parser)
-    for action in parser._actions:
-        # argparse knows the names with hyphens still
-        action.option_strings = [name for name in action.option_strings if "-" not in name[2:]]
-        action.metavar = {int: "N", float: "X", str: "TEXT", string_to_bool: "True|False"}.get(action.type)
-        if action is not by_name[action.dest] or (action.dest not in ("help", *OWN_FIELDS) and not every_field):
-            action.help = argparse.SUPPRESS
-    others = [action for action in parser._optionals._group_actions if action.dest not in ("help", *OWN_FIELDS)]
-    parser._optionals._group_actions[:] = [by_name["help"]]
-    add = parser._optionals.add_argument
-    add("--config", action="append", default=[], metavar="FILE", help="a YAML file with any of the flags; repeatable")
-    shows = "show each field's value and where it is from (default, file and line, command line), and stop"
-    add("--print", action="store_true", default=None, help=shows)
-    add("--help_all", action=_HelpAll, nargs=0, help="every field, transformers' others included")
+    options = options_of(TrainArguments)
+    add = parser.add_argument
+    add("--config", action="append", default=[], metavar="FILE", help="YAML file with any of the flags; repeatable")
+    add("--print", action="store_true", help="print the value and the source of each field, and exit")
+    add("--help_all", action=_HelpAll, nargs=0, help="show every field, including transformers' other fields, and exit")
     for heading, names in grouped_fields().items():
-        parser.add_argument_group(heading)._group_actions.extend(by_name[name] for name in names)
-    if every_field:
-        parser.add_argument_group("transformers' other fields")._group_actions.extend(others)
+        group = parser.add_argument_group(heading)
+        for name in names:
+            options[name].add_to(group)
+    others = parser.add_argument_group("transformers' other fields") if every_field else parser
+    for name, option in options.items():
+        if name not in OWN_FIELDS:
+            option.add_to(others, is_hidden=not every_field)
     return parser
 
 
-def _actions(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
-    """By field; `--no_x` comes after `--x`."""
-    return {action.dest: action for action in reversed(parser._actions)}
+@dataclass
+class _YamlFile:
+    values: dict[Any, Any]
+    lines: dict[str, int]  # of the top-level keys, under their present names
 
 
-def _check_mapping(path: str) -> tuple[dict, dict[str, int]]:
-    """The keys and values of a YAML file, and the line of each key."""
+def _load_yaml(path: str, on_error: OnError) -> _YamlFile | None:
+    """Load a YAML file with the line of each key. A key that occurs twice is reported, and its last value counts."""
     try:
         text = Path(path).read_text(encoding="utf-8")
         values, root = yaml.safe_load(text) or {}, yaml.compose(text, Loader=yaml.SafeLoader)
     except OSError as error:
-        raise UsageError(f"--config {path}: cannot be read ({error.strerror})") from error
+        on_error(ArgumentError(f"cannot be read ({error.strerror})", file=path, remedy="give an existing YAML file"))
+        return None
     except UnicodeDecodeError as error:
-        raise UsageError(f"--config {path}: not text: {error}") from error
+        on_error(ArgumentError(f"not text: {error}", file=path, remedy="give a YAML file in UTF-8"))
+        return None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        why = f"{getattr(error, 'problem', None) or error}".replace("\n", " ")
-        raise UsageError(f"--config {path}{f', line {mark.line + 1}' if mark else ''}: not YAML: {why}") from error
-    if not isinstance(values, dict):
-        raise UsageError(f"--config {path}: expected 'key: value' lines")
-    lines: dict[str, int] = {}
-    for key, _ in root.value if root is not None else []:
-        name, line = PUBLISHED_NAMES.get(key.value, key.value), key.start_mark.line + 1
-        if name in lines:
-            raise UsageError(
-                f"--config {path}, line {line}: {key.value} is set a second time (first in line {lines[name]})"
-            )
-        lines[name] = line
-    return values, lines
-
-
-def _as_flag(parser: argparse.ArgumentParser, action: argparse.Action, value: Any) -> Any:
-    """A YAML value as the flag of that name would have it. Raises ValueError that says what is wrong with it."""
-    if value is None:
-        if action.default is not None:
-            raise ValueError("has no value")
+        reason = str(getattr(error, "problem", None) or error).replace("\n", " ")
+        on_error(ArgumentError(f"not YAML: {reason}", file=path, line=mark.line + 1 if mark else None))
         return None
-    several = isinstance(value, (list, dict))
-    if several and (action.choices or action.type in (int, float, string_to_bool)):
-        raise ValueError(f"one value expected, not {value}")
-    if isinstance(value, bool) and action.type not in (int, float, string_to_bool):
-        raise ValueError(f"text expected, not {value}: YAML reads yes, no, on and off so; write the word in quotes")
-    if several:
-        return value
-    try:
-        converted = parser._get_value(action, str(value))
-        parser._check_value(action, converted)
-    except argparse.ArgumentError as error:
-        raise ValueError(error.message) from error
-    return converted
+    if not isinstance(values, dict):
+        on_error(ArgumentError("expected 'key: value' lines", file=path))
+        return None
+    lines: dict[str, int] = {}
+    for key, _ in root.value if isinstance(root, yaml.MappingNode) else []:
+        name, line = str(PUBLISHED_NAMES.get(key.value, key.value)), key.start_mark.line + 1
+        if name in lines:
+            message = f"{key.value} is set a second time (first in line {lines[name]})"
+            on_error(ArgumentError(message, name=key.value, file=path, line=line, remedy="delete one of the lines"))
+        lines[name] = line
+    return _YamlFile(values, lines)
 
 
-def read_yaml(path: str, parser: argparse.ArgumentParser | None = None) -> dict[str, Given]:
-    """Fields that a YAML file sets.
+def read_yaml(
+    path: str, options: Mapping[str, Option] | None = None, on_error: OnError | None = None
+) -> dict[str, Setting]:
+    """Return the fields that a YAML file sets.
 
-    Raises UsageError, with the line, for a missing file, bad YAML, an unknown or repeated key and a value of a wrong kind.
+    A relative ``deepspeed`` path that does not exist is taken as relative to the folder of the YAML file.
+
+    Args:
+        options: the options of `TrainArguments`, if the caller has them already.
+        on_error: is called with each error instead of raising it; the key or the file is then ignored.
+
+    Raises:
+        ArgumentError: a missing file, bad YAML, a repeated key or a value of the wrong type, with file and line.
+        UnknownArgument: an unknown key.
     """
-    values, lines = _check_mapping(path)
-    parser = parser or build_parser()
-    actions, known = _actions(parser), [f.name for f in fields(TrainArguments) if f.init]
-    given = {}
-    for key, value in values.items():
-        name = PUBLISHED_NAMES.get(key, key)
-        line = lines.get(str(name), lines.get("<<"))  # a key that stands in the file only by way of YAML's merge
-        place = f"--config {path}, line {line}"
-        if name not in known:
-            raise UsageError(f"{place}: unknown key {key}{nearest(str(key), known)}")
+    report = on_error or _raise
+    options = options or options_of(TrainArguments)
+    file = _load_yaml(path, report)
+    settings: dict[str, Setting] = {}
+    for key, value in file.values.items() if file else ():
+        name = str(PUBLISHED_NAMES.get(key, key))
+        line = file.lines.get(name, file.lines.get("<<")) if file else None  # a merged key has the line of its merge
+        if name not in options:
+            report(UnknownArgument(str(key), options, file=path, line=line))
+            continue
         try:
-            value = _as_flag(parser, actions[name], value)
-        except ValueError as error:
-            raise UsageError(f"{place}: {key}: {error}") from error
+            value = options[name].from_yaml(value)
+        except argparse.ArgumentTypeError as error:
+            report(ArgumentError(f"{key}: {error}", name=str(key), file=path, line=line))
+            continue
         if name == "deepspeed" and isinstance(value, str) and value != "none" and not Path(value).is_file():
             value = str(Path(path).parent / value)
-        given[name] = Given(value, f"{short(path)}:{line}" + (f" ({key})" if key != name else ""))
-    return given
+        settings[name] = Setting(value, f"{relative_path(path)}:{line}" + (f" ({key})" if key != name else ""))
+    return settings
 
 
-def _read_flags(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, dict[str, Given], list]:
-    """What argparse found, what of it stands on the command line, and the words that it does not know."""
+def _raise(error: UsageError) -> None:
+    raise error
+
+
+class _CommandLine(NamedTuple):
+    configs: list[str]
+    settings: dict[str, Setting]
+    is_print: bool
+
+
+def _read_command_line(argv: list[str], options: Mapping[str, Option], on_error: OnError) -> _CommandLine:
+    """Return the --config files and the fields that the command line sets. Unknown words are reported and ignored."""
     renamed, words = {}, []
     for word in argv:
-        flag, sep, value = word.partition("=")
-        old = flag.removeprefix("--")
-        if flag.startswith("--") and old in PUBLISHED_NAMES:
-            renamed[PUBLISHED_NAMES[old]] = flag
-            word = f"--{PUBLISHED_NAMES[old]}{sep}{value}"
+        flag, equals, value = word.partition("=")
+        old_name = flag.removeprefix("--").replace("-", "_")
+        if flag.startswith("--") and old_name in PUBLISHED_NAMES:
+            renamed[PUBLISHED_NAMES[old_name]] = flag
+            word = f"--{PUBLISHED_NAMES[old_name]}{equals}{value}"
         words.append(word)
-    absent = object()
-    names = [f.name for f in fields(TrainArguments) if f.init]
-    found, unknown = parser.parse_known_args(words, argparse.Namespace(**dict.fromkeys(names, absent)))
-    where = {name: f"command line ({flag})" for name, flag in renamed.items()}
-    given = {
-        name: Given(value, where.get(name, "command line"))
-        for name, value in vars(found).items()
-        if name in names and value is not absent
+    namespace, unknown = build_parser().parse_known_args(words)
+    known = [*options, "config", "print", "help", "help_all"]
+    for index, word in enumerate(unknown):
+        if word.startswith("--") or index == 0:  # other words are values of the unknown flag in front of them
+            on_error(UnknownArgument(word.split("=")[0], known))
+    sources = {name: f"command line ({flag})" for name, flag in renamed.items()}
+    settings = {
+        name: Setting(value, sources.get(name, "command line"))
+        for name, value in vars(namespace).items()
+        if name in options
     }
-    return found, given, unknown
+    return _CommandLine(namespace.config, settings, namespace.print)
 
 
-def parse_arguments(argv: list[str]) -> TrainArguments:
-    """Command line and YAML files -> arguments. With --print they are explained, and SystemExit ends the command.
+def parse_arguments(argv: list[str], on_error: OnError | None = None) -> TrainArguments:
+    """Return the arguments that the command line and its --config files give. Later files and then flags win.
 
-    Raises UsageError that names the flag and the nearest known one.
+    With --print, print each value with its source (in the main process only) and raise SystemExit, as --help does.
+
+    Args:
+        on_error: is called with each unknown flag or key and each unusable key or file instead of raising; parsing then
+            goes on without it.
+
+    Raises:
+        UnknownArgument: an unknown flag or key.
+        UsageError: a value that cannot be used, or values that exclude each other.
     """
-    parser = build_parser()
-    found, flags, unknown = _read_flags(parser, argv)
-    trail: dict[str, list[Given]] = {}
-    for source in [*(read_yaml(path, parser) for path in found.config), flags]:
-        for name, given in source.items():
-            trail.setdefault(name, []).append(given)
-    if unknown:
-        known = [name for name in parser._option_string_actions if name.startswith("--") and "-" not in name[2:]]
-        raise UsageError(
-            f"unknown argument {unknown[0]}{nearest(unknown[0].split('=')[0], known)}; see senna train --help"
-        )
-    kind = PlannedArguments if found.print else TrainArguments
+    options = options_of(TrainArguments)
+    command_line = _read_command_line(argv, options, on_error or _raise)
+    trail: dict[str, list[Setting]] = {}
+    for source in [*(read_yaml(path, options, on_error) for path in command_line.configs), command_line.settings]:
+        for name, setting in source.items():
+            trail.setdefault(name, []).append(setting)
     try:
-        args = kind(**{name: given[-1].value for name, given in trail.items()})
+        args = TrainArguments(**{name: settings[-1].value for name, settings in trail.items()})
     except (ValueError, TypeError, ImportError) as error:
-        raise UsageError(f"arguments: {error}") from error
-    if found.print:
+        raise UsageError(f"the arguments cannot be used: {error}", remedy=SEE_HELP) from error
+    if command_line.is_print:
         if os.environ.get("RANK", "0") == "0":
-            print(explain(args, trail, found.config))
+            print(explain(args, trail, command_line.configs))
         raise SystemExit(0)
     return args

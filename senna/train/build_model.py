@@ -1,4 +1,4 @@
-"""The model of a run: opened, given LoRA where asked for, and frozen where the flags say."""
+"""The model of a run: loaded, with LoRA if requested, and with the parts frozen that the flags freeze."""
 
 import logging
 from collections.abc import Iterator
@@ -18,10 +18,10 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def unpartitioned_loading(args: TrainArguments) -> Iterator[None]:
-    """Keep transformers from splitting weights while they are loaded, as it would under ZeRO-3.
+    """Keep transformers from partitioning weights while they are loaded under ZeRO-3.
 
-    DeepSpeed splits the finished model just as well, and all that happens to it before (another tower, new parts, LoRA)
-    works on whole tensors. Memory is the same: each process reads the checkpoint in either case.
+    The steps between loading and training (another tower, new parts, LoRA) need unpartitioned tensors. DeepSpeed partitions
+    the finished model. The peak memory is the same, since each process reads the checkpoint in both cases.
     """
     unset_hf_deepspeed_config()
     try:
@@ -32,33 +32,47 @@ def unpartitioned_loading(args: TrainArguments) -> Iterator[None]:
 
 
 def freeze(model: SennaLlavaLlamaForCausalLM, args: TrainArguments) -> None:
-    """Leave a gradient to what the flags say is trained; the tower never is."""
+    """Set ``requires_grad`` of all parameters as the flags say; the tower is always frozen.
+
+    Raises:
+        UsageError: no parameter is left to train.
+    """
     parts = model.model
     for name, parameter in model.named_parameters():
-        in_llm = "lora_" in name if args.lora_enable else parameter.is_floating_point()
-        parameter.requires_grad_(in_llm and not (args.tune_mm_mlp_adapter or args.freeze_backbone))
+        is_llm_trainable = "lora_" in name if args.lora_enable else parameter.is_floating_point()
+        parameter.requires_grad_(is_llm_trainable and not (args.tune_mm_mlp_adapter or args.freeze_backbone))
     parts.mm_projector.requires_grad_(not args.freeze_mm_mlp_adapter)
     parts.img_adapter.requires_grad_(not args.freeze_img_adapter)
     parts.vision_tower.requires_grad_(False)
-    if not any(p.requires_grad for p in model.parameters()):
-        raise UsageError("the flags freeze every part of the model: nothing would be trained")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UsageError(
+            "the flags freeze every part of the model",
+            remedy="omit --freeze_mm_mlp_adapter, --freeze_img_adapter or --freeze_backbone",
+        )
 
 
 def use_liger_kernels(model: SennaLlavaLlamaForCausalLM) -> None:
-    """Fused Triton kernels for the LLM's norms, rotary embedding and MLP. The loss stays ours: it looks at targets only.
+    """Replace the LLM's norms, rotary embedding and MLP by Liger's fused Triton kernels.
 
-    transformers' own switch knows models by their type and would leave this one as it is.
+    The loss stays Senna's own, which computes logits of targets only. transformers' own switch selects kernels by model type
+    and does not know this model.
     """
-    from liger_kernel.transformers import apply_liger_kernel_to_llama
+    from liger_kernel.transformers import apply_liger_kernel_to_llama  # type: ignore[import-not-found]
 
     apply_liger_kernel_to_llama(cross_entropy=False, fused_linear_cross_entropy=False, model=model)
 
 
 def build_model(args: TrainArguments) -> SennaLlavaLlamaForCausalLM:
-    """The model to train: frozen parts in the training precision, trained parts in fp32 (DeepSpeed keeps its own fp32)."""
+    """Return the model to train: frozen parts in the training precision, trained parts in fp32 (under DeepSpeed in the
+    training precision, because DeepSpeed keeps fp32 copies).
+
+    Raises:
+        UsageError: another tower is given under LoRA, or no parameter is left to train.
+    """
+    model_path = args.required("model_name_or_path")
     with unpartitioned_loading(args):
-        model, new = open_model(
-            args.model_name_or_path,
+        model, new_parts = open_model(
+            model_path,
             args.vision_tower,
             quantization=args.quantization,
             dtype=args.precision,
@@ -72,22 +86,25 @@ def build_model(args: TrainArguments) -> SennaLlavaLlamaForCausalLM:
         )
     model.config.tokenizer_padding_side = "right"
     model.config.use_cache = False
-    if args.lora_enable and "vision_tower" in new:
+    if args.lora_enable and "vision_tower" in new_parts:
         raise UsageError(
-            f"--vision_tower {args.vision_tower}: {args.model_name_or_path} holds another tower, and a LoRA folder could not "
-            "carry this one; leave --vision_tower (VISION_TOWER) out"
+            f"--vision_tower {args.vision_tower}: {model_path} holds another tower, and a LoRA folder cannot "
+            "hold a tower",
+            remedy="omit --vision_tower (VISION_TOWER)",
         )
-    new = [part for part in new if part != "vision_tower"]
-    if args.init_weight_img_adapter and "img_adapter" not in new:
+    untrained = [part for part in new_parts if part != "vision_tower"]
+    if args.init_weight_img_adapter and "img_adapter" not in untrained:
         model.model.img_adapter.reset()
-        new.append("img_adapter")
-    if new and not args.tune_mm_mlp_adapter:
+        untrained.append("img_adapter")
+    if untrained and not args.tune_mm_mlp_adapter:
         logger.warning(
-            "%s holds no %s: it starts untrained; stage 1 trains it", args.model_name_or_path, " and no ".join(new)
+            "%s holds no %s: training starts from new weights; stage 1 trains them",
+            model_path,
+            " and no ".join(untrained),
         )
     if args.use_liger_kernel:
         use_liger_kernels(model)
-        args.use_liger_kernel = False  # done; the Trainer would look for them once more
+        args.use_liger_kernel = False  # keeps the Trainer from applying its own switch
     if args.lora_enable:
         add_lora(model, args.lora_r, args.lora_alpha, args.lora_dropout)
     freeze(model, args)
@@ -98,7 +115,7 @@ def build_model(args: TrainArguments) -> SennaLlavaLlamaForCausalLM:
     return model
 
 
-def count(parameter: torch.nn.Parameter) -> int:
-    """How many weights a parameter stands for: a packed one holds two in a byte."""
-    packed = getattr(parameter, "quant_state", None)
-    return parameter.numel() if packed is None else packed.shape.numel()
+def count_weights(parameter: torch.nn.Parameter) -> int:
+    """Return the number of weights in a parameter; a 4-bit parameter packs two weights into a byte."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else state.shape.numel()

@@ -1,4 +1,4 @@
-"""A run's DeepSpeed configuration, and the environment in which DeepSpeed starts."""
+"""The DeepSpeed configuration of a run, and the environment that DeepSpeed reads when it starts."""
 
 import importlib.util
 import json
@@ -10,24 +10,35 @@ from senna.errors import UsageError
 
 
 def read_deepspeed(config: str | dict | None) -> dict | None:
-    """A DeepSpeed configuration (JSON file, dict, or "none") as a dict. Raises UsageError that names the file."""
+    """Return a DeepSpeed configuration (a JSON file, a dict or "none") as a dict; None without DeepSpeed.
+
+    Raises:
+        UsageError: the file cannot be read or is not JSON; the message names it.
+    """
     if not config or config == "none":
         return None
     if isinstance(config, dict):
         return config
+    remedy = "give a file such as configs/deepspeed/zero3.json, or none"
     try:
         return json.loads(Path(config).read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"--deepspeed {config}: cannot be read ({error.strerror})") from error
+        raise UsageError(f"--deepspeed {config}: cannot be read ({error.strerror})", remedy=remedy) from error
     except json.JSONDecodeError as error:
-        raise UsageError(f"--deepspeed {config}: not JSON: {error}") from error
+        raise UsageError(f"--deepspeed {config}: not JSON: {error}", remedy=remedy) from error
 
 
 def start_deepspeed(config: dict, use_cpu: bool) -> None:
-    """Set the environment that DeepSpeed reads, and what it must not do on a CPU."""
+    """Set the environment variables that DeepSpeed reads, and on a CPU switch off what it does not support there.
+
+    Raises:
+        UsageError: DeepSpeed is not installed.
+    """
     if importlib.util.find_spec("deepspeed") is None:
-        raise UsageError("--deepspeed: DeepSpeed is not installed: pip install -e '.[gpu]', or --deepspeed none")
-    if "LOCAL_RANK" not in os.environ:  # started by no launcher: without these DeepSpeed would look for MPI
+        raise UsageError(
+            "--deepspeed: DeepSpeed is not installed", remedy="pip install -e '.[gpu]', or use --deepspeed none"
+        )
+    if "LOCAL_RANK" not in os.environ:  # not started by a launcher: DeepSpeed would look for MPI
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
@@ -40,4 +51,4 @@ def start_deepspeed(config: dict, use_cpu: bool) -> None:
         }
     if use_cpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
-        config.get("zero_optimization", {})["overlap_comm"] = False  # a CPU has no stream to overlap on
+        config.get("zero_optimization", {})["overlap_comm"] = False  # a CPU has no streams to overlap

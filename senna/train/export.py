@@ -1,8 +1,9 @@
-"""What a finished run leaves: a model folder, or a LoRA folder, that the next stage, `load_model` and others open."""
+"""The final folder of a run: a model or a LoRA folder, which the next stage and `load_model` open."""
 
 import copy
 import shutil
 from pathlib import Path
+from typing import Any
 
 from senna.files import SAVING, publish_files
 from senna.model.loading import quiet_transformers
@@ -14,50 +15,51 @@ from senna.train.trainer import SennaTrainer
 
 
 def absolute(name: str) -> str:
-    """A local path made absolute; a hub name as it is."""
+    """Return a local path as an absolute path, and a hub name unchanged."""
     return str(Path(name).resolve()) if Path(name).exists() else name
 
 
 def save_final(trainer: SennaTrainer) -> None:
-    """Write the folder in one precision throughout, with tokenizer and image processor. All processes call it."""
+    """Write model, tokenizer and image processor, in the precision of the run. All processes must call it."""
     args = trainer.args
     output_dir = Path(args.output_dir)
     staging = output_dir / SAVING
     if trainer.is_world_process_zero() and staging.exists():
         shutil.rmtree(staging)
     with saving(output_dir):
-        (_save_lora_folder if args.lora_enable else _save_whole_folder)(trainer, staging)
+        (_save_lora_folder if args.lora_enable else _save_model_folder)(trainer, staging)
         if trainer.is_world_process_zero():
             trainer.tokenizer.save_pretrained(staging)
             trainer.image_processor.save_pretrained(staging)
             publish_files(staging, output_dir)
 
 
-def _save_whole_folder(trainer: SennaTrainer, staging: Path) -> None:
-    model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
-    split = trainer.args.zero_stage == 3
-    weights = trainer.gathered_weights(lambda name, parameter: True) if split else None
+def _save_model_folder(trainer: SennaTrainer, staging: Path) -> None:
+    model = trainer.unwrapped_model()
+    is_partitioned = trainer.args.zero_stage == 3
+    weights = trainer.gathered_weights(lambda name, parameter: True) if is_partitioned else None
     if not trainer.is_world_process_zero():
         return
     with quiet_transformers():
-        if not split:
-            model.to(trainer.args.precision)
+        if not is_partitioned:
+            model.to(trainer.args.precision)  # type: ignore[arg-type]
         model.save_pretrained(staging, state_dict=weights)
 
 
 def _save_lora_folder(trainer: SennaTrainer, staging: Path) -> None:
-    args, model = trainer.args, trainer.accelerator.unwrap_model(trainer.model_wrapped)
+    args, model = trainer.args, trainer.unwrapped_model()
+    model_path = args.required("model_name_or_path")
     weights = trainer.gathered_weights(lambda name, parameter: parameter.requires_grad or is_adapter_weight(name))
     if not trainer.is_world_process_zero():
         return
     staging.mkdir(parents=True)
     weights = {name: tensor.to("cpu", args.precision) for name, tensor in weights.items()}
-    save_lora(model, weights, staging, absolute(args.model_name_or_path))
-    config = copy.deepcopy(model.config)
+    save_lora(model, weights, staging, absolute(model_path))
+    config: Any = copy.deepcopy(model.config)
     if hasattr(config, "quantization_config"):
-        del config.quantization_config  # says how the base was loaded; this folder's own weights are plain
+        del config.quantization_config  # it describes how the base was loaded, not the weights of this folder
     config.base_quantization = args.quantization
     config.dtype = args.precision
     config.architectures = [type(model).__name__]
-    config.mm_vision_tower = absolute(resolve_tower(config.mm_vision_tower, args.model_name_or_path, args.model_base))
+    config.mm_vision_tower = absolute(resolve_tower(config.mm_vision_tower, model_path, args.model_base))
     config.save_pretrained(staging)

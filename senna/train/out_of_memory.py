@@ -1,4 +1,4 @@
-"""What is said when a run takes more memory than there is."""
+"""The error of a run that needs more memory than there is, with settings that need less."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,25 +10,25 @@ from senna.model.source import read_config
 from senna.train.arguments import TrainArguments
 from senna.train.memory.fit import smaller
 
-FRAGMENTS = (
-    "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"  # torch's allocator then leaves fewer pieces that fit nothing
-)
+EXPANDABLE_SEGMENTS = "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
+"""Makes torch's allocator leave fewer fragments that no tensor fits in."""
 
 
 @contextmanager
 def out_of_memory(args: TrainArguments) -> Iterator[None]:
-    """Turn an allocation that failed into what to change; checkpoints stay, and the same command goes on from them."""
+    """Turn a failed allocation into a SennaError that names smaller settings with the same global batch."""
     try:
         yield
-    except RuntimeError as error:  # torch.OutOfMemoryError is one; a CPU's allocator has no kind of its own
-        on_card = isinstance(error, torch.OutOfMemoryError)
-        if not on_card and "can't allocate memory" not in str(error):
+    except RuntimeError as error:
+        is_gpu = isinstance(error, torch.OutOfMemoryError)
+        if not is_gpu and "can't allocate memory" not in str(error):  # torch's CPU allocator has no exception type
             raise
-        config = read_config(args.model_name_or_path, args.vision_tower, args.model_base)
-        where = f"the card of process {args.process_index}" if on_card else "main memory"
-        advice = smaller(args, config) or "a card with more memory, or more of them"
-        also = f"; a little less: {FRAGMENTS}" if on_card else ""
+        config = read_config(args.required("model_name_or_path"), args.vision_tower, args.model_base)
+        device = f"the card of process {args.process_index}" if is_gpu else "main memory"
+        advice = smaller(args, config) or "a card with more memory, or more cards"
+        fragments = f"; {EXPANDABLE_SEGMENTS} helps a little too" if is_gpu else ""
         raise SennaError(
-            f"{where} has no memory left ({str(error).splitlines()[0]}). Checkpoints are safe. Smaller, with the same global "
-            f"batch: {advice}{also}. `senna doctor` with the same flags shows what takes how much"
+            f"{device} has no memory left ({str(error).splitlines()[0]}); checkpoints are safe",
+            remedy=f"use settings that need less memory, with the same global batch: {advice}{fragments}. `senna doctor` with "
+            "the same flags shows the memory of each part",
         ) from error

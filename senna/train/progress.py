@@ -1,4 +1,4 @@
-"""What a person sees while a run goes: one bar with loss, rate and time left, or plain lines where there is no terminal."""
+"""The progress of a run: a progress bar or log lines, a log file, and the loss curve."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 
 from senna.train.checkpoint import saving
 
-SHOWN = {
+FORMATS = {
     "loss": ".4f",
     "learning_rate": ".2e",
     "grad_norm": ".3f",
@@ -21,7 +21,8 @@ SHOWN = {
     "cut_samples": ".0f",
     "memory_gb": ".1f",
 }
-SHORT = {
+"""The numbers of a log entry that are printed, in this order, and their formats."""
+LABELS = {
     "learning_rate": "lr",
     "grad_norm": "grad",
     "samples_per_second": "samples/s",
@@ -30,11 +31,13 @@ SHORT = {
     "cut_samples": "cut",
     "memory_gb": "GiB",
 }
+"""Printed names of numbers, if they differ from their keys."""
 
 
-def describe(logs: dict) -> str:
-    """One line of the numbers that a log entry has: "loss 1.2345 (plan 0.2210), lr 1.00e-03, ..."."""
-    parts = [f"{SHORT.get(k, k)} {logs[k]:{form}}" for k, form in SHOWN.items() if isinstance(logs.get(k), int | float)]
+def format_entry(logs: dict) -> str:
+    """Return the numbers of a log entry as a line: "loss 1.2345 (plan 0.2210), lr 1.00e-03, ..."."""
+    numbers = {key: value for key, value in logs.items() if isinstance(value, int | float)}
+    parts = [f"{LABELS.get(key, key)} {numbers[key]:{form}}" for key, form in FORMATS.items() if key in numbers]
     kinds = [f"{key.removeprefix('loss_')} {value:.4f}" for key, value in logs.items() if key.startswith("loss_")]
     if kinds and parts:
         parts[0] += f" ({', '.join(kinds)})"
@@ -42,11 +45,11 @@ def describe(logs: dict) -> str:
 
 
 class Progress(TrainerCallback):
-    """A progress bar on a terminal; elsewhere a line each log step, so that log files stay readable."""
+    """A progress bar on a terminal; without a terminal a line per log step, so that log files stay readable."""
 
     def __init__(self):
         self.bar: tqdm | None = None
-        self.started = 0.0
+        self.started, self.first_step = 0.0, 0
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.started, self.first_step = time.monotonic(), state.global_step
@@ -58,7 +61,7 @@ class Progress(TrainerCallback):
             self.bar.update(state.global_step - self.bar.n)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        text = describe(logs or {})
+        text = format_entry(logs or {})
         if not text or not state.is_world_process_zero:
             return
         if self.bar is not None:
@@ -74,7 +77,7 @@ class Progress(TrainerCallback):
 
 
 class LogFile(TrainerCallback):
-    """Every log entry as a line of JSON. A run that continues first drops what it had logged past its checkpoint."""
+    """A file with a line of JSON per log entry. A run that continues first deletes the entries after its checkpoint."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -90,7 +93,11 @@ class LogFile(TrainerCallback):
 
 
 def plot_losses(history: list[dict], path: Path, title: str) -> bool:
-    """Draw the losses of a log history (entries with "step" and "loss") to a PNG. False where there is nothing to draw."""
+    """Draw the losses of a log history (entries with "step" and "loss") to a PNG file.
+
+    Returns:
+        False if there are fewer than two losses; no file is written then.
+    """
     points = [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
     if len(points) < 2:
         return False
@@ -100,14 +107,14 @@ def plot_losses(history: list[dict], path: Path, title: str) -> bool:
     from matplotlib import pyplot as plt
 
     steps, losses = zip(*points, strict=True)
-    smooth, value = [], losses[0]
+    smoothed, average = [], losses[0]
     for loss in losses:
-        value = 0.9 * value + 0.1 * loss
-        smooth.append(value)
+        average = 0.9 * average + 0.1 * loss
+        smoothed.append(average)
     figure, axes = plt.subplots(figsize=(8, 4.5), dpi=120)
     axes.plot(steps, losses, color="#9ecae1", linewidth=1, label="each log step")
-    axes.plot(steps, smooth, color="#08519c", linewidth=2, label="smoothed (0.9)")
-    axes.set(xlabel="step", ylabel="loss (nats a target token)", title=title)
+    axes.plot(steps, smoothed, color="#08519c", linewidth=2, label="smoothed (0.9)")
+    axes.set(xlabel="step", ylabel="loss (nats per target token)", title=title)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend()

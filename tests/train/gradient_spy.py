@@ -1,28 +1,26 @@
-"""`senna train` that also writes its first step's gradient, put together from all processes."""
+"""`senna train` that also writes the gradient of its first step, gathered from all processes."""
 
 import torch
 from safetensors.torch import save_file
 
-from senna.doctor.preflight import before_training
 from senna.train.arguments import parse_arguments
 from senna.train.run import build_trainer
 
 
 def write_gradients(engine, path: str) -> None:
-    """Of every trained parameter, by DeepSpeed's own call, which all processes make."""
+    """Write the gradient of every trained parameter. All processes must call it."""
     from deepspeed.utils import safe_get_full_grad
 
-    named = {name: p for name, p in engine.module.named_parameters() if p.requires_grad}
-    gradients = {name: safe_get_full_grad(p) for name, p in named.items()}
+    trained = {name: parameter for name, parameter in engine.module.named_parameters() if parameter.requires_grad}
+    gradients = {name: safe_get_full_grad(parameter) for name, parameter in trained.items()}
     if torch.distributed.get_rank() == 0:
         save_file({name: gradient.float().contiguous() for name, gradient in gradients.items()}, path)
 
 
 def train(words: list[str]) -> None:
-    """``words``: the file to write (safetensors), then flags of `senna train`."""
+    """Run `senna train`. ``words`` are the safetensors file to write, and then flags of `senna train`."""
     path, *flags = words
-    args = parse_arguments(flags)
-    trainer = build_trainer(args, before_training(args)[1])
+    trainer = build_trainer(parse_arguments(flags))
     prepare = trainer._prepare_for_training
 
     def prepare_and_watch(*arguments):

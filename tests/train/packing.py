@@ -1,4 +1,4 @@
-"""The same records packed and one by one: batches of both, and the loss and gradients of a step over each."""
+"""Batches of the same records with and without packing, and the loss and the gradients of a step over each."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ PACK = 2400
 
 
 def draw_images(records: Sequence[dict], folder: Path) -> None:
-    """A small picture of noise for every image that the records name and that is not there."""
+    """Write a small image of noise for every image that the records name and that does not exist."""
     noise = np.random.default_rng(0)
     for path in {path for record in records for path in record.get("images", [])}:
         if not (folder / path).exists():
@@ -28,19 +28,20 @@ def draw_images(records: Sequence[dict], folder: Path) -> None:
 
 
 def odd_records(frames: Sequence[int]) -> list[dict]:
-    """Frames of so many questions, answers of all lengths (one longer than a sample may be), and text without a picture."""
-    chance, records = np.random.default_rng(1), []
+    """Return records of frames with the given numbers of questions and answers of various lengths, one of them longer than a
+    sample may be, and a text-only record after each frame."""
+    generator, records = np.random.default_rng(1), []
     words = "the white car ahead of me leads a parked vehicle keep straight stop".split()
 
     def text(count: int) -> str:
-        return " ".join(chance.choice(words, count))
+        return " ".join(generator.choice(words, count))
 
     for number, questions in enumerate(frames):
         names = [f"CAM_{view.upper().replace(' ', '_')}/{number}.png" for view in VIEWS]
         for question in range(questions):
-            long = number == 0 and question == 0
-            turns = [{"from": "human", "value": image_block() + text(int(chance.integers(1, 20)))},
-                     {"from": "gpt", "value": text(2 * MAX_LENGTH if long else int(chance.integers(1, 40)))}]  # fmt: skip
+            is_long = number == 0 and question == 0
+            turns = [{"from": "human", "value": image_block() + text(int(generator.integers(1, 20)))},
+                     {"from": "gpt", "value": text(2 * MAX_LENGTH if is_long else int(generator.integers(1, 40)))}]  # fmt: skip
             records.append({"id": f"{number}-{question}", "kind": "description", "token": f"frame-{number}",
                             "image": names[0], "images": names, "conversations": turns})  # fmt: skip
         turns = [{"from": "human", "value": text(4)}, {"from": "gpt", "value": text(9)}]
@@ -49,7 +50,7 @@ def odd_records(frames: Sequence[int]) -> list[dict]:
 
 
 def tiny_model(vocabulary: int, **changes) -> SennaLlavaLlamaForCausalLM:
-    """The architecture of the tiny preset, smaller still: grouped heads, 4 patches, 3 tokens a view."""
+    """Return a model of the tiny preset's architecture, but smaller: grouped heads, 4 patches, 3 tokens a view."""
     vision = CLIPVisionConfig(
         hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, image_size=28, patch_size=14
     )
@@ -64,7 +65,7 @@ def tiny_model(vocabulary: int, **changes) -> SennaLlavaLlamaForCausalLM:
 
 
 class BothWays:
-    """The records of a file, as batches of each way."""
+    """Records as packed and as unpacked batches."""
 
     def __init__(self, records: Sequence[dict], folder: Path, tokenizer, image_processor, config: SennaConfig):
         write_records(folder / "records.jsonl", records)
@@ -73,13 +74,13 @@ class BothWays:
             tokens_per_image=config.mm_adapter_tokens,
         )  # fmt: skip
         self.frames = FrameDataset(self.samples)
-        self.how = (tokenizer.pad_token_id or 0, config.tokenizer_model_max_length, config.mm_adapter_tokens)
+        self.lengths = (tokenizer.pad_token_id or 0, config.tokenizer_model_max_length, config.mm_adapter_tokens)
 
     def unpacked(self, size: int = 8) -> Iterator[dict]:
-        yield from batches(self.samples, Collator(*self.how), size)
+        yield from batches(self.samples, Collator(*self.lengths), size)
 
     def packed(self, size: int = 2, pack_max_tokens: int = PACK) -> Iterator[dict]:
-        yield from batches(self.frames, PackCollator(*self.how, pack_max_tokens), size)
+        yield from batches(self.frames, PackCollator(*self.lengths, pack_max_tokens), size)
 
 
 def batches(dataset, collate, size: int) -> Iterator[dict]:
@@ -93,22 +94,22 @@ def batches(dataset, collate, size: int) -> Iterator[dict]:
 def step(
     model: SennaLlavaLlamaForCausalLM, batches: Sequence[dict], **options
 ) -> tuple[float, dict[str, torch.Tensor]]:
-    """The loss of a step over all batches, and the gradient of every parameter that is trained."""
+    """Return the loss of a step over all batches, and the gradient of every trained parameter."""
     model.zero_grad()
     total = sum(int((batch["labels"] != -100).sum()) for batch in batches)
     loss = 0.0
     for batch in batches:
         batch = send_to_device(batch, model.device)
-        part = model(**batch, num_items_in_batch=total, **options).loss
-        part.backward()
-        loss += float(part.detach())
+        batch_loss = model(**batch, num_items_in_batch=total, **options).loss
+        batch_loss.backward()
+        loss += float(batch_loss.detach())
     return loss, {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
-def worst_difference(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
-    """The largest relative L2 difference of any parameter's gradient; where one is zero the other must be."""
-    assert ours.keys() == theirs.keys()
-    zero = [name for name, gradient in theirs.items() if not gradient.any()]
-    assert not any(ours[name].any() for name in zero)
-    norms = {name: (ours[name] - gradient).norm() / gradient.norm() for name, gradient in theirs.items()}
+def worst_difference(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
+    """Return the largest relative L2 difference of a parameter's gradient. Zero gradients must be zero in both."""
+    assert actual.keys() == expected.keys()
+    zero = [name for name, gradient in expected.items() if not gradient.any()]
+    assert not any(actual[name].any() for name in zero)
+    norms = {name: (actual[name] - gradient).norm() / gradient.norm() for name, gradient in expected.items()}
     return max(float(norm) for name, norm in norms.items() if name not in zero)

@@ -1,3 +1,5 @@
+"""The command line of `senna train`: flags, YAML files and their errors."""
+
 import inspect
 import json
 import os
@@ -8,10 +10,11 @@ import time
 
 import pytest
 
-from senna.cli import main
+from senna.cli import COMMANDS, main
 from senna.errors import UsageError
-from senna.train.arguments import build_parser, parse_arguments
+from senna.train.arguments import ArgumentError, UnknownArgument, build_parser, parse_arguments
 from senna.train.fields import HEADINGS, OWN_FIELDS, TrainArguments, grouped_fields
+from senna.train.options import options_of
 from tests.conftest import REPOSITORY
 
 CPU = ["--use_cpu", "True", "--bf16", "False"]
@@ -25,7 +28,7 @@ PUBLISHED_STAGE1 = """--model_name_or_path vicuna --version plain --data_path a.
 --init_weight_img_adapter True --group_by_modality_length False""".split()
 
 
-def test_the_flags_of_the_published_stage_one_mean_what_they_meant():
+def test_the_flags_of_the_published_stage_one_script_are_accepted():
     args = parse_arguments([*PUBLISHED_STAGE1, "--use_cpu", "True"])
     assert args.warmup_steps == 0.03
     assert args.eval_strategy == "no"
@@ -36,7 +39,7 @@ def test_the_flags_of_the_published_stage_one_mean_what_they_meant():
     assert args.mm_vision_select_layer == -2
 
 
-def test_later_files_win_over_earlier_ones_and_flags_over_all(tmp_path):
+def test_later_files_override_earlier_ones_and_flags_override_files(tmp_path):
     (tmp_path / "a.yaml").write_text("learning_rate: 1e-4\nseed: 1\nwarmup_ratio: 0.5\n")
     (tmp_path / "b.yaml").write_text("seed: 2\nmodel_max_length: 77\n")
     flags = ["--config", str(tmp_path / "a.yaml"), "--config", str(tmp_path / "b.yaml"), "--seed", "3", *CPU]
@@ -44,52 +47,111 @@ def test_later_files_win_over_earlier_ones_and_flags_over_all(tmp_path):
     assert (args.learning_rate, args.seed, args.model_max_length, args.warmup_steps) == (1e-4, 3, 77, 0.5)
 
 
-def test_an_unknown_flag_is_refused_with_the_nearest_known_one():
-    with pytest.raises(UsageError, match=r"--per_device_train_batchsize .did you mean --per_device_train_batch_size\?"):
+def test_hyphens_and_underscores_in_a_flag_are_the_same():
+    args = parse_arguments(["--image-folder", "a", "--model_max-length=77", "--warmup-ratio", "0.5", "--lora-enable"])
+    assert (args.image_folder, args.model_max_length, args.warmup_steps, args.lora_enable) == ("a", 77, 0.5, True)
+    assert not parse_arguments(["--no-average-tokens-across-devices"]).average_tokens_across_devices
+
+
+def test_arguments_are_built_without_side_effects_and_without_a_gpu():
+    before = dict(os.environ)
+    zero3 = str(REPOSITORY / "configs" / "deepspeed" / "zero3.json")
+    args = parse_arguments(["--bf16", "True", "--tf32", "True", "--deepspeed", zero3])
+    assert (args.bf16, args.tf32, args.use_cpu, args.zero_stage, args.world_size) == (True, True, False, 3, 1)
+    assert dict(os.environ) == before
+    assert args.device.type == "cpu"
+    assert args.distributed_state is None
+
+
+def test_starting_twice_is_the_same_as_starting_once():
+    args = parse_arguments([*CPU, "--gradient_checkpointing", "True"])
+    args.start()
+    state = args.distributed_state
+    args.start()
+    assert args.distributed_state is state
+    assert args.device.type == "cpu"
+
+
+def test_starting_without_a_gpu_and_without_use_cpu_is_refused(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UsageError, match="no GPU") as error:
+        parse_arguments(["--bf16", "True"]).start()
+    assert "--use_cpu True" in error.value.remedy
+
+
+def test_every_field_is_a_flag_and_a_yaml_key():
+    text, options = build_parser(every_field=True).format_help(), options_of(TrainArguments)
+    assert set(OWN_FIELDS) <= set(options)
+    assert all(f"--{name} " in text for name in options)
+
+
+def test_an_unknown_flag_is_refused_with_the_most_similar_flag():
+    with pytest.raises(UnknownArgument) as error:
         parse_arguments(["--per_device_train_batchsize", "8", *CPU])
+    assert (error.value.name, error.value.file) == ("--per_device_train_batchsize", None)
+    assert error.value.suggestion == "--per_device_train_batch_size"
+    assert error.value.suggestion in error.value.remedy
 
 
-def test_a_shortened_flag_is_not_guessed_at():
-    with pytest.raises(UsageError, match="unknown argument --learning"):
+def test_abbreviated_flags_are_refused():
+    with pytest.raises(UnknownArgument) as error:
         parse_arguments(["--learning", "1", *CPU])
+    assert error.value.name == "--learning"
 
 
-def test_an_unknown_yaml_key_is_refused_with_the_file_and_the_nearest_known_one(tmp_path):
+def test_an_unknown_yaml_key_is_refused_with_its_line_and_the_most_similar_key(tmp_path):
+    path = str(tmp_path / "a.yaml")
     (tmp_path / "a.yaml").write_text("learning_rat: 1\n")
-    with pytest.raises(UsageError, match=r"a\.yaml, line 1: unknown key learning_rat \(did you mean learning_rate\?\)"):
-        parse_arguments(["--config", str(tmp_path / "a.yaml"), *CPU])
+    with pytest.raises(UnknownArgument) as error:
+        parse_arguments(["--config", path, *CPU])
+    assert (error.value.name, error.value.file, error.value.line) == ("learning_rat", path, 1)
+    assert error.value.suggestion == "learning_rate"
+
+
+def test_errors_can_be_collected_and_the_other_arguments_are_used(tmp_path):
+    (tmp_path / "a.yaml").write_text("learning_rat: 1\nseed: 7\nstage: 2.5\n")
+    (tmp_path / "b.yaml").write_text("bits 4\nseed: 8\n")
+    files = ["--config", str(tmp_path / "a.yaml"), "--config", str(tmp_path / "b.yaml")]
+    errors = []
+    args = parse_arguments([*files, "--sed", "3", "4", "--stag=2", "--max_steps", "5", *CPU], on_error=errors.append)
+    assert [error.name for error in errors] == ["--sed", "--stag", "learning_rat", "stage", None]
+    assert [type(error) is UnknownArgument for error in errors] == [True, True, True, False, False]
+    assert all(isinstance(error, ArgumentError) for error in errors)
+    assert (args.seed, args.stage, args.max_steps) == (7, None, 5)
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "line", "message"),
     [
-        ("seed: 1\nversion: v7\n", "line 2: version: invalid choice: 'v7'"),
-        ("learning_rate: fast\n", "line 1: learning_rate: invalid float value: 'fast'"),
-        ("\nstage: 2.5\n", "line 2: stage: invalid int value: '2.5'"),
-        ("pack_frames: maybe\n", "line 1: pack_frames: Truthy value expected"),
-        ("learning_rate:\n", "line 1: learning_rate: has no value"),
-        ("bits: [4, 8]\n", "line 1: bits: one value expected, not [4, 8]"),
-        ("evaluation_strategy: no\n", "line 1: evaluation_strategy: text expected, not False"),
-        (
-            "seed: 1\nwarmup_steps: 9\nwarmup_ratio: 0.1\n",
-            "line 3: warmup_ratio is set a second time (first in line 2)",
-        ),
-        ("seed: 1\nbits 4\nstage: 2\n", "not YAML: could not find expected ':'"),
-        ("just words\n", "expected 'key: value' lines"),
-        ("? [1, 2]\n: 3\n", "not YAML: found unhashable key"),
-        ("1: 2\n", "line 1: unknown key 1"),
+        ("seed: 1\nversion: v7\n", 2, "version: 'v7' is not one of plain, v1"),
+        ("learning_rate: fast\n", 1, "learning_rate: 'fast' is not a number"),
+        ("\nstage: 2.5\n", 2, "stage: '2.5' is not an integer"),
+        ("pack_frames: maybe\n", 1, "pack_frames: 'maybe' is not True or False"),
+        ("learning_rate:\n", 1, "learning_rate: the key has no value"),
+        ("bits: [4, 8]\n", 1, "bits: a single value is expected, not [4, 8]"),
+        ("evaluation_strategy: no\n", 1, "evaluation_strategy: text is expected, not False"),
+        ("seed: 1\nwarmup_steps: 9\nwarmup_ratio: 0.1\n", 3, "warmup_ratio is set a second time (first in line 2)"),
+        ("seed: 1\nbits 4\nstage: 2\n", 3, "not YAML: could not find expected ':'"),
+        ("just words\n", None, "expected 'key: value' lines"),
+        ("? [1, 2]\n: 3\n", 1, "not YAML: found unhashable key"),
+        ("1: 2\n", 1, "unknown key 1"),
     ],
 )
-def test_a_yaml_mistake_is_one_line_with_the_file_and_its_line(tmp_path, capsys, text, message):
+def test_an_error_in_a_yaml_file_names_the_file_and_the_line(tmp_path, capsys, text, line, message):
+    path = str(tmp_path / "a.yaml")
     (tmp_path / "a.yaml").write_text(text)
-    assert main(["train", "--config", str(tmp_path / "a.yaml"), *CPU]) == 2
-    error = capsys.readouterr().err.strip()
-    assert f"--config {tmp_path / 'a.yaml'}" in error
-    assert message in error
-    assert "\n" not in error
+    with pytest.raises(ArgumentError) as error:
+        parse_arguments(["--config", path, *CPU])
+    assert (error.value.file, error.value.line) == (path, line)
+    assert message in error.value.message
+    assert main(["train", "--config", path, *CPU]) == 2
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"senna train: error: --config {path}")
+    assert message in first
+    assert others == ([f"  -> {error.value.remedy}"] if error.value.remedy else [])
 
 
-def test_a_yaml_value_means_what_the_flag_of_its_name_means(tmp_path):
+def test_a_yaml_value_has_the_meaning_of_its_flag(tmp_path):
     (tmp_path / "a.yaml").write_text(
         "learning_rate: 1e-4\nnum_train_epochs: 2\nseed: '7'\nbf16: no\nmodel_base:\nreport_to: [none]\n"
         "eval_strategy: 'no'\ndeepspeed: none\nuse_cpu: true\n"
@@ -103,26 +165,28 @@ def test_a_yaml_value_means_what_the_flag_of_its_name_means(tmp_path):
     ("flags", "message"),
     [
         (["--config", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
-        (["--version", "v7"], "invalid choice: 'v7'"),
-        (["--mm_use_im_start_end", "True"], "only False is supported"),
+        (["--version", "v7"], "--version: 'v7' is not one of plain, v1"),
+        (["--mm_use_im_start_end", "True"], "--mm_use_im_start_end True is not supported"),
         (["--deepspeed", "nowhere.json"], "nowhere.json: cannot be read"),
+        (["--lr_scheduler_type", "cosin"], "cosin"),
+        (["--lora_enable", "True", "--lora_r", "0"], "--lora_r 0"),
     ],
 )
-def test_wrong_use_ends_with_code_two_and_one_line(flags, message, capsys):
+def test_wrong_use_ends_with_exit_code_two_and_the_message_and_the_remedy(flags, message, capsys):
     assert main(["train", *flags, *CPU]) == 2
-    error = capsys.readouterr().err.strip()
-    assert message in error
-    assert "\n" not in error
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("senna train: error: ")
+    assert message in first
+    assert second.startswith("  -> ")
 
 
-def test_help_explains_every_flag_of_our_own():
+def test_help_shows_every_own_field():
     text = build_parser().format_help()
     for name in OWN_FIELDS:
         assert f"--{name}" in text
     assert "--hub_token" not in text
     assert "default: None" not in text
     assert "--print" in text.partition("examples:")[2]
-    assert "--hub_token" in build_parser(every_field=True).format_help()
 
 
 def test_help_has_the_headings_and_the_order_of_the_dataclass():
@@ -131,22 +195,22 @@ def test_help_has_the_headings_and_the_order_of_the_dataclass():
     assert re.findall(r"^    # (.+)", source, flags=re.MULTILINE) == list(HEADINGS.values())
     for heading, first in HEADINGS.items():
         assert re.search(rf"^    # {re.escape(first)}\n    {heading}:", source, flags=re.MULTILINE)
-    places = [
+    positions = [
         text.index(word)
         for heading, names in grouped_fields().items()
         for word in (f"\n{heading}:", f"\n  --{names[0]} ")
     ]
-    assert places == sorted(places)
+    assert positions == sorted(positions)
 
 
-def test_every_config_of_the_repository_is_read():
+def test_every_config_of_the_repository_can_be_read():
     for path in (REPOSITORY / "configs").rglob("*.yaml"):
         parse_arguments(["--config", str(path), *CPU])
     for path in (REPOSITORY / "configs" / "deepspeed").glob("*.json"):
         assert json.loads(path.read_text())["zero_optimization"]["stage"] in (2, 3)
 
 
-def test_help_answers_at_once_without_importing_torch():
+def test_help_takes_less_than_half_a_second_and_does_not_import_torch():
     command = [
         sys.executable,
         "-c",
@@ -159,6 +223,13 @@ def test_help_answers_at_once_without_importing_torch():
     assert "train" in answer.stdout
 
 
-def test_an_unknown_command_is_refused_with_the_nearest_known_one(capsys):
+def test_an_unknown_command_is_refused_with_the_most_similar_one(capsys):
     assert main(["trian"]) == 2
     assert "did you mean train?" in capsys.readouterr().err
+
+
+def test_help_lists_every_command_with_its_description(capsys):
+    assert main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name, command in COMMANDS.items():
+        assert any(line.split()[:1] == [name] and command.help in line for line in lines)

@@ -15,42 +15,52 @@ def make(folder, *names):
         (folder / name / "weights").write_text(name)
 
 
-def run_folder(folder, settings):
+def write_settings(folder, settings):
     folder.mkdir(exist_ok=True)
     (folder / RUN_FILE).write_text(json.dumps(settings))
-    return folder
 
 
 def test_a_run_continues_from_the_newest_complete_checkpoint(tmp_path):
-    run_folder(tmp_path, {"seed": 1})
+    write_settings(tmp_path, {"seed": 1})
     make(tmp_path, "checkpoint-9", "checkpoint-100", "checkpoint-20", f"{SAVING}/checkpoint-200")
     assert checkpoint.check_output_folder(tmp_path, {"seed": 1}).name == "checkpoint-100"
 
 
 @pytest.mark.parametrize(
-    ("keep", "left"), [(1, [30]), (2, [20, 30]), (None, [10, 20, 30]), (0, [10, 20, 30]), (9, [10, 20, 30])]
+    ("keep", "expected"), [(1, [30]), (2, [20, 30]), (None, [10, 20, 30]), (0, [10, 20, 30]), (9, [10, 20, 30])]
 )
-def test_the_newest_checkpoints_are_kept(tmp_path, keep, left):
+def test_the_newest_checkpoints_are_kept(tmp_path, keep, expected):
     make(tmp_path, "checkpoint-10", "checkpoint-20", "checkpoint-30")
     checkpoint.prune(tmp_path, keep)
-    assert [path.name for path in checkpoint.checkpoints(tmp_path)] == [f"checkpoint-{step}" for step in left]
+    assert [path.name for path in checkpoint.checkpoints(tmp_path)] == [f"checkpoint-{step}" for step in expected]
 
 
-def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path):
-    (tmp_path / "thesis.tex").write_text("mine")
-    with pytest.raises(UsageError, match=r"holds something else \(thesis.tex"):
+def test_a_folder_with_other_files_is_refused_and_not_changed(tmp_path):
+    (tmp_path / "thesis.tex").write_text("text")
+    with pytest.raises(UsageError, match=r"thesis\.tex") as error:
         checkpoint.check_output_folder(tmp_path, {})
+    assert "new folder" in error.value.remedy
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_run_with_other_settings_is_refused_and_the_setting_named(tmp_path):
-    run_folder(tmp_path, {"learning_rate": 0.1, "world_size": 8})
-    assert (
-        checkpoint.check_output_folder(tmp_path, {"learning_rate": 0.2}) is None
-    )  # no checkpoint yet: nothing to lose
+def test_a_run_with_other_settings_is_refused_with_both_values(tmp_path):
+    write_settings(tmp_path, {"learning_rate": 0.1, "world_size": 8})
     make(tmp_path, "checkpoint-3")
-    with pytest.raises(UsageError, match=r"learning_rate 0.1 -> 0.2; world_size 8 -> 4"):
+    with pytest.raises(UsageError, match=r"learning_rate was 0\.1 and is 0\.2; world_size was 8 and is 4") as error:
         checkpoint.check_output_folder(tmp_path, {"learning_rate": 0.2, "world_size": 4})
+    assert "NUM_GPUS=8" in error.value.remedy
+    with pytest.raises(UsageError, match=r"learning_rate was 0\.1") as error:
+        checkpoint.check_output_folder(tmp_path, {"learning_rate": 0.2})
+    assert "NUM_GPUS" not in error.value.remedy
+
+
+def test_a_run_without_a_checkpoint_may_start_again_with_other_settings(tmp_path):
+    write_settings(tmp_path, {"learning_rate": 0.1})
+    settings = {"seed": 2, "learning_rate": 0.2}
+    assert checkpoint.check_output_folder(tmp_path, settings) is None
+    checkpoint.claim_output_folder(tmp_path, settings, start_from=None)
+    assert json.loads((tmp_path / RUN_FILE).read_text()) == settings
+    assert [path.name for path in tmp_path.iterdir()] == [RUN_FILE]
 
 
 def test_an_empty_or_missing_folder_is_a_new_run(tmp_path):
@@ -64,7 +74,7 @@ def test_an_empty_or_missing_folder_is_a_new_run(tmp_path):
 @pytest.mark.parametrize(
     "error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("unexpected pos 1 vs 2")]
 )
-def test_a_failed_save_is_told_with_the_last_good_checkpoint_and_leaves_nothing_half_written(tmp_path, error):
+def test_a_failed_save_names_the_last_good_checkpoint_and_leaves_no_partial_files(tmp_path, error):
     make(tmp_path, "checkpoint-7", f"{SAVING}/checkpoint-8")
     with pytest.raises(SennaError, match=r"checkpoint-7; make room"), checkpoint.saving(tmp_path):
         raise error

@@ -1,4 +1,4 @@
-"""`senna train --print`: what it says is what the run gets, and it starts nothing."""
+"""`senna train --print` shows the values that the run gets, and starts nothing."""
 
 import os
 import re
@@ -10,16 +10,16 @@ import pytest
 from senna.cli import main
 from senna.train.arguments import parse_arguments
 from senna.train.deepspeed import read_deepspeed
-from senna.train.explain import shown
-from senna.train.fields import OWN_FIELDS, PlannedArguments, TrainArguments
+from senna.train.explain import format_value
+from senna.train.fields import OWN_FIELDS, TrainArguments
 from tests.conftest import REPOSITORY
 from tests.train.test_scripts import PRETRAIN, sh
 
 CONFIGS = REPOSITORY / "configs"
 STAGES = ["stage1_pretrain", "stage2_driving", "stage3_planning"]
-COMBINATIONS = [[stage] for stage in STAGES] + [[stage, way] for stage in STAGES[1:] for way in ("lora", "qlora")]
+COMBINATIONS = [[stage] for stage in STAGES] + [[stage, method] for stage in STAGES[1:] for method in ("lora", "qlora")]
 COMBINATIONS += [[*files, f"presets/tiny_{files[0]}"] for files in COMBINATIONS]
-"""What the four scripts read, without and with PRESET=tiny."""
+"""The files that the four training scripts read, without and with PRESET=tiny."""
 
 
 def printed(argv: list[str], capsys) -> str:
@@ -30,7 +30,7 @@ def printed(argv: list[str], capsys) -> str:
 
 
 def rows(text: str) -> dict[str, tuple[str, str]]:
-    """(value, source) of each field that has a line of its own."""
+    """Return (value, source) of each field that has its own line."""
     lines = [re.fullmatch(r"  (\w+) {2,}(.*?) {2,}(\S.*)", line) for line in text.splitlines()]
     return {line[1]: (line[2], line[3]) for line in lines if line}
 
@@ -46,15 +46,16 @@ def test_every_field_has_the_value_that_the_run_gets(files, capsys):
     args, text = parse_arguments(argv), printed(argv, capsys)
     values, everything = rows(text), " ".join(text.split())
     assert set(OWN_FIELDS) <= set(values)
-    args.accelerator_config.use_configured_state = False  # transformers takes it out while it looks for the device
-    for one in fields(TrainArguments):
-        if one.init and one.name in values:
-            assert values[one.name][0] == shown(getattr(args, one.name)), one.name
-        elif one.init:
-            assert f" {one.name} {shown(getattr(args, one.name))}" in everything, one.name
+    args.start()
+    args.accelerator_config.use_configured_state = False  # starting removes it from accelerator_config
+    for field in fields(TrainArguments):
+        if field.init and field.name in values:
+            assert values[field.name][0] == format_value(getattr(args, field.name)), field.name
+        elif field.init:
+            assert f" {field.name} {format_value(getattr(args, field.name))}" in everything, field.name
 
 
-def test_each_source_is_named_with_what_it_overrides(tmp_path, capsys, monkeypatch):
+def test_each_source_is_shown_with_the_settings_that_it_overrides(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("a.yaml").write_text("# two values\nlearning_rate: 1e-4\nseed: 1\nweight_decay: 0.5\n")
     Path("b.yaml").write_text("seed: 2\nwarmup_ratio: 0.5\n\nmodel_max_length: 77\noutput_dir: one\n")
@@ -79,13 +80,13 @@ def test_each_source_is_named_with_what_it_overrides(tmp_path, capsys, monkeypat
     assert {name: found[name] for name in expected} == expected
 
 
-def test_a_value_that_another_field_changes_says_so(capsys):
+def test_a_value_that_another_field_changes_is_marked(capsys):
     found = rows(printed(["--use_cpu", "True", "--gradient_checkpointing", "True"], capsys))
     assert found["dataloader_pin_memory"] == ("False", "follows from other fields")
     assert found["gradient_checkpointing"] == ("True", "command line")
 
 
-def test_no_gpu_is_asked_for_and_deepspeed_is_left_alone(capsys):
+def test_neither_a_gpu_nor_deepspeed_is_needed(capsys):
     before, file = dict(os.environ), CONFIGS / "deepspeed" / "zero3.json"
     argv = [*config_flags(CONFIGS / "stage2_driving.yaml"), "--deepspeed", str(file)]
     found = rows(printed(argv, capsys))
@@ -93,28 +94,28 @@ def test_no_gpu_is_asked_for_and_deepspeed_is_left_alone(capsys):
     assert found["bf16"][0] == "True"
     assert found["use_cpu"] == ("False", "default")
     assert dict(os.environ) == before
-    assert PlannedArguments(deepspeed=str(file)).deepspeed == read_deepspeed(str(file))
+    assert TrainArguments(deepspeed=str(file)).deepspeed == read_deepspeed(str(file))
 
 
-def test_one_process_of_many_speaks(capsys, monkeypatch):
+def test_only_the_main_process_prints(capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert printed([], capsys) == ""
 
 
-def test_what_the_run_would_refuse_is_refused(capsys):
+def test_values_that_exclude_each_other_are_refused(capsys):
     assert main(["train", "--bits", "4", "--print"]) == 2
     assert "add --lora_enable True" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("environment", [{"PRESET": "tiny"}, {"NUM_GPUS": 8}], ids=str)
-def test_the_scripts_print_without_gpu_or_model_and_write_nothing(tmp_path, environment):
+def test_the_scripts_print_without_a_gpu_or_a_model_and_write_nothing(tmp_path, environment):
     environment["SENNA_EMBEDDED"] = tmp_path / "embedded"
     result = sh(PRETRAIN, "--print", "--output_dir", "mine", cwd=tmp_path, **environment)
     assert result.returncode == 0, result.stderr
     assert list(tmp_path.iterdir()) == []
     found = rows(result.stdout)
-    assert found["output_dir"][0] == "mine"  # a flag wins over what the script sets
+    assert found["output_dir"][0] == "mine"  # a flag overrides the value of the script
     if "PRESET" in environment:
         assert found["model_name_or_path"][0] == str(tmp_path / "embedded" / "llm")
         assert found["mm_adapter_tokens"][0] == "16"

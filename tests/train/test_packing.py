@@ -1,4 +1,4 @@
-"""A packed step is the step of the same questions one by one: loss and every gradient, in each setting that trains."""
+"""A step over packed rows has the loss and every gradient of the same step without packing, in each training setting."""
 
 import json
 
@@ -14,6 +14,7 @@ from senna.model.loading import open_model
 from senna.model.lora import add_lora
 from senna.model.packed_attention import use_packed_attention
 from senna.model.tokenizer import load_tokenizer
+from senna.synthetic import write_world
 from senna.train.arguments import parse_arguments
 from senna.train.run import build_trainer
 from tests.conftest import REPOSITORY
@@ -31,7 +32,7 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def synthetic(tmp_path_factory):
-    """Frames of 5, 1 and 2 questions, with text alone between them."""
+    """Records of frames with 5, 1 and 2 questions, with text-only records between them, and their image folder."""
     folder = tmp_path_factory.mktemp("synthetic")
     records = odd_records([5, 1, 2])
     draw_images(records, folder)
@@ -39,19 +40,16 @@ def synthetic(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def real(data, tmp_path_factory):
-    """The questions of two real key frames of nuScenes; the first has its six real pictures."""
-    folder = tmp_path_factory.mktemp("real")
-    flags = ["--nuscenes", str(data / "nuscenes_mini3"), "--version", "v1.0-mini", "--allow-missing-images"]
-    assert main(["convert", *flags, "--limit", "2", "--out", str(folder / "qa")]) == 0
+def converted(tmp_path_factory):
+    """The questions that `senna convert` asks about two key frames of the synthetic world, and the folder of its images."""
+    folder = tmp_path_factory.mktemp("converted")
+    world = write_world(folder / "nuscenes", 1, seed=4, mini=True, frames=3)
+    flags = ["--nuscenes", str(world), "--version", "v1.0-mini", "--limit", "2", "--out", str(folder / "qa")]
+    assert main(["convert", *flags]) == 0
     lines = (folder / "qa" / "senna_nusc_train.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     assert len({record["token"] for record in records}) == 2
-    for path in records[0]["images"]:
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).symlink_to(data / "nuscenes_mini3" / path)
-    draw_images(records, folder)
-    return records, folder
+    return records, world
 
 
 def processor(config: SennaConfig) -> CLIPImageProcessorPil:
@@ -60,7 +58,7 @@ def processor(config: SennaConfig) -> CLIPImageProcessorPil:
 
 
 def published_geometry(vocabulary: int) -> SennaLlavaLlamaForCausalLM:
-    """336/14, 576 patches, 128 tokens a view, and layers as in the published numbers; another vocabulary."""
+    """Return a model with 576 patches and 128 tokens a view as published, few layers and the given vocabulary."""
     config = SennaLlavaLlamaForCausalLM.from_pretrained(GOLDEN / "model_v320").config
     config.vocab_size, config.tokenizer_model_max_length = vocabulary, MAX_LENGTH
     torch.manual_seed(0)
@@ -68,12 +66,12 @@ def published_geometry(vocabulary: int) -> SennaLlavaLlamaForCausalLM:
 
 
 def prepared(model, method: str, checkpointing: bool):
-    """In training mode, as a run makes it."""
+    """Return the model prepared for training as a run prepares it."""
     if method == "lora":
         add_lora(model, 4, 8, 0.0)
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
-                torch.nn.init.normal_(parameter, std=0.02)  # at zero half of the gradients would be
+                torch.nn.init.normal_(parameter, std=0.02)  # zeros would make half of the gradients zero
             parameter.requires_grad_("lora_" in name)
         model.model.mm_projector.requires_grad_(True)
         model.model.img_adapter.requires_grad_(True)
@@ -98,44 +96,44 @@ def compare(model, records, folder, tokenizer, kinds=("split", "dense"), **pack)
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_loss_and_every_gradient_are_the_unpacked_ones(synthetic, tokenizer, method, checkpointing):
+def test_loss_and_every_gradient_are_those_without_packing(synthetic, tokenizer, method, checkpointing):
     model = prepared(tiny_model(len(tokenizer)), method, checkpointing)
     compare(model, *synthetic, tokenizer)
 
 
 @pytest.mark.parametrize("pack", [{"size": 1}, {"size": 99}, {"size": 3, "pack_max_tokens": MAX_LENGTH}])
-def test_how_many_frames_a_batch_has_and_where_they_are_split_changes_nothing(synthetic, tokenizer, pack):
+def test_frames_per_batch_and_the_split_of_frames_do_not_change_the_step(synthetic, tokenizer, pack):
     compare(prepared(tiny_model(len(tokenizer)), "full", False), *synthetic, tokenizer, kinds=["split"], **pack)
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_the_same_on_real_frames_in_the_published_geometry(real, tokenizer, method):
+def test_the_step_is_the_same_for_converted_frames_in_the_published_image_size(converted, tokenizer, method):
     model = prepared(published_geometry(len(tokenizer)), method, checkpointing=True)
-    compare(model, *real, tokenizer, kinds=["split", "dense"] if method == "full" else ["split"])
+    compare(model, *converted, tokenizer, kinds=["split", "dense"] if method == "full" else ["split"])
 
 
 @pytest.mark.slow
-def test_the_same_for_a_pretrained_llama_with_grouped_heads(real, smollm2):
+def test_the_step_is_the_same_for_a_pretrained_llama_with_grouped_heads(converted, smollm2):
     tokenizer = load_tokenizer(str(smollm2), MAX_LENGTH)
     model, _ = open_model(
         str(smollm2), str(GOLDEN / "clip_tiny"), dtype=torch.float32, mm_adapter_tokens=8,
         tokenizer_model_max_length=MAX_LENGTH,
     )  # fmt: skip
-    model.model.layers = model.model.layers[:6]  # of 30 alike, each of which takes its seconds
+    model.model.layers = model.model.layers[:6]  # of 30, to save time
     model.config.num_hidden_layers = 6
-    records, folder = real
+    records, folder = converted
     first = [record for record in records if record["token"] == records[0]["token"]][:4]
     compare(prepared(model, "full", checkpointing=True), first, folder, tokenizer)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="flex attention has a gradient on CUDA only")
-def test_on_a_gpu_every_kind_of_attention_has_the_gradient_of_the_unpacked_batch(synthetic, tokenizer):
+def test_on_a_gpu_every_packed_attention_has_the_gradient_without_packing(synthetic, tokenizer):
     model = prepared(tiny_model(len(tokenizer)), "full", checkpointing=True).cuda()
     compare(model, *synthetic, tokenizer, kinds=("flex", "split", "dense"))
 
 
-def test_each_record_of_equal_weight_is_the_same_packed(synthetic, tokenizer):
+def test_the_step_is_the_same_if_each_record_has_equal_weight(synthetic, tokenizer):
     model = prepared(tiny_model(len(tokenizer)), "full", False)
     both = BothWays(*synthetic, tokenizer, processor(model.config), model.config)
     loss, gradients = step(model, list(both.unpacked()), loss_weight="record")
@@ -145,7 +143,7 @@ def test_each_record_of_equal_weight_is_the_same_packed(synthetic, tokenizer):
     assert worst_difference(packed_gradients, gradients) < 1e-4
 
 
-def test_an_answer_scores_exactly_the_same_whatever_another_branch_says(synthetic, tokenizer):
+def test_the_text_of_a_branch_does_not_change_the_loss_of_other_branches(synthetic, tokenizer):
     model = tiny_model(len(tokenizer)).eval()
     use_packed_attention(model, "split")
     [batch, *_] = BothWays(*synthetic, tokenizer, processor(model.config), model.config).packed(
@@ -153,20 +151,20 @@ def test_an_answer_scores_exactly_the_same_whatever_another_branch_says(syntheti
     )
     [tree, *_] = [tree for tree in batch["layout"] if tree.branches]
     before = model(**batch)
-    text = batch["source"][tree.row, tree.start + tree.prefix :][: tree.branches[0]]  # of the first branch
+    text = batch["source"][tree.row, tree.start + tree.prefix :][: tree.branches[0]]  # the first branch
     changed = {**batch, "input_ids": batch["input_ids"].clone()}
     changed["input_ids"][0, text] = 7
     after = model(**changed)
-    moved = (before.logits != after.logits).any(dim=1)
+    changed_logits = (before.logits != after.logits).any(dim=1)
     in_first = (batch["target_places"] >= tree.start + tree.prefix) & (
         batch["target_places"] < tree.start + tree.prefix + tree.branches[0]
     )
-    assert moved[in_first].all()
-    assert not moved[~in_first].any()
+    assert changed_logits[in_first].all()
+    assert not changed_logits[~in_first].any()
     assert torch.equal(before.sample_losses[1:], after.sample_losses[1:])
 
 
-def test_a_layout_is_refused_by_attention_that_cannot_hold_branches_apart(synthetic, tokenizer):
+def test_attention_that_cannot_separate_branches_refuses_packed_rows(synthetic, tokenizer):
     model = tiny_model(len(tokenizer))
     [batch, *_] = BothWays(*synthetic, tokenizer, processor(model.config), model.config).packed()
     for implementation in ("sdpa", "eager"):
@@ -177,14 +175,14 @@ def test_a_layout_is_refused_by_attention_that_cannot_hold_branches_apart(synthe
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("zero", "method"), [(2, "lora"), (3, "full")])
-def test_two_processes_that_pack_have_the_gradient_of_one_that_does_not(toy, stage1, tmp_path, zero, method):
+def test_two_processes_with_packing_have_the_gradient_of_one_process_without(toy, stage1, tmp_path, zero, method):
     options = {"how": "lora", "lora_dropout": 0.0} if method == "lora" else {}
     alone = build_trainer(parse_arguments(toy.driving_flags(tmp_path / "one", stage1, pack_frames=False, **options)))
     alone.model.train()
-    whole = alone.data_collator([alone.train_dataset[index] for index in range(len(alone.train_dataset))])
-    for name in ("kinds", "counts"):
-        whole.pop(name)
-    _, gradients = step(alone.model, [whole])
+    batch = alone.data_collator([alone.train_dataset[index] for index in range(len(alone.train_dataset))])
+    for name in ("samples", "bad_samples", "kinds", "tokens", "places", "unpacked_tokens", "cut"):
+        batch.pop(name)
+    _, gradients = step(alone.model, [batch])
 
     deepspeed = REPOSITORY / "configs" / "deepspeed" / f"zero{zero}.json"
     together = {"per_device_train_batch_size": 6, "max_steps": 1, "deepspeed": deepspeed, **options}

@@ -1,4 +1,4 @@
-"""A pretrained Llama and real camera images: SmolLM2-135M learns DriveLM's answers by LoRA."""
+"""LoRA training of a pretrained Llama on real camera images: SmolLM2-135M learns answers of DriveLM."""
 
 import pytest
 import torch

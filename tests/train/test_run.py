@@ -1,4 +1,4 @@
-"""Runs of `senna train` on the small world of conftest.py, whole, killed, and stopped by what is wrong."""
+"""Runs of stage 1 by `senna train` on the small data of conftest.py: complete, killed, and stopped by errors."""
 
 import json
 import random
@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from senna.cli import main
+from senna.errors import UsageError
 from senna.model import load_model
 from senna.train import run
+from senna.train.arguments import parse_arguments
 from tests.conftest import REPOSITORY
 from tests.train.conftest import losses
 
@@ -25,7 +27,7 @@ def error_of(result: subprocess.CompletedProcess, code: int) -> str:
     return result.stderr
 
 
-def test_the_final_folder_opens_and_holds_the_base_the_tower_and_what_was_trained(toy, finished):
+def test_the_final_folder_holds_the_base_the_tower_and_the_trained_weights(toy, finished):
     folder, _ = finished
     model, tokenizer, image_processor = load_model(folder)
     state = model.state_dict()
@@ -42,7 +44,7 @@ def test_the_final_folder_opens_and_holds_the_base_the_tower_and_what_was_traine
     assert image_processor.crop_size["height"] == 28
 
 
-def test_only_projector_and_adapter_are_trained_and_they_move(finished):
+def test_only_projector_and_adapter_are_trained(finished):
     folder, _ = finished
     weights = load_file(folder / "checkpoint-12" / "trained.safetensors")
     assert {name.split(".")[1] for name in weights} == {"mm_projector", "img_adapter"}
@@ -50,7 +52,7 @@ def test_only_projector_and_adapter_are_trained_and_they_move(finished):
     assert all(not torch.equal(weights[name], before[name]) for name in weights)
 
 
-def test_a_run_says_what_it_does_and_logs_loss_rate_and_throughput(finished):
+def test_a_run_prints_its_settings_and_logs_loss_learning_rate_and_throughput(finished):
     folder, printed = finished
     lines = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "loss" in line]
@@ -63,7 +65,7 @@ def test_a_run_says_what_it_does_and_logs_loss_rate_and_throughput(finished):
     assert list((folder / "runs").rglob("events.out.tfevents.*"))
 
 
-def test_a_finished_run_started_again_changes_nothing(toy, finished):
+def test_starting_a_finished_run_again_changes_nothing(toy, finished):
     folder, _ = finished
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     result = toy.train(folder, save_total_limit=2)
@@ -72,10 +74,10 @@ def test_a_finished_run_started_again_changes_nothing(toy, finished):
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_any_step_goes_on_bit_for_bit(toy, tmp_path):
+def test_a_run_that_was_killed_continues_with_identical_weights(toy, tmp_path):
     options = {"num_train_epochs": 12, "save_steps": 7, "dataloader_num_workers": 1, "group_by_modality_length": True}
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert toy.train(whole, **options).returncode == 0
+    complete, killed = tmp_path / "complete", tmp_path / "killed"
+    assert toy.train(complete, **options).returncode == 0
     steps = sorted(random.Random(0).sample(range(8, 68), 2))
     for step in steps:
         process = toy.start(killed, **options)
@@ -85,16 +87,16 @@ def test_a_run_killed_at_any_step_goes_on_bit_for_bit(toy, tmp_path):
                 break
         assert process.returncode == -signal.SIGKILL
     last = toy.train(killed, **options)
-    good = steps[-1] // 7 * 7
-    assert f"continue {killed / f'checkpoint-{good}'}" in last.stdout
-    assert re.search(r"^step (\d+)/", last.stdout, re.MULTILINE)[1] == str(good + 1)
-    assert losses(killed) == losses(whole)
-    ours, theirs = (load_file(folder / "model.safetensors") for folder in (killed, whole))
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    newest = steps[-1] // 7 * 7
+    assert f"continue {killed / f'checkpoint-{newest}'}" in last.stdout
+    assert re.search(r"^step (\d+)/", last.stdout, re.MULTILINE)[1] == str(newest + 1)
+    assert losses(killed) == losses(complete)
+    actual, expected = (load_file(folder / "model.safetensors") for folder in (killed, complete))
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
 @pytest.mark.slow
-def test_two_processes_under_zero2_train_as_one_and_go_on_after_a_kill(toy, tmp_path):
+def test_two_processes_under_zero2_train_like_one_process_and_continue_after_a_kill(toy, tmp_path):
     assert toy.train(tmp_path / "one", num_train_epochs=8).returncode == 0
     options = {"processes": 2, "per_device_train_batch_size": 2, "deepspeed": ZERO2, "num_train_epochs": 8}
     process = toy.start(tmp_path / "two", **options)
@@ -105,13 +107,13 @@ def test_two_processes_under_zero2_train_as_one_and_go_on_after_a_kill(toy, tmp_
     result = toy.train(tmp_path / "two", **options)
     assert result.returncode == 0, result.stderr
     assert "continue" in result.stdout
-    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
-    assert [step for step, _ in two] == [step for step, _ in one]
-    assert [loss for _, loss in two] == pytest.approx([loss for _, loss in one], abs=1e-3)
+    single, double = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert [step for step, _ in double] == [step for step, _ in single]
+    assert [loss for _, loss in double] == pytest.approx([loss for _, loss in single], abs=1e-3)
     load_model(tmp_path / "two")
 
 
-def test_accumulation_gives_the_losses_of_the_same_global_batch(toy, finished, tmp_path):
+def test_gradient_accumulation_gives_the_losses_of_the_same_global_batch(toy, finished, tmp_path):
     folder, _ = finished
     result = toy.train(tmp_path / "out", per_device_train_batch_size=1, gradient_accumulation_steps=4)
     assert result.returncode == 0, result.stderr
@@ -120,7 +122,7 @@ def test_accumulation_gives_the_losses_of_the_same_global_batch(toy, finished, t
     )
 
 
-def test_bf16_with_checkpointed_activations_trains_on_captions_and_text_alone(toy, finished, tmp_path):
+def test_bf16_with_gradient_checkpointing_trains_on_captions_and_text_only_samples(toy, finished, tmp_path):
     records = json.loads(toy.data.read_text())
     for record in records[::3]:
         del record["image"]
@@ -134,7 +136,7 @@ def test_bf16_with_checkpointed_activations_trains_on_captions_and_text_alone(to
     assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.bfloat16}
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_samples_and_checkpoint(toy, tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_run_before_the_step_and_names_samples_and_checkpoint(toy, tmp_path):
     error = error_of(toy.train(tmp_path / "out", learning_rate=1e30, save_steps=1, max_grad_norm=0), 1)
     assert "the step was not taken" in error
     assert error.count("toy-") == 4
@@ -143,27 +145,40 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_samples_and_c
     assert not (tmp_path / "out" / "config.json").exists()
 
 
-def test_a_gradient_that_is_not_finite_stops_before_the_step(toy, tmp_path, monkeypatch):
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_step(toy, tmp_path, monkeypatch):
     build_model = run.build_model
 
-    def with_a_broken_gradient(*arguments):
+    def build_with_nan_gradient(*arguments):
         model = build_model(*arguments)
         model.model.mm_projector[0].weight.register_hook(lambda gradient: gradient * float("nan"))
         return model
 
-    monkeypatch.setattr(run, "build_model", with_a_broken_gradient)
+    monkeypatch.setattr(run, "build_model", build_with_nan_gradient)
     error = error_of(toy.train(tmp_path / "out", save_steps=1), 1)
     assert "the gradient norm is nan at step 1" in error
     assert "the step was not taken, and there is no checkpoint yet" in error
     assert error.count("toy-") == 4
 
 
-def spoil(toy, folder, number, **changes):
-    """The toy's records with one changed, in a folder of their own."""
+def test_training_without_a_model_or_data_is_refused(toy, tmp_path):
+    for name in ("model_name_or_path", "data_path"):
+        args = parse_arguments(toy.flags(tmp_path / "out", **{name: None}))
+        with pytest.raises(UsageError, match=f"--{name} is not set"):
+            run.train(args)
+
+
+def test_training_checks_the_output_folder_without_preflight(toy, tmp_path):
+    (tmp_path / "thesis.tex").write_text("text")
+    with pytest.raises(UsageError, match=r"thesis\.tex"):
+        run.train(parse_arguments(toy.flags(tmp_path)))
+
+
+def change_record(toy, folder, number, **changes):
+    """Write the toy's records with one record changed to ``folder``, and return the file."""
     records = json.loads(toy.data.read_text())
     records[number].update(changes)
-    (folder / "spoilt.json").write_text(json.dumps(records))
-    return folder / "spoilt.json"
+    (folder / "changed.json").write_text(json.dumps(records))
+    return folder / "changed.json"
 
 
 @pytest.mark.parametrize(
@@ -175,8 +190,8 @@ def spoil(toy, folder, number, **changes):
     ],
     ids=["missing image", "not an image", "two images for one <image>"],
 )
-def test_a_bad_sample_stops_the_run_with_its_name_and_can_be_left_out(toy, tmp_path, changes, message):
-    data = spoil(toy, tmp_path, 5, **changes)
+def test_a_bad_sample_stops_the_run_with_its_name_and_can_be_skipped(toy, tmp_path, changes, message):
+    data = change_record(toy, tmp_path, 5, **changes)
     error = error_of(toy.train(tmp_path / "stopped", data_path=data, num_train_epochs=1), 1)
     assert "toy-5" in error
     assert message in error
@@ -190,13 +205,15 @@ def test_a_bad_sample_stops_the_run_with_its_name_and_can_be_left_out(toy, tmp_p
     ("flag", "value", "message"),
     [
         ("data_path", "gone.json", "gone.json: no such file"),
-        ("image_folder", "gone", "gone: no such folder"),
+        ("image_folder", "gone", "--image_folder gone"),
         ("model_name_or_path", "./gone", "gone: no such folder"),
         ("vision_tower", "./gone", "gone: no such folder"),
         ("model_name_or_path", "images", "no config.json"),
     ],
 )
-def test_a_missing_path_is_told_before_anything_is_written(toy, tmp_path, monkeypatch, capsys, flag, value, message):
+def test_a_missing_path_is_reported_before_anything_is_written(
+    toy, tmp_path, monkeypatch, capsys, flag, value, message
+):
     monkeypatch.chdir(toy.folder)
     assert main(["train", *toy.flags(tmp_path / "out", **{flag: value})]) == 2
     assert message in capsys.readouterr().err
@@ -206,24 +223,24 @@ def test_a_missing_path_is_told_before_anything_is_written(toy, tmp_path, monkey
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[{]", "spoilt.json"),
+        ("[{]", "changed.json"),
         ('[{"id": "a", "image": "0.png"}]', "conversations"),
-        ("", "spoilt.json"),
+        ("", "changed.json"),
     ],
     ids=["not JSON", "no conversations", "empty"],
 )
-def test_bad_records_are_told_before_anything_is_written(toy, tmp_path, capsys, text, message):
-    (tmp_path / "spoilt.json").write_text(text)
-    assert main(["train", *toy.flags(tmp_path / "out", data_path=tmp_path / "spoilt.json")]) != 0
+def test_bad_records_are_reported_before_anything_is_written(toy, tmp_path, capsys, text, message):
+    (tmp_path / "changed.json").write_text(text)
+    assert main(["train", *toy.flags(tmp_path / "out", data_path=tmp_path / "changed.json")]) != 0
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_a_disk_that_fills_up_stops_the_run_and_room_lets_it_go_on(toy, tmp_path):
+def test_a_full_disk_stops_the_run_and_it_continues_when_there_is_room(toy, tmp_path):
     small = tmp_path / "disk"
     small.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=420k", "tmpfs", small], capture_output=True).returncode:
-        pytest.skip("a disk of our own cannot be mounted here (needs root)")
+        pytest.skip("mounting a small disk needs root")
     try:
         options = {"save_steps": 1, "save_total_limit": 9, "report_to": "none"}
         error = error_of(toy.train(small / "out", **options), 1)
