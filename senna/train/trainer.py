@@ -22,6 +22,7 @@ from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from senna.data import ConversationDataset, FrameDataset, LengthGroupedSampler
+from senna.data.batch import BatchCounts
 from senna.errors import DataError, SennaError
 from senna.files import SAVING, publish
 from senna.model import SennaLlavaLlamaForCausalLM
@@ -34,7 +35,7 @@ class NotFiniteError(SennaError):
     """A loss or a gradient norm that is not finite."""
 
 
-COUNTED = ("samples", "tokens", "places", "unpacked_tokens", "cut")
+COUNTED = ("samples", "tokens", "positions", "unpacked_tokens", "cut")
 """The counts of batches that go into the log; the collator counts all but the samples."""
 
 
@@ -109,12 +110,13 @@ class SennaTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Return the micro-batches of a step after taking out sample names, bad samples and counts."""
         batches = list(itertools.islice(epoch_iterator, num_batches))
-        self.step_samples = [name for batch in batches for name in batch.pop("samples")]
-        for message in [message for batch in batches for message in batch.pop("bad_samples")]:
+        counts: list[BatchCounts] = [batch.pop("counts") for batch in batches]
+        self.step_samples = [name for count in counts for name in count.samples]
+        for message in [message for count in counts for message in count.bad_samples]:
             self._skip_bad_sample(message)
-        for batch in batches:
+        for batch, count in zip(batches, counts, strict=True):
             samples = int((batch["kinds"] >= 0).sum())
-            self.counted += torch.tensor([samples, *(batch.pop(name) for name in COUNTED[1:])], dtype=torch.float64)
+            self.counted += torch.tensor([samples, *(getattr(count, name) for name in COUNTED[1:])], dtype=torch.float64)
         return batches, self._get_num_items_in_batch(batches, device)
 
     def _skip_bad_sample(self, message: str) -> None:
@@ -203,7 +205,7 @@ class SennaTrainer(Trainer):
             logs |= {
                 "samples_per_second": counted["samples"] / seconds,
                 "tokens_per_second": counted["tokens"] / seconds,
-                "padding": 1 - counted["tokens"] / max(counted["places"], 1),
+                "padding": 1 - counted["tokens"] / max(counted["positions"], 1),
                 "memory_gb": peak_memory(),
             }
             if self.args.pack_frames:

@@ -220,17 +220,10 @@ def test_another_tower_is_refused_under_lora_because_its_folder_cannot_hold_a_to
         ({"bits": 4}, "quantized weights cannot be trained"),
         ({"how": "qlora", "deepspeed": ZERO3}, "ZeRO-3 cannot partition quantized weights"),
         ({"how": "lora", "tune_mm_mlp_adapter": True}, "--lora_enable"),
-<<<<<<< HEAD
-        ({"how": "lora", "bits": 3}, "--bits 3: one of 16, 8, 4"),
-        ({"pack_max_tokens": 200}, "--pack_max_tokens 200: a row must hold the longest sample, --model_max_length 256"),
-        ({"pack_attention": "flex"}, "flex trains on CUDA only, and this is cpu"),
-        ({"use_liger_kernel": True}, "--use_liger_kernel: Liger's kernels are for CUDA"),
-=======
         ({"how": "lora", "bits": 3}, "use one of 16, 8, 4"),
         ({"pack_max_tokens": 200}, "--pack_max_tokens 200 is below --model_max_length 256"),
         ({"pack_attention": "flex"}, "split or dense"),
         ({"use_liger_kernel": True}, "--use_liger_kernel"),
->>>>>>> w-train
     ],
 )
 def test_arguments_that_cannot_be_trained_are_refused_before_anything_is_written(
