@@ -1,8 +1,9 @@
 """Bytes that a forward pass saves for the backward pass, and bytes of temporary tensors on top. Plain numbers, no torch.
 
-The terms follow what autograd saves, counted as in section 4.1 of arXiv 2205.05198. A linear layer saves its input if its weight
-is trained, a product saves both factors, SiLU its input, dropout its mask. Here a norm also saves its input in fp32. Fused
-attention saves query, key, value, output and one fp32 log-sum-exp per head (FlashAttention, arXiv 2205.14135).
+The terms follow what autograd saves, counted as in section 4.1 of arXiv 2205.05198. A linear layer saves its input if
+its weight is trained, a product saves both factors, SiLU its input, dropout its mask. Here a norm also saves its input
+in fp32. Fused attention saves query, key, value, output and one fp32 log-sum-exp per head (FlashAttention, arXiv
+2205.14135).
 
 Letters in the formulas:
 
@@ -69,8 +70,8 @@ class Trained:
 class Attention:
     """The kind of attention in the LLM.
 
-    ``eager`` attention saves a value for each pair of positions; sdpa, flash, flex and split save none. ``masked`` means that a
-    mask over all pairs is allocated.
+    ``eager`` attention saves a value for each pair of positions; sdpa, flash, flex and split save none. ``masked``
+    means that a mask over all pairs is allocated.
     """
 
     eager: bool = False
@@ -99,7 +100,8 @@ def layer_saved(
     swiglu = i * c * (2 if liger else 3)  # gate, silu(gate), up; Liger computes silu again
     saved = norms + attending + output + swiglu
     if full:
-        copies = 5 if s != c else 2  # autocast makes a copy for each of q, k, v, gate, up; otherwise they share two inputs
+        # Autocast makes a copy for each of q, k, v, gate and up; otherwise these share two inputs.
+        copies = 5 if s != c else 2
         saved += copies * c * d + i * c
     if lora:
         saved += _lora_saved(shape, numbers, trained)
@@ -124,8 +126,8 @@ def _lora_saved(shape: ModelShape, numbers: Numbers, trained: Trained) -> float:
 def weight_gradient(shape: ModelShape, numbers: Numbers, trained: Trained, accumulates: bool) -> float:
     """Return the bytes of temporary tensors while full training computes the weight gradient of the largest linear layer.
 
-    Under autocast the gradient first exists in the type of the products. With accumulation it exists beside the gradient of the
-    earlier micro-batches, to which it is added.
+    Under autocast the gradient first exists in the type of the products. With accumulation it exists beside the
+    gradient of the earlier micro-batches, to which it is added.
     """
     if trained.what != "full":
         return 0.0
@@ -138,10 +140,10 @@ def layer_backward(
 ) -> float:
     """Return the peak bytes per token in the backward pass of a decoder layer, including all that the layer saved.
 
-    The peak is at the MLP's last linear layer and the product before it: the gradient of the residual stream exists twice (a copy
-    bypasses the MLP), with the gradients of the product and of its two factors. If that layer has LoRA with dropout, the gradient
-    of its input exists before and after the dropout, in the width of the trained weights. With eager attention the peak may be at
-    the softmax instead, after the MLP is done.
+    The peak is at the MLP's last linear layer and the product before it: the gradient of the residual stream exists
+    twice (a copy bypasses the MLP), with the gradients of the product and of its two factors. If that layer has LoRA
+    with dropout, the gradient of its input exists before and after the dropout, in the width of the trained weights.
+    With eager attention the peak may be at the softmax instead, after the MLP is done.
     """
     d, i, c, s = shape.hidden_size, shape.intermediate_size, numbers.compute, numbers.stream
     saved = layer_saved(shape, numbers, trained, attention, tokens, liger)
@@ -159,13 +161,12 @@ def _softmax_pair(c: int) -> int:
     return FP32 + (2 * c if c < FP32 else c)
 
 
-def head_and_loss(
-    shape: ModelShape, numbers: Numbers, targets: int, trained: bool, loss: Loss
-) -> tuple[float, float]:
+def head_and_loss(shape: ModelShape, numbers: Numbers, targets: int, trained: bool, loss: Loss) -> tuple[float, float]:
     """Return the bytes of lm_head and the loss in the forward pass and in the backward pass.
 
-    The forward pass holds the logits, their fp32 copy and the log-softmax. The backward pass first holds the log-softmax, its
-    gradient and the gradient of its input, all in fp32; then the gradients of the logits and of lm_head.
+    The forward pass holds the logits, their fp32 copy and the log-softmax. The backward pass first holds the
+    log-softmax, its gradient and the gradient of its input, all in fp32; then the gradients of the logits and of
+    lm_head.
     """
     logits, c = targets * shape.vocab_size, numbers.compute
     weight = 0
@@ -182,8 +183,9 @@ def head_and_loss(
 def tower_forward(shape: ModelShape, weight_bytes: int, stream: int, images: int, eager: bool = False) -> float:
     """Return the peak bytes of temporary tensors in the forward pass of the frozen tower, which saves nothing.
 
-    The peak of a layer is in its MLP: the layer's input, the stream after the attention and its norm, the MLP's hidden layer and
-    the two tensors of quick GELU, x sigmoid(1.702 x). With eager attention it may be at query, key, value and the fp32 scores.
+    The peak of a layer is in its MLP: the layer's input, the stream after the attention and its norm, the MLP's hidden
+    layer and the two tensors of quick GELU, x sigmoid(1.702 x). With eager attention it may be at query, key, value and
+    the fp32 scores.
 
     Args:
         weight_bytes: bytes per weight of the tower.
@@ -202,8 +204,8 @@ def tower_forward(shape: ModelShape, weight_bytes: int, stream: int, images: int
 def views_saved(shape: ModelShape, numbers: Numbers, images: int) -> float:
     """Return the bytes that the projector and the driving vision adapter save; gradient checkpointing does not cover them.
 
-    Per patch: the tower's features, the input and output of GELU, and the projector's output transposed to run over tokens. Per
-    view token: the inputs and outputs of two GELUs.
+    Per patch: the tower's features, the input and output of GELU, and the projector's output transposed to run over
+    tokens. Per view token: the inputs and outputs of two GELUs.
     """
     if shape.tower is None:
         return 0.0

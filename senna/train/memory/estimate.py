@@ -1,9 +1,9 @@
 """Predict the GPU memory of a training step, part by part. Plain numbers, no torch.
 
-Memory peaks in one of a few phases of the step: the vision tower's forward pass, lm_head's forward pass, lm_head's backward pass,
-the backward pass of the last decoder layer (all layers' checkpoints are still in memory) or of the first one (nearly all gradients
-exist), the backward pass of projector and adapter, or the optimizer step. The constant part is added: weights, optimizer states,
-DeepSpeed's buffers and the CUDA context of the process.
+Memory peaks in one of a few phases of the step: the vision tower's forward pass, lm_head's forward pass, lm_head's
+backward pass, the backward pass of the last decoder layer (all layers' checkpoints are still in memory) or of the first
+one (nearly all gradients exist), the backward pass of projector and adapter, or the optimizer step. The constant part
+is added: weights, optimizer states, DeepSpeed's buffers and the CUDA context of the process.
 """
 
 from dataclasses import dataclass, field
@@ -25,8 +25,8 @@ BYTES_PER_WEIGHT = {
     "nf4": 1 / 2 + 1 / 64 + 4 / (64 * 256),
 }
 """nf4 stores two weights in a byte and one fp32 scale per block of 64 weights. With double quantization ("nf4") a scale is one
-byte, and 256 scales share one fp32 number (QLoRA, arXiv 2305.14314, section 3). int8 also has one fp32 scale per row, which is
-neglected."""
+byte, and 256 scales share one fp32 number (QLoRA, arXiv 2305.14314, section 3). int8 also has one fp32 scale per row,
+which is neglected."""
 
 CONTEXT = 0.5e9
 """Bytes of the CUDA context, kernels and cuBLAS workspace: 0.3 to 0.6 GB, depending on GPU and driver."""
@@ -109,8 +109,8 @@ def weight_bytes(shape: ModelShape, setup: Setup) -> float:
 def constant_memory(shape: ModelShape, setup: Setup) -> dict[str, float]:
     """Return the bytes of weights, optimizer states and DeepSpeed's buffers, which exist during the complete step.
 
-    ZeRO partitions the optimizer states from stage 1 on, the gradients from stage 2 on, and the weights in stage 3, where gathered
-    weights may stay in memory up to a limit. One gradient bucket is filled while another one is reduced.
+    ZeRO partitions the optimizer states from stage 1 on, the gradients from stage 2 on, and the weights in stage 3,
+    where gathered weights may stay in memory up to a limit. One gradient bucket is filled while another one is reduced.
     """
     zero, count = setup.zero, trained_weights(shape, setup)
     processes = zero.processes if zero.stage else 1
@@ -139,8 +139,8 @@ class Gradients(NamedTuple):
 def gradient_memory(shape: ModelShape, setup: Setup) -> Gradients:
     """Return the bytes of gradients in successive phases.
 
-    ZeRO partitions gradients from stage 2 on. It updates in fp32, in stage 3 one group of weights at a time. With an offloaded
-    optimizer no gradients stay on the GPU.
+    ZeRO partitions gradients from stage 2 on. It updates in fp32, in stage 3 one group of weights at a time. With an
+    offloaded optimizer no gradients stay on the GPU.
     """
     zero, full, count = setup.zero, setup.trained.what == "full", trained_weights(shape, setup)
     processes = zero.processes if zero.stage >= 2 else 1

@@ -55,8 +55,8 @@ def micro_batch(args: TrainArguments, shape: ModelShape, rows: int | None = None
 def training_setup(args: TrainArguments, shape: ModelShape, gpus: int | None = None) -> Setup:
     """Return the training setup of a run on ``gpus`` processes (default: the processes that were started).
 
-    Several processes without a DeepSpeed configuration are treated as the training scripts start them: with ZeRO-2 if the LLM is
-    frozen or quantized, otherwise with ZeRO-3.
+    Several processes without a DeepSpeed configuration are treated as the training scripts start them: with ZeRO-2 if
+    the LLM is frozen or quantized, otherwise with ZeRO-3.
     """
     gpus = gpus or args.world_size
     half, cuda = args.bf16 or args.fp16, not args.use_cpu
@@ -113,9 +113,7 @@ def alternatives(setup: Setup, gpus: int) -> Iterator[tuple[str, str, Setup]]:
     if not setup.checkpointing:
         setup = replace(setup, checkpointing=True)
         yield "with gradient checkpointing", "--gradient_checkpointing True", setup
-    sharded = replace(
-        setup, numbers=Numbers(2, 2, 2), fp32_copies=True, gradient_bytes=2, others="bf16", frozen="bf16"
-    )
+    sharded = replace(setup, numbers=Numbers(2, 2, 2), fp32_copies=True, gradient_bytes=2, others="bf16", frozen="bf16")
     if what == "full" and gpus > 1 and setup.zero.stage < 3:
         yield "ZeRO-3", "DEEPSPEED_CONFIG=configs/deepspeed/zero3.json", replace(sharded, zero=Zero(3, gpus))
     if what != "lora":
@@ -145,8 +143,8 @@ def batch_splits(args: TrainArguments) -> list[tuple[int, int]]:
 def choices(args: TrainArguments, shape: ModelShape, gpu_bytes: float, gpus: int) -> list[Choice]:
     """Return settings with the same global batch that fit ``gpu_bytes`` even if the estimate is too low by ``ERROR``.
 
-    These are the given settings and the largest batch of the given method. If neither fits, they are the largest batch of each
-    other method.
+    These are the given settings and the largest batch of the given method. If neither fits, they are the largest batch
+    of each other method.
     """
     setup = training_setup(args, shape, gpus)
     given = (args.per_device_train_batch_size, args.gradient_accumulation_steps)
