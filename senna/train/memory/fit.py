@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from senna.model.config import SennaConfig
 from senna.train.memory.activations import Attention, Numbers, Trained, Work
 from senna.train.memory.estimate import Estimate, Setup, WeightFormat, Zero, estimate
 from senna.train.memory.model_shape import ModelShape
 
 if TYPE_CHECKING:
+    from senna.model.config import SennaConfig
     from senna.train.arguments import TrainArguments
 
 VIEWS = 6
