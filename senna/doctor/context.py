@@ -11,6 +11,7 @@ from senna.doctor.weights import Weights
 if TYPE_CHECKING:
     from senna.data import Mixture
     from senna.model import SennaConfig
+    from senna.model.source import ModelSource
     from senna.train.arguments import TrainArguments
 
 
@@ -25,7 +26,7 @@ class RunContext:
         local_processes: number of processes on this machine.
         gpu_bytes: memory of each GPU; None if no GPU is known.
         is_remote_gpu: True if the GPU is in another machine (`--gpu-memory`).
-        lineage: the folder or hub name of the model and, for a LoRA folder, of its base, that one's base, and so on.
+        source: the model, resolved on this disk; None if no model is named or if its base is missing.
         config: the configuration of the model; None until it could be read.
         hub_findings: the findings about models that are not on this disk, by hub name.
         weight_names: names of the weights in the model's files; None if some cannot be known without opening a pickle.
@@ -38,16 +39,11 @@ class RunContext:
     local_processes: int = 1
     gpu_bytes: int | None = None
     is_remote_gpu: bool = False
-    lineage: list[str] = field(default_factory=list)
+    source: ModelSource | None = None
     config: SennaConfig | None = None
     hub_findings: dict[str, Finding] = field(default_factory=dict)
     weight_names: set[str] | None = field(default_factory=set)
     records: Mixture | None = None
-
-    @property
-    def base(self) -> str | None:
-        """The base of a LoRA folder; None for another model."""
-        return self.lineage[1] if len(self.lineage) > 1 else None
 
     def add_weights(self, weights: Weights) -> None:
         """Add the names of the weights in one of the model's folders."""

@@ -1,5 +1,6 @@
 """Checks of the model and its vision tower: complete, undamaged, and consistent with the configuration. Loads no weights."""
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,32 +11,12 @@ from senna.doctor.context import RunContext
 from senna.doctor.findings import FAIL, OK, WARN, Finding, failed, size
 from senna.doctor.hub import check_download, is_hub_name, local_name, locate
 from senna.doctor.weights import Shape, Weights, read_weights
-from senna.errors import UsageError
 from senna.model.config import SennaConfig
 from senna.model.lora import LORA_WEIGHTS, OTHER_WEIGHTS
-from senna.model.parts import PARTS
-from senna.model.source import ADAPTER_CONFIG, DEFAULT_TOWER, base_of, load_image_processor, read_config, resolve_tower
+from senna.model.parts import CLIP_PREFIX, DRIVING_ADAPTER, PARTS, PROJECTOR, VISION_TOWER
+from senna.model.source import ADAPTER_CONFIG, DEFAULT_TOWER, ModelSource
 
 STAGE1 = "train stage 1 first: sh train_tools/pretrain_senna_llava.sh"
-TOWER_WEIGHTS = PARTS["vision_tower"] + "vision_tower.vision_model."
-
-
-def local_lineage(path: str, base: str | None) -> list[str]:
-    """Return a model and, for a LoRA folder, its bases, as folders of this disk where they are on it.
-
-    Asks the hub nothing: a model that is only on the hub ends the list.
-
-    Raises:
-        UsageError: the base of a LoRA folder is missing, or a LoRA folder is its own base.
-    """
-    found = [local_name(path)]
-    base = local_name(base) if base else None
-    while (Path(found[-1]) / ADAPTER_CONFIG).is_file():
-        found.append(local_name(base_of(found[-1], base)))
-        base = None
-        if found[-1] in found[:-1]:
-            raise UsageError(f"LoRA folder {found[-1]} is its own base, through {found[-2]}")
-    return found
 
 
 def config(context: RunContext) -> Iterator[Finding]:
@@ -47,21 +28,22 @@ def config(context: RunContext) -> Iterator[Finding]:
     args = context.args
     if not args.model_name_or_path:
         return
-    context.lineage = local_lineage(args.model_name_or_path, args.model_base)
-    for name in context.lineage:
+    source = ModelSource.resolve(args.model_name_or_path, args.model_base, args.vision_tower, locate=local_name)
+    context.source = source
+    for name in source.lineage:
         if locate(name) is None and is_hub_name(name):
             yield _check_download(context, "model", name)
-    tower = local_name(args.vision_tower) if args.vision_tower else None
+    tower = source.given_tower
     # The configuration of the default tower is part of the code, so that it is not needed from the hub.
     if tower and tower != DEFAULT_TOWER and locate(tower) is None and is_hub_name(tower):
         yield _check_download(context, "tower", tower)
     if failed(context.hub_findings.values()):
         return
-    found = read_config(context.lineage[0], tower, context.base)
+    config = copy.deepcopy(source.config)
     for name in ("mm_adapter_tokens", "mm_vision_select_layer"):
         if getattr(args, name) is not None:
-            setattr(found, name, getattr(args, name))
-    context.config = found
+            setattr(config, name, getattr(args, name))
+    context.config = config
 
 
 def _check_download(context: RunContext, topic: str, name: str) -> Finding:
@@ -71,9 +53,9 @@ def _check_download(context: RunContext, topic: str, name: str) -> Finding:
 
 def weights(context: RunContext) -> Iterator[Finding]:
     """Check the weight files of the model and its bases: undamaged, and complete for the configuration."""
-    if context.config is None:
+    if context.config is None or context.source is None:
         return
-    for name in context.lineage:
+    for name in context.source.lineage:
         folder = locate(name)
         if folder is None:
             continue
@@ -103,7 +85,7 @@ def _model_folder(context: RunContext, folder: Path, config: SennaConfig) -> Ite
         return
     if found.complete:
         # A part may be absent as a unit: projector and adapter of a bare Llama or of LLaVA are created for training.
-        absent = tuple(prefix for part, prefix in PARTS.items() if part == "vision_tower" or not context.may_have(part))
+        absent = tuple(prefix for part, prefix in PARTS.items() if part == VISION_TOWER or not context.may_have(part))
         missing = [name for name in expected if name not in found.shapes and not name.startswith(absent)]
         if missing:
             message = f"{folder}: {len(missing)} weights of its config.json are in no file, the first is {missing[0]}"
@@ -114,7 +96,7 @@ def _model_folder(context: RunContext, folder: Path, config: SennaConfig) -> Ite
         name = wrong[0]
         message = f"{folder}: {name} has shape {found.shapes[name]}, and config.json requires {expected[name]}"
         remedy = "copy config.json and the weights from the same source"
-        if PARTS["img_adapter"] in name:
+        if name.startswith(PARTS[DRIVING_ADAPTER]):
             remedy = "leave out --mm_adapter_tokens"
         yield Finding(FAIL, "model", f"{message} ({len(wrong)} weights with a wrong shape)", remedy)
         return
@@ -142,8 +124,8 @@ def _problems(topic: str, found: Weights) -> Iterator[Finding]:
 
 def _untrained_parts(context: RunContext) -> Iterator[Finding]:
     """Warn if stages 2 and 3 would start with a new projector or adapter."""
-    new = [part for part in ("mm_projector", "img_adapter") if not context.may_have(part)]
-    is_on_hub = context.hub_findings.keys() & set(context.lineage)
+    new = [part for part in (PROJECTOR, DRIVING_ADAPTER) if not context.may_have(part)]
+    is_on_hub = context.source is not None and context.hub_findings.keys() & set(context.source.lineage)
     if context.weight_names != set() and new and not context.args.tune_mm_mlp_adapter and not is_on_hub:
         message = (
             f"{context.args.model_name_or_path} holds no {' and no '.join(new)}; training starts from random values"
@@ -153,24 +135,23 @@ def _untrained_parts(context: RunContext) -> Iterator[Finding]:
 
 def tower(context: RunContext) -> Iterator[Finding]:
     """Check the vision tower's files, and that the image processor makes images of the tower's size."""
-    config = context.config
-    if config is None:
+    config, source = context.config, context.source
+    if config is None or source is None:
         return
-    args, vision = context.args, config.vision_config
-    if context.may_have("vision_tower") and args.vision_tower is None:
+    vision = config.vision_config
+    if context.may_have(VISION_TOWER) and source.given_tower is None:
         if context.weight_names is None:  # whether a pickle holds the tower is only known when it is opened
             return
         message = f"part of the model: {vision.num_hidden_layers} layers of width {vision.hidden_size}"
         yield Finding(OK, "tower", message)
     else:
-        name = resolve_tower(config.mm_vision_tower, context.lineage[0], args.model_base)
-        folder = locate(name)
+        folder = locate(source.vision_tower)
         if folder is None:
-            if name not in context.hub_findings:
-                yield _check_download(context, "tower", name)
+            if source.vision_tower not in context.hub_findings:
+                yield _check_download(context, "tower", source.vision_tower)
             return
         yield from _tower_folder(folder, config)
-    yield from _image_size(context, config)
+    yield from _image_size(source, config)
 
 
 def _tower_folder(folder: Path, config: SennaConfig) -> Iterator[Finding]:
@@ -181,9 +162,9 @@ def _tower_folder(folder: Path, config: SennaConfig) -> Iterator[Finding]:
     if found.complete:
         shapes = {name.rpartition("vision_model.")[2]: shape for name, shape in found.shapes.items()}
         expected = {
-            name.removeprefix(TOWER_WEIGHTS): shape
+            name.removeprefix(CLIP_PREFIX): shape
             for name, shape in expected_weights(config).items()
-            if name.startswith(TOWER_WEIGHTS)
+            if name.startswith(CLIP_PREFIX)
         }
         wrong = [name for name, shape in expected.items() if name not in shapes or shapes[name] not in (None, shape)]
         if wrong:
@@ -196,12 +177,10 @@ def _tower_folder(folder: Path, config: SennaConfig) -> Iterator[Finding]:
     yield Finding(OK, "tower", f"{folder}: {layers}, complete ({size(found.bytes)})")
 
 
-def _image_size(context: RunContext, config: SennaConfig) -> Iterator[Finding]:
+def _image_size(source: ModelSource, config: SennaConfig) -> Iterator[Finding]:
     """Compare the size of the processed images with that of the tower's input."""
     side = config.vision_config.image_size
-    tower = context.args.vision_tower
-    source, base = (local_name(tower), None) if tower else (context.lineage[0], context.base)
-    rules = PixelRules.from_processor(load_image_processor(source, config, base))
+    rules = PixelRules.from_processor(source.load_image_processor())
     height, width = rules.crop or rules.resized(1, 1)[::-1]
     if (height, width) != (side, side):
         message = f"preprocessor_config.json makes images of {width} x {height}, and the tower takes {side} x {side}"

@@ -12,7 +12,6 @@ from senna.doctor.findings import FAIL, OK, WARN, Finding
 from senna.doctor.hub import is_cached, locate
 from senna.doctor.weights import DamagedFile, check_pointer
 from senna.model.config import IGNORE_INDEX, SennaConfig
-from senna.model.source import tokenizer_source
 from senna.model.tokenizer import load_tokenizer
 from senna.views import image_block
 
@@ -30,9 +29,9 @@ _QUESTION = [
 def tokenizer(context: RunContext) -> Iterator[Finding]:
     """Check the files, the vocabulary size, the special tokens, and the encoding of one conversation."""
     config = context.config
-    if config is None or locate(context.lineage[-1]) is None:
+    if config is None or context.source is None or locate(context.source.lineage[-1]) is None:
         return
-    source = tokenizer_source(context.lineage[0], context.base)
+    source = context.source.tokenizer
     folder = Path(source)
     files = [folder / name for name in FILES if (folder / name).is_file()]
     if not files and is_cached(folder) and not constants.HF_HUB_OFFLINE:
