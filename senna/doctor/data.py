@@ -20,7 +20,7 @@ from senna.views import IMAGE_TOKEN, VIEWS, paths_by_camera
 
 SAMPLE = 64  # records whose images are checked
 _MOST_FOLDERS = 300  # subfolders of each depth that are searched for missing images
-_RULES = PixelRules(size=336, crop=(336, 336), mean=(0.5,) * 3, std=(0.5,) * 3)  # the pixels are discarded
+_RULES = PixelRules(size=336, crop=(336, 336), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))  # the pixels are discarded
 
 
 class _RecordImages(NamedTuple):

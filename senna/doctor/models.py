@@ -138,7 +138,7 @@ def tower(context: RunContext) -> Iterator[Finding]:
     config, source = context.config, context.source
     if config is None or source is None:
         return
-    vision = config.vision_config
+    vision = config.tower_config
     if context.may_have(VISION_TOWER) and source.given_tower is None:
         if context.weight_names is None:  # whether a pickle holds the tower is only known when it is opened
             return
@@ -172,14 +172,14 @@ def _tower_folder(folder: Path, config: SennaConfig) -> Iterator[Finding]:
             remedy = "set --vision_tower (VISION_TOWER) to a CLIP model with its own config.json"
             yield Finding(FAIL, "tower", message, remedy)
             return
-    vision = config.vision_config
+    vision = config.tower_config
     layers = f"{vision.num_hidden_layers} layers of width {vision.hidden_size}"
     yield Finding(OK, "tower", f"{folder}: {layers}, complete ({size(found.bytes)})")
 
 
 def _image_size(source: ModelSource, config: SennaConfig) -> Iterator[Finding]:
     """Compare the size of the processed images with that of the tower's input."""
-    side = config.vision_config.image_size
+    side = config.image_side
     rules = PixelRules.from_processor(source.load_image_processor())
     height, width = rules.crop or rules.resized(1, 1)[::-1]
     if (height, width) != (side, side):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from senna.model.config import SennaConfig
@@ -59,23 +59,23 @@ class ModelShape:
     @classmethod
     def of(cls, config: SennaConfig) -> ModelShape:
         """Return the dimensions that a configuration describes."""
-        vision = config.vision_config
+        vision = config.tower_config
         tower = Tower(
             vision.hidden_size,
             vision.intermediate_size,
             vision.num_attention_heads,
             vision.num_hidden_layers,
             config.vision_layers,
-            vision.image_size,
-            vision.patch_size,
+            config.image_side,
+            cast(int, vision.patch_size),
         )
         return cls(
             config.hidden_size,
             config.intermediate_size,
             config.num_hidden_layers,
             config.num_attention_heads,
-            config.num_key_value_heads,
-            config.head_dim,
+            cast(int, config.num_key_value_heads),
+            cast(int, config.head_dim),
             config.vocab_size,
             config.tie_word_embeddings,
             tower,
