@@ -1,12 +1,14 @@
-"""The records of a run and their images: all records are read, some images."""
+"""Checks of the records and their images: all records are read, and a sample of the images."""
 
 import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from senna.data import Mixture
 from senna.data.dataset import find_image
 from senna.data.images import PixelRules, load_pixels
 from senna.data.mixture import open_mixture, parse_data_path
@@ -16,128 +18,141 @@ from senna.errors import DataError, UsageError
 from senna.records import Record, image_paths, prompt_images
 from senna.views import IMAGE_TOKEN, VIEWS, paths_by_camera
 
-SAMPLE = 64  # records
-_FOLDERS_TRIED = 300  # below and above the image folder, for where the images may be
-_RULES = PixelRules(size=336, crop=(336, 336), mean=(0.5,) * 3, std=(0.5,) * 3)  # pictures are decoded, and thrown away
+SAMPLE = 64  # records whose images are checked
+_MOST_FOLDERS = 300  # subfolders of each depth that are searched for missing images
+_RULES = PixelRules(size=336, crop=(336, 336), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))  # the pixels are discarded
 
 
-def records(case: RunContext) -> Iterator[Finding]:
-    """Reads and validates every record, into the case.
+class _RecordImages(NamedTuple):
+    """The images of one record: their number, and whether their order is known from camera names in the paths."""
 
-    Raises UsageError for an image folder that is not there, and as `open_mixture` does, DataError too.
+    number: int
+    has_order: bool
+
+    def __str__(self) -> str:
+        if self.number == 1:
+            return "one image"
+        return f"{self.number} views" if self.has_order else f"{self.number} images without camera names"
+
+
+def records(context: RunContext) -> Iterator[Finding]:
+    """Read and validate all records, and store them in the context.
+
+    Raises:
+        UsageError: the image folder does not exist, or an error of `open_mixture`.
+        DataError: a record is invalid.
     """
-    args = case.args
+    args = context.args
     if not args.data_path:
         return
-    parse_data_path(args.data_path)  # what is not there is told before anything is read
+    parse_data_path(args.data_path)  # reports a missing file before any file is read
     if args.image_folder is not None and not Path(args.image_folder).is_dir():
-        raise UsageError(f"--image_folder {args.image_folder}: no such folder")
-    case.records = open_mixture(args.data_path, args.stage)
-    kinds = ", ".join(f"{number} {kind}" for kind, number in case.records.counts_by_kind().items())
-    files = len(case.records.files)
+        message = f"--image_folder {args.image_folder} is not a folder"
+        raise UsageError(message, remedy="set --image_folder (IMAGE_DATA) to the folder where the image paths start")
+    context.records = open_mixture(args.data_path, args.stage)
+    per_kind = ", ".join(f"{number} {kind}" for kind, number in context.records.counts_by_kind().items())
+    files = len(context.records.files)
     stage = "" if args.stage is None else f" of stage {args.stage}"
-    says = f"{len(case.records)} records{stage} in {files} file{'s' * (files > 1)}; an epoch takes {kinds}"
-    yield Finding(OK, "data", says)
+    message = f"{len(context.records)} records{stage} in {files} file{'s' * (files > 1)}; per epoch: {per_kind}"
+    yield Finding(OK, "data", message)
 
 
-def images(case: RunContext) -> Iterator[Finding]:
-    """Of a sample of records: that their images are there and as many as the prompt's, and that one of each can be decoded."""
-    if case.records is None:
+def images(context: RunContext) -> Iterator[Finding]:
+    """Check a sample of records: all images exist, their number fits the prompt, and one image of each can be decoded."""
+    records = context.records
+    if records is None:
         return
-    records = case.records
-    seen = np.flatnonzero(records.images > 0)
-    if not len(seen):
-        yield Finding(OK, "images", "the records are text alone")
+    with_images = np.flatnonzero(records.images > 0)
+    if not len(with_images):
+        yield Finding(OK, "images", "no record has an image")
         return
-    chosen = np.random.default_rng(0).choice(seen, min(SAMPLE, len(seen)), replace=False)
-    looks, bad, absent = Counter(), [], 0
-    for turn, index in enumerate(sorted(chosen.tolist())):
+    sample = np.random.default_rng(0).choice(with_images, min(SAMPLE, len(with_images)), replace=False)
+    types: Counter[_RecordImages] = Counter()
+    errors: list[str] = []
+    missing = 0
+    for turn, index in enumerate(sorted(sample.tolist())):
         try:
-            looks[_look(case, records[index], index, turn)] += 1
+            types[_check_record(context, records, index, turn)] += 1
         except DataError as error:
-            absent += "no such image" in str(error)
-            bad.append(f"{records.name(index)}: {error}")
-    if not bad:
-        yield from _whole(looks, len(seen))
-    elif absent == len(chosen):
-        yield _all_missing(case, [path for index in chosen[:3] for path in image_paths(records[int(index)])[:1]])
-    elif len(bad) == len(chosen):
-        yield Finding(
-            FAIL,
-            "images",
-            f"none of {len(bad)} records looked at can be used, the first: {bad[0]}",
-            "mend the records, or give others with --data_path (DATA)",
-        )
+            missing += error.kind == DataError.MISSING_IMAGE
+            errors.append(f"{records.name(index)}: {error}")
+    if not errors:
+        yield _all_usable(types, len(with_images))
+    elif missing == len(sample):
+        paths = [image_paths(records[int(index)])[0] for index in sample[:3]]
+        yield _all_missing(Path(context.args.image_folder or records.folder(0)), paths)
+    elif len(errors) == len(sample):
+        message = f"none of {len(errors)} sampled records can be used; the first: {errors[0]}"
+        yield Finding(FAIL, "images", message, "repair the records, or set --data_path (DATA) to other ones")
     else:
-        listed = "; ".join(some(bad, 3))
-        many = max(len(bad), round(1.5 * len(bad) / len(chosen) * len(records)))
-        yield Finding(
-            WARN,
-            "images",
-            f"{len(bad)} of {len(chosen)} records looked at cannot be used: {listed}",
-            f"mend or remove them; --skip_bad_samples {many} goes on without so many",
-        )
+        yield _some_unusable(errors, len(sample), len(records))
 
 
-def _look(case: RunContext, record: Record, index: int, turn: int) -> str:
-    """What kind of record it is; raises DataError where it cannot be used. Decodes one of its images, by turns each."""
-    wanted = sum(turn["value"].count(IMAGE_TOKEN) for turn in record["conversations"])
-    named = prompt_images(record)
-    if wanted != len(named):
-        raise DataError(f"the text has {wanted} {IMAGE_TOKEN}, the record names {len(named)} images")
-    beside = case.records.folder(index)
-    folders = [Path(case.args.image_folder), beside] if case.args.image_folder else [beside]
-    files = [find_image(path, folders) for path in named]
+def _check_record(context: RunContext, records: Mixture, index: int, turn: int) -> _RecordImages:
+    """Check a record, and return its kind of images. Decodes image number ``turn`` (modulo their number).
+
+    Raises:
+        DataError: the record cannot be used.
+    """
+    record: Record = records[index]
+    expected = sum(message["value"].count(IMAGE_TOKEN) for message in record["conversations"])
+    paths = prompt_images(record)
+    if expected != len(paths):
+        raise DataError(f"the text has {expected} {IMAGE_TOKEN} and the record lists {len(paths)} images")
+    data_folder = records.folder(index)
+    folders = [Path(context.args.image_folder), data_folder] if context.args.image_folder else [data_folder]
+    files = [find_image(path, folders) for path in paths]
     for file in files:
         if not os.path.exists(file):
-            raise DataError(f"no such image: {file}")
+            raise DataError(f"no such image: {file}", kind=DataError.MISSING_IMAGE)
     load_pixels(files[turn % len(files)], _RULES, decode="fast")
-    if len(named) == 1:
-        return "with one image"
-    return f"of {len(named)} views" if paths_by_camera(named) else f"of {len(named)} images without cameras' names"
+    return _RecordImages(len(paths), len(paths) == 1 or bool(paths_by_camera(paths)))
 
 
-def _whole(looks: Counter, total: int) -> Iterator[Finding]:
-    says = ", ".join(f"{number} {look}" for look, number in looks.most_common())
-    says = f"{looks.total()} of {total} records looked at: {says}; each there, one of each opened"
-    nameless = sum(number for look, number in looks.items() if "without" in look)
-    if nameless:
-        yield Finding(
-            WARN,
-            "images",
-            f"{says}. Views are taken in the record's order, which nothing confirms",
-            f"paths that name cameras (CAM_FRONT_LEFT/...) are put in the prompt's order: {', '.join(VIEWS)}",
-        )
-    else:
-        yield Finding(OK, "images", says)
+def _all_usable(types: Counter[_RecordImages], total: int) -> Finding:
+    counts = ", ".join(f"{number} with {images}" for images, number in types.most_common())
+    message = f"{types.total()} of {total} records sampled: {counts}; all images exist, one of each record was decoded"
+    if all(images.has_order for images in types):
+        return Finding(OK, "images", message)
+    return Finding(
+        WARN,
+        "images",
+        f"{message}. The paths do not name cameras, so the order of the views is that of the record",
+        f"name the cameras in the paths (CAM_FRONT_LEFT/...), or list the views in this order: {', '.join(VIEWS)}",
+    )
 
 
-def _all_missing(case: RunContext, samples: list[str]) -> Finding:
-    """No image was found: why, and where they may be."""
-    folder = Path(case.args.image_folder or case.records.folder(0))
+def _some_unusable(errors: list[str], sampled: int, total: int) -> Finding:
+    skipped = max(len(errors), round(1.5 * len(errors) / sampled * total))
+    message = f"{len(errors)} of {sampled} sampled records cannot be used: {'; '.join(some(errors))}"
+    remedy = f"repair or remove them, or skip up to {skipped} records with --skip_bad_samples {skipped}"
+    return Finding(WARN, "images", message, remedy)
+
+
+def _all_missing(folder: Path, paths: list[str]) -> Finding:
+    """Return the finding for a sample of which no image exists, with the folder that holds the images if it is near."""
     with os.scandir(folder) as entries:
-        empty = next(entries, None) is None
-    what = f"the image folder {folder} is empty" if empty else f"no image looked at is in {folder}"
-    likely = find_folder(folder, samples)
-    if likely is not None:
-        remedy = f"--image_folder {likely}   (IMAGE_DATA={likely} for the scripts)"
-    else:
-        remedy = f"--image_folder (IMAGE_DATA): the folder in which {samples[0]} lies; unpack the images first"
-    return Finding(FAIL, "images", f"{what}; the records name {samples[0]}, ...", remedy)
+        is_empty = next(entries, None) is None
+    message = f"the image folder {folder} is empty" if is_empty else f"{folder} holds none of the sampled images"
+    remedy = f"set --image_folder (IMAGE_DATA) to the folder that holds {paths[0]}; unpack the images if necessary"
+    nearby = find_folder(folder, paths)
+    if nearby is not None:
+        remedy = f"--image_folder {nearby}   (IMAGE_DATA={nearby} for the scripts)"
+    return Finding(FAIL, "images", f"{message}; the records list {paths[0]}, ...", remedy)
 
 
-def find_folder(folder: Path, samples: list[str]) -> Path | None:
-    """A parent of ``folder``, or a folder one or two below it, in which all of the sample paths are; None where none is."""
-    relative = [path for path in samples if not os.path.isabs(path)]
+def find_folder(folder: Path, paths: list[str]) -> Path | None:
+    """Return a folder that holds all relative ``paths``, up to three levels above ``folder`` or two below; else None."""
+    relative = [path for path in paths if not os.path.isabs(path)]
     if not relative:
         return None
     folder = folder.resolve()
     below = [
-        place
+        candidate
         for pattern in ("*/", "*/*/")
-        for place, _ in zip(folder.glob(pattern), range(_FOLDERS_TRIED), strict=False)
+        for candidate, _ in zip(folder.glob(pattern), range(_MOST_FOLDERS), strict=False)
     ]
-    for place in [*list(folder.parents)[:3], *below]:
-        if all((place / path).is_file() for path in relative):
-            return place
+    for candidate in [*list(folder.parents)[:3], *below]:
+        if all((candidate / path).is_file() for path in relative):
+            return candidate
     return None

@@ -1,4 +1,4 @@
-"""Room for what a run writes, and main memory for what it reads."""
+"""Checks of free space for the files that a run writes, and of main memory for the weights that it loads."""
 
 import os
 from collections.abc import Iterator
@@ -7,115 +7,118 @@ from pathlib import Path
 from senna.doctor.context import RunContext
 from senna.doctor.findings import FAIL, OK, WARN, Finding, size
 from senna.files import free_space, nearest_existing
+from senna.model.config import SennaConfig
 from senna.train import checkpoint
+from senna.train.arguments import TrainArguments
 from senna.train.memory.estimate import gib
 from senna.train.memory.model_shape import ModelShape
 
-CHECKPOINT = 12  # bytes a trained weight: fp32, and AdamW's two moments
+CHECKPOINT_BYTES = 12  # per trained weight: fp32, and AdamW's two states
 _IN_MEMORY = ("tmpfs", "ramfs")
 
 
-def counts(case: RunContext) -> tuple[int, int]:
-    """How many weights train, and how many the final folder holds."""
-    args, geometry = case.args, ModelShape.of(case.config)
-    adapters = geometry.adapter_weights
+def weight_counts(args: TrainArguments, config: SennaConfig) -> tuple[int, int]:
+    """Return the numbers of weights that are trained and that the final folder holds."""
+    shape = ModelShape.of(config)
     if args.lora_enable:
-        trained = geometry.lora_weights(args.lora_r) + adapters
+        trained = shape.lora_weights(args.lora_r) + shape.adapter_weights
         return trained, trained
-    llm = 0 if args.tune_mm_mlp_adapter or args.freeze_backbone else geometry.llm_weights
-    return llm + adapters, geometry.llm_weights + adapters + geometry.tower.weights
+    llm = 0 if args.tune_mm_mlp_adapter or args.freeze_backbone else shape.llm_weights
+    tower = shape.tower.weights if shape.tower else 0
+    return llm + shape.adapter_weights, shape.llm_weights + shape.adapter_weights + tower
 
 
-def disk(case: RunContext) -> Iterator[Finding]:
-    """Room for the checkpoint that is kept, the one that is being written, and the final folder."""
-    folder = Path(case.args.output_dir)
-    place = nearest_existing(folder)
-    if not os.access(place, os.W_OK | os.X_OK):
-        yield Finding(FAIL, "disk", f"{place} cannot be written to", "--output_dir DIR (OUT_DIR): a folder of yours")
+def disk(context: RunContext) -> Iterator[Finding]:
+    """Check the space for the checkpoint that is kept, the next one that is written beside it, and the final folder."""
+    folder = Path(context.args.output_dir)
+    parent = nearest_existing(folder)
+    if not os.access(parent, os.W_OK | os.X_OK):
+        remedy = "set --output_dir DIR (OUT_DIR) to a folder that you can write"
+        yield Finding(FAIL, "disk", f"{parent} is not writable", remedy)
         return
-    free = free_space(place)
-    if case.config is None:
-        yield Finding(OK, "disk", f"{size(free)} free at {place}")
+    free = free_space(parent)
+    if context.config is None:
+        yield Finding(OK, "disk", f"{size(free)} free at {parent}")
         return
-    trained, held = counts(case)
-    one, final = CHECKPOINT * trained, held * case.args.precision.itemsize
-    there = min(1, len(checkpoint.checkpoints(folder)))
-    needed = (2 - there) * one + final
-    parts = (
-        f"{size(needed)} needed: {2 - there} checkpoint{'s' * (1 - there)} of {size(one)} and the final {size(final)}"
-    )
+    trained, stored = weight_counts(context.args, context.config)
+    each, final = CHECKPOINT_BYTES * trained, stored * context.args.precision.itemsize
+    number = 2 - min(1, len(checkpoint.checkpoints(folder)))
+    needed = number * each + final
+    message = f"{size(free)} free at {parent}, {size(needed)} needed"
+    message += f" ({number} checkpoint{'s' * (number > 1)} of {size(each)} and the final model of {size(final)})"
     if free < needed:
-        yield Finding(
-            FAIL,
-            "disk",
-            f"--output_dir {folder}: {size(free)} free at {place}, {parts}",
-            "--output_dir DIR (OUT_DIR) on another disk, or make room",
-        )
-    elif file_system(place) in _IN_MEMORY:
-        says = f"{place} is in main memory ({file_system(place)}): checkpoints take that, and are gone after a restart"
-        yield Finding(WARN, "disk", says, "--output_dir DIR (OUT_DIR) on a disk")
+        remedy = "set --output_dir DIR (OUT_DIR) to another disk, or make room"
+        yield Finding(FAIL, "disk", f"--output_dir {folder}: {message}", remedy)
+    elif file_system(parent) in _IN_MEMORY:
+        message = f"{parent} is in main memory ({file_system(parent)}): checkpoints use it up and are lost at a restart"
+        yield Finding(WARN, "disk", message, "set --output_dir DIR (OUT_DIR) to a folder on a disk")
     else:
-        yield Finding(OK, "disk", f"{size(free)} free at {place}, {parts}")
+        yield Finding(OK, "disk", message)
 
 
-def file_system(place: Path) -> str:
-    """The kind of file system that a folder is on, by /proc/mounts; "" where there is none."""
+def file_system(folder: Path) -> str:
+    """Return the file system type of a folder from /proc/mounts; "" if it is unknown."""
     try:
         lines = Path("/proc/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return ""
     mounts = {fields[1].replace("\\040", " "): fields[2] for line in lines if len(fields := line.split()) > 2}
-    return next((mounts[str(parent)] for parent in [place, *place.parents] if str(parent) in mounts), "")
+    return next((mounts[str(parent)] for parent in [folder, *folder.parents] if str(parent) in mounts), "")
 
 
 def main_memory() -> tuple[int, int]:
-    """Bytes of main memory: in all, and that could be had now. A container's limit (cgroup) counts as the whole."""
-    pages = os.sysconf("SC_PAGE_SIZE")
-    total, free = os.sysconf("SC_PHYS_PAGES") * pages, os.sysconf("SC_AVPHYS_PAGES") * pages
-    facts = _lines(Path("/proc/meminfo"))
-    if "MemAvailable:" in facts:
-        free = int(facts["MemAvailable:"].split()[0]) * 1024
+    """Return the total and the available main memory in bytes, within the limit of the container (cgroup), if any."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    total, free = os.sysconf("SC_PHYS_PAGES") * page, os.sysconf("SC_AVPHYS_PAGES") * page
+    info = _read_fields(Path("/proc/meminfo"))
+    if "MemAvailable:" in info:
+        free = int(info["MemAvailable:"].split()[0]) * 1024
     group = Path("/sys/fs/cgroup")
-    for limit, used in (
+    for limit_file, used_file in (
         ("memory.max", "memory.current"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
     ):
         try:
-            most = int((group / limit).read_text())
-            free = min(free, most - int((group / used).read_text()))
-            total = min(total, most)
-        except (OSError, ValueError):  # no such group, or "max"
+            limit = int((group / limit_file).read_text())
+            free = min(free, limit - int((group / used_file).read_text()))
+            total = min(total, limit)
+        except (OSError, ValueError):  # there is no such group, or the limit is "max"
             continue
     return total, max(free, 0)
 
 
-def _lines(path: Path) -> dict[str, str]:
+def _read_fields(path: Path) -> dict[str, str]:
     try:
         return dict(line.split(None, 1) for line in path.read_text().splitlines() if " " in line)
     except OSError:
         return {}
 
 
-def loading(case: RunContext) -> Iterator[Finding]:
-    """Main memory against what loading takes: each process reads the checkpoint, and holds it until it is on the card."""
+def loading(context: RunContext) -> Iterator[Finding]:
+    """Check the main memory for loading: each process holds the checkpoint until it is on the GPU."""
     total, free = main_memory()
-    if case.config is None or case.elsewhere:
-        yield Finding(OK, "main memory", f"{gib(total)}, {gib(free)} available")
+    message = f"{gib(total)}, {gib(free)} available"
+    if context.config is None or context.is_remote_gpu:
+        yield Finding(OK, "main memory", message)
         return
-    args, geometry = case.args, ModelShape.of(case.config)
-    trained, _ = counts(case)
-    everything = geometry.llm_weights + geometry.adapter_weights + geometry.tower.weights
-    frozen = everything - (0 if args.lora_enable else trained)
-    in_fp32 = 4 if not args.deepspeed else args.precision.itemsize
-    each = frozen * args.precision.itemsize + trained * in_fp32
-    if args.quantization:  # shard by shard straight to the card; on a CPU that is main memory too
-        each = frozen // 2 if args.use_cpu else 0
-    needed = each * case.here
-    says = f"{gib(total)}, {gib(free)} available; {gib(needed)} needed to load the weights"
-    says += f" ({case.here} processes of {gib(each)})" if case.here > 1 else ""
+    per_process = _loading_bytes(context.args, context.config)
+    needed = per_process * context.local_processes
+    message += f"; {gib(needed)} needed to load the weights"
+    if context.local_processes > 1:
+        message += f" ({context.local_processes} processes of {gib(per_process)})"
     if needed > free:
-        yield Finding(
-            WARN, "main memory", says, "end other programs, or NUM_GPUS=N with fewer processes on this machine"
-        )
+        yield Finding(WARN, "main memory", message, "end other programs, or use fewer processes here: NUM_GPUS=N")
     else:
-        yield Finding(OK, "main memory", says)
+        yield Finding(OK, "main memory", message)
+
+
+def _loading_bytes(args: TrainArguments, config: SennaConfig) -> int:
+    """Return the bytes of main memory that one process needs to load the weights."""
+    shape = ModelShape.of(config)
+    trained, _ = weight_counts(args, config)
+    everything = shape.llm_weights + shape.adapter_weights + (shape.tower.weights if shape.tower else 0)
+    frozen = everything - (0 if args.lora_enable else trained)
+    if args.quantization:  # quantized shard by shard on the device, which for --use_cpu is main memory
+        return frozen // 2 if args.use_cpu else 0
+    trained_bytes = args.precision.itemsize if args.deepspeed else 4
+    return frozen * args.precision.itemsize + trained * trained_bytes

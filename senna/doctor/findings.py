@@ -1,76 +1,92 @@
-"""What a check has found, and how it is shown. Imports nothing heavy."""
+"""The result of a check and its display. Imports nothing heavy."""
 
 import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, TextIO
+from typing import Final, Literal, TextIO
 
-OK, WARN, FAIL = "ok", "warn", "fail"
-_COLOURS = {OK: "32", WARN: "33", FAIL: "31"}
-_LEVEL, _TOPIC = 6, 14  # columns
-_WRAP = {"break_long_words": False, "break_on_hyphens": False}
+from senna.errors import SennaError
+
+Level = Literal["ok", "warn", "fail"]
+OK: Final = "ok"
+WARN: Final = "warn"
+FAIL: Final = "fail"
+NO_GPU = "no GPU"
+_COLORS = {OK: "32", WARN: "33", FAIL: "31"}
+_LEVEL, _TOPIC = 6, 14  # column widths
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check says. ``remedy`` is a command or a flag wherever one exists, "" where nothing is to be done."""
+    """The result of one check.
 
-    level: Literal["ok", "warn", "fail"]
+    Attributes:
+        level: "ok", "warn" (a run is possible) or "fail" (a run is refused).
+        topic: the checked thing, for example "model" or the name of a package.
+        message: the result, with the values that it depends on.
+        remedy: a command or flag where one exists; "" if nothing needs to be done.
+        code: a name of the result for programs: ``NO_GPU``, or "".
+        required_by: the flag or setting of the run that needs the package; "" for other findings.
+    """
+
+    level: Level
     topic: str
-    says: str
+    message: str
     remedy: str = ""
+    code: str = ""
+    required_by: str = ""
 
 
-def of_error(topic: str, error: Exception) -> Finding:
-    """A fail from an error whose message ends, after a semicolon, with what to do."""
-    says, _, remedy = str(error).rpartition("; ")
-    if not says or remedy.count("(") != remedy.count(")"):  # no such end, or a semicolon within a parenthesis
-        says, remedy = str(error), ""
-    return Finding(FAIL, topic, says, remedy)
+def from_error(topic: str, error: SennaError) -> Finding:
+    """Return an error as a failed check."""
+    location = f"{error.location}: " if error.location else ""
+    return Finding(FAIL, topic, location + error.message, error.remedy or "")
 
 
 def render(finding: Finding, stream: TextIO | None = None) -> str:
-    """``fail  model  what is wrong``, and the remedy on a line below, indented.
+    """Return ``fail  model  message`` and, on an indented line below, the remedy.
 
-    For a terminal lines are wrapped, and coloured unless NO_COLOR is set (no-color.org).
+    On a terminal, lines are wrapped, and colored unless NO_COLOR is set (no-color.org).
     """
-    terminal = stream is not None and stream.isatty()
-    width = shutil.get_terminal_size().columns if terminal else sys.maxsize
+    is_terminal = stream is not None and stream.isatty()
+    width = shutil.get_terminal_size().columns if is_terminal else sys.maxsize
     indent = " " * (_LEVEL + _TOPIC)
-    says = textwrap.wrap(
-        f"{finding.level:{_LEVEL}}{finding.topic:{_TOPIC}}{finding.says}", width, subsequent_indent=indent, **_WRAP
-    )
-    if terminal and not os.environ.get("NO_COLOR"):
-        says[0] = f"\033[{_COLOURS[finding.level]}m{finding.level:{_LEVEL}}\033[0m{says[0][_LEVEL:]}"
+
+    def wrap(text: str, first_indent: str, next_indent: str) -> list[str]:
+        return textwrap.wrap(
+            text, width, initial_indent=first_indent, subsequent_indent=next_indent,
+            break_long_words=False, break_on_hyphens=False,
+        )  # fmt: skip
+
+    lines = wrap(f"{finding.level:{_LEVEL}}{finding.topic:{_TOPIC}}{finding.message}", "", indent)
+    if is_terminal and not os.environ.get("NO_COLOR"):
+        lines[0] = f"\033[{_COLORS[finding.level]}m{finding.level:{_LEVEL}}\033[0m{lines[0][_LEVEL:]}"
     if finding.remedy:
-        lead = {"initial_indent": f"{indent}-> ", "subsequent_indent": f"{indent}   "}
-        says += textwrap.wrap(finding.remedy, width, **lead, **_WRAP)
-    return "\n".join(says)
+        lines += wrap(finding.remedy, f"{indent}-> ", f"{indent}   ")
+    return "\n".join(lines)
 
 
 def count(findings: Iterable[Finding]) -> str:
-    """ "14 ok, 1 warn, 2 fail"."""
+    """Return the number of findings of each level: "14 ok, 1 warn, 2 fail"."""
     levels = [finding.level for finding in findings]
     return ", ".join(f"{levels.count(level)} {level}" for level in (OK, WARN, FAIL) if level in levels)
 
 
 def failed(findings: Iterable[Finding]) -> list[Finding]:
+    """Return the findings of level "fail"."""
     return [finding for finding in findings if finding.level == FAIL]
 
 
-def some(names: Iterable[str], most: int = 3) -> Iterator[str]:
-    """The first few of the names, and how many more there are."""
-    names = list(names)
-    yield from names[:most]
-    if len(names) > most:
-        yield f"{len(names) - most} more"
+def some(names: list[str], most: int = 3) -> list[str]:
+    """Return the first ``most`` names, and how many more there are."""
+    return names[:most] + ([f"{len(names) - most} more"] if len(names) > most else [])
 
 
 def size(count: float) -> str:
-    """Bytes for people, in powers of ten as disks and cards are sold: "13.5 GB", "290 kB"."""
+    """Return bytes in powers of ten, as disks are sold: "13.5 GB", "290 kB"."""
     for unit in ("bytes", "kB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}"

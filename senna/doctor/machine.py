@@ -1,4 +1,4 @@
-"""Python, the libraries that are always needed, and the graphics cards. What imports torch says so."""
+"""Checks of Python, the required libraries, torch and the GPUs. A function that imports torch says so."""
 
 import importlib.metadata
 import os
@@ -8,8 +8,9 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import ModuleType
 
-from senna.doctor.findings import FAIL, OK, WARN, Finding
+from senna.doctor.findings import FAIL, NO_GPU, OK, WARN, Finding
 from senna.train.memory.estimate import gib
 
 INSTALL = "pip install -c constraints.txt -e ."
@@ -17,59 +18,57 @@ CUDA_TORCH = (
     "pip uninstall -y torch && pip install -c constraints.txt torch   (without --index-url and --extra-index-url)"
 )
 SHOWN = ("transformers", "accelerate", "peft", "huggingface_hub")
-BF16_FROM = (8, 0)
-"""Compute capability from which a card computes in bf16 (Ampere; CUDA C++ Programming Guide, "Compute Capabilities")."""
+BF16_CAPABILITY = (8, 0)
+"""The lowest compute capability with bf16 units (Ampere; CUDA C++ Programming Guide, "Compute Capabilities")."""
 
 
 def python() -> Iterator[Finding]:
-    """The interpreter against what the package asks for, and the libraries against their tested ranges."""
+    """Check the Python version against the package's requirement, and the required libraries."""
     from packaging.specifiers import SpecifierSet
 
     version = platform.python_version()
-    says = f"{version} on {platform.system()} {platform.machine()}"
+    message = f"{version} on {platform.system()} {platform.machine()}"
     try:
-        wanted = importlib.metadata.metadata("senna").get("Requires-Python") or ""
+        required = importlib.metadata.metadata("senna").get("Requires-Python") or ""
     except importlib.metadata.PackageNotFoundError:
-        yield Finding(OK, "python", says)
+        yield Finding(OK, "python", message)
         yield Finding(
-            WARN, "libraries", "senna runs from its folder and is not installed: versions not compared", INSTALL
+            WARN, "libraries", "the package senna is not installed, so that library versions are not checked", INSTALL
         )
         return
-    fits = SpecifierSet(wanted).contains(version)
-    yield Finding(OK if fits else FAIL, "python", says, "" if fits else f"use a Python {wanted}")
+    fits = SpecifierSet(required).contains(version)
+    yield Finding(OK if fits else FAIL, "python", message, "" if fits else f"use Python {required}")
     yield from libraries()
 
 
 def libraries() -> Iterator[Finding]:
-    """What is installed of the libraries that are always needed: absent is a fail, outside the range a warning."""
+    """Check the required libraries: a missing one fails, one outside the tested range is a warning."""
     from packaging.requirements import Requirement
 
-    found, fits = {}, True
+    versions, all_fit = {}, True
     for text in importlib.metadata.requires("senna") or []:
-        need = Requirement(text)
-        if need.marker is not None and not need.marker.evaluate({"extra": ""}):
+        requirement = Requirement(text)
+        name = requirement.name
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         try:
-            found[need.name] = importlib.metadata.version(need.name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            fits = False
-            yield Finding(FAIL, "libraries", f"{need.name} is not installed", f"{INSTALL}   (or: pip install '{need}')")
+            all_fit = False
+            remedy = f"{INSTALL}   (or: pip install '{requirement}')"
+            yield Finding(FAIL, "libraries", f"{name} is not installed", remedy)
             continue
-        if not need.specifier.contains(found[need.name], prereleases=True):
-            fits = False
-            yield Finding(
-                WARN,
-                "libraries",
-                f"{need.name} {found[need.name]} is not in the tested range {need.specifier}",
-                f"pip install -c constraints.txt '{need}'",
-            )
-    if fits:
-        yield Finding(OK, "libraries", ", ".join(f"{name} {found[name]}" for name in SHOWN if name in found))
+        if not requirement.specifier.contains(versions[name], prereleases=True):
+            all_fit = False
+            message = f"{name} {versions[name]} is not in the tested range {requirement.specifier}"
+            yield Finding(WARN, "libraries", message, f"pip install -c constraints.txt '{requirement}'")
+    if all_fit:
+        yield Finding(OK, "libraries", ", ".join(f"{name} {versions[name]}" for name in SHOWN if name in versions))
 
 
 @dataclass(frozen=True)
-class Card:
-    """A card as its driver sees it; ``total`` and ``free`` in bytes."""
+class DriverGpu:
+    """A GPU as nvidia-smi lists it; ``total`` and ``free`` are in bytes."""
 
     name: str
     total: int
@@ -78,108 +77,108 @@ class Card:
     driver: str
 
 
-def cards() -> list[Card]:
-    """The NVIDIA cards of this machine by nvidia-smi, which needs no torch and takes no memory of theirs; [] without it."""
+def driver_gpus() -> list[DriverGpu]:
+    """Return the GPUs that nvidia-smi lists, without torch and without using GPU memory; [] without nvidia-smi."""
     if shutil.which("nvidia-smi") is None:
         return []
     query = "--query-gpu=name,memory.total,memory.free,compute_cap,driver_version"
+    command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
     try:
-        answer = subprocess.run(
-            ["nvidia-smi", query, "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=20
-        )
+        result = subprocess.run(command, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return []
-    return [card for line in answer.stdout.splitlines() if (card := _card(line)) is not None]
+    return [gpu for line in result.stdout.splitlines() if (gpu := _parse_gpu(line)) is not None]
 
 
-def _card(line: str) -> Card | None:
-    words = [word.strip() for word in line.split(",")]
-    if len(words) != 5 or not (words[1] + words[2]).isdigit():
+def _parse_gpu(line: str) -> DriverGpu | None:
+    values = [value.strip() for value in line.split(",")]
+    if len(values) != 5 or not (values[1] + values[2]).isdigit():
         return None
-    capability = re.fullmatch(r"(\d+)\.(\d+)", words[3])
-    numbers = (int(capability[1]), int(capability[2])) if capability else (0, 0)
-    return Card(words[0], int(words[1]) * 2**20, int(words[2]) * 2**20, numbers, words[4])
+    match = re.fullmatch(r"(\d+)\.(\d+)", values[3])
+    capability = (int(match[1]), int(match[2])) if match else (0, 0)
+    return DriverGpu(values[0], int(values[1]) * 2**20, int(values[2]) * 2**20, capability, values[4])
 
 
-def torch_and_cards() -> Iterator[Finding]:
-    """torch, whether it multiplies, and the cards it sees. Imports torch."""
+def torch_and_gpus() -> Iterator[Finding]:
+    """Check that torch computes correctly, and the GPUs that it finds. Imports torch."""
     try:
         import torch
-    except Exception as error:  # a broken library raises what it likes, OSError for one
+    except Exception as error:  # a broken installation may raise anything, for example OSError
         yield Finding(FAIL, "torch", f"cannot be imported: {error}", INSTALL)
         return
-    built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"
-    installed = cards()
+    message = f"{torch.__version__}, " + (f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only")
+    installed = driver_gpus()
     if not torch.cuda.is_available():
-        yield _multiplies(torch, "cpu", f"{torch.__version__}, {built}")
-        yield _unseen(installed, torch.version.cuda)
+        yield _try_torch(torch, "cpu", message)
+        yield _no_gpu(installed, torch.version.cuda)
         return
-    yield _multiplies(
-        torch, "cuda", f"{torch.__version__}, {built}" + (f", driver {installed[0].driver}" if installed else "")
-    )
-    for number in range(torch.cuda.device_count()):
-        yield _seen(torch, number)
+    yield _try_torch(torch, "cuda", message + (f", driver {installed[0].driver}" if installed else ""))
+    for index in range(torch.cuda.device_count()):
+        yield _gpu(torch, index)
 
 
-def _multiplies(torch, device: str, says: str) -> Finding:
+def _try_torch(torch: ModuleType, device: str, message: str) -> Finding:
+    """Check a matrix product on a device."""
     try:
         ones = torch.ones(64, 64, device=device)
-        right = float((ones @ ones).sum()) == 64.0**3
+        is_correct = float((ones @ ones).sum()) == 64.0**3
     except Exception as error:
-        return Finding(FAIL, "torch", f"{says}, cannot multiply on {device}: {str(error).splitlines()[0]}", CUDA_TORCH)
-    return (
-        Finding(OK, "torch", says)
-        if right
-        else Finding(FAIL, "torch", f"{says}, multiplies wrongly on {device}", INSTALL)
-    )
+        reason = str(error).splitlines()[0]
+        return Finding(FAIL, "torch", f"{message}; a matrix product fails on {device}: {reason}", CUDA_TORCH)
+    if not is_correct:
+        return Finding(FAIL, "torch", f"{message}; a matrix product is wrong on {device}", INSTALL)
+    return Finding(OK, "torch", message)
 
 
-def _unseen(installed: list[Card], built: str | None) -> Finding:
-    """Why torch sees no card."""
+def _no_gpu(installed: list[DriverGpu], built_for: str | None) -> Finding:
+    """Return the reason why torch finds no GPU."""
     if not installed:
         return Finding(
             WARN,
             "gpu",
-            "none here: training needs one, but for small models",
-            "PRESET=tiny sh scripts/quickstart.sh runs on this CPU; --gpu-memory 24 judges a card of 24 GB that is elsewhere",
+            "no GPU found; all but very small models need one for training",
+            "PRESET=tiny sh scripts/quickstart.sh runs on this CPU; --gpu-memory 24 checks a run for a 24 GB GPU elsewhere",
+            code=NO_GPU,
         )
-    card = installed[0]
-    if built is None:
-        return Finding(FAIL, "gpu", f"{card.name} is here, but this torch is built for CPUs only", CUDA_TORCH)
+    gpu = installed[0]
+    if built_for is None:
+        return Finding(FAIL, "gpu", f"{gpu.name} is installed, but torch is built for CPUs only", CUDA_TORCH)
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
     if hidden is not None:
-        return Finding(
-            FAIL, "gpu", f"{card.name} is hidden: CUDA_VISIBLE_DEVICES={hidden!r}", "unset CUDA_VISIBLE_DEVICES"
-        )
+        message = f"{gpu.name} is hidden by CUDA_VISIBLE_DEVICES={hidden!r}"
+        return Finding(FAIL, "gpu", message, "unset CUDA_VISIBLE_DEVICES")
     return Finding(
         FAIL,
         "gpu",
-        f"{card.name} is here, but torch, built for CUDA {built}, cannot use driver {card.driver}",
-        f"install a driver for CUDA {built} or later, or a torch built for the CUDA version that nvidia-smi shows",
+        f"{gpu.name} is installed, but torch is built for CUDA {built_for} and cannot use driver {gpu.driver}",
+        f"install a driver for CUDA {built_for} or later, or a torch built for the CUDA version that nvidia-smi shows",
     )
 
 
-def _seen(torch, number: int) -> Finding:
-    for finding in held_by_others(number):
-        return finding
-    facts = torch.cuda.get_device_properties(number)
-    free, total = torch.cuda.mem_get_info(number)
-    says = f"{facts.name}, {gib(total)}, {gib(free)} free, compute capability {facts.major}.{facts.minor}"
-    if (facts.major, facts.minor) < BF16_FROM:
-        return Finding(WARN, f"gpu {number}", f"{says}: it only imitates bf16, slowly", "--bf16 False --fp16 True")
-    return Finding(OK, f"gpu {number}", says)
+def _gpu(torch: ModuleType, index: int) -> Finding:
+    used = used_by_others(index)
+    if used is not None:
+        return used
+    properties = torch.cuda.get_device_properties(index)
+    free, total = torch.cuda.mem_get_info(index)
+    capability = (properties.major, properties.minor)
+    message = f"{properties.name}, {gib(total)}, {gib(free)} free, compute capability {capability[0]}.{capability[1]}"
+    if capability < BF16_CAPABILITY:
+        return Finding(WARN, f"gpu {index}", f"{message}: it emulates bf16 slowly", "--bf16 False --fp16 True")
+    return Finding(OK, f"gpu {index}", message)
 
 
-def held_by_others(number: int) -> Iterator[Finding]:
-    """A warning where other processes hold more of a card than a context of this one's. Imports torch."""
+def used_by_others(index: int) -> Finding | None:
+    """Return a warning if other processes use more than a tenth of a GPU's memory (at least 2 GB). Imports torch."""
     import torch
 
-    free, total = torch.cuda.mem_get_info(number)
-    if total - free > max(2e9, 0.1 * total):
-        says = f"{torch.cuda.get_device_name(number)}: {gib(total - free)} of {gib(total)} are held by other processes"
-        yield Finding(
-            WARN,
-            f"gpu {number}",
-            says,
-            "nvidia-smi shows which; end them, or take another card: CUDA_VISIBLE_DEVICES=N",
-        )
+    free, total = torch.cuda.mem_get_info(index)
+    if total - free <= max(2e9, 0.1 * total):
+        return None
+    name = torch.cuda.get_device_name(index)
+    return Finding(
+        WARN,
+        f"gpu {index}",
+        f"{name}: other processes use {gib(total - free)} of {gib(total)}",
+        "list them with nvidia-smi and end them, or choose another GPU: CUDA_VISIBLE_DEVICES=N",
+    )

@@ -1,81 +1,74 @@
-"""The model, its tower and its tokenizer: there, whole, and fit for each other. No weight is loaded."""
+"""Checks of the model and its vision tower: complete, undamaged, and consistent with the configuration. Loads no weights."""
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
+from senna.data.images import PixelRules
 from senna.doctor.context import RunContext
 from senna.doctor.findings import FAIL, OK, WARN, Finding, failed, size
-from senna.doctor.hub import here, is_hub_name, locate, not_here
+from senna.doctor.hub import check_download, is_hub_name, local_name, locate
 from senna.doctor.weights import Shape, Weights, read_weights
-from senna.errors import UsageError
 from senna.model.config import SennaConfig
 from senna.model.lora import LORA_WEIGHTS, OTHER_WEIGHTS
-from senna.model.parts import PARTS
-from senna.model.source import ADAPTER_CONFIG, DEFAULT_TOWER, base_of, load_image_processor, read_config, resolve_tower
+from senna.model.parts import CLIP_PREFIX, DRIVING_ADAPTER, PARTS, PROJECTOR, VISION_TOWER
+from senna.model.source import ADAPTER_CONFIG, DEFAULT_TOWER, ModelSource
 
 STAGE1 = "train stage 1 first: sh train_tools/pretrain_senna_llava.sh"
-TOWER_WEIGHTS = PARTS["vision_tower"] + "vision_tower.vision_model."
 
 
-def lineage(path: str, base: str | None) -> list[str]:
-    """As `senna.model.lora.lineage`, by folders of this disk: it ends at a hub model that is not here."""
-    found = [here(path)]
-    while (Path(found[-1]) / ADAPTER_CONFIG).is_file():
-        found.append(here(base_of(found[-1], base)))
-        base = None
-        if found[-1] in found[:-1]:
-            raise UsageError(f"LoRA folder {found[-1]}: is its own base, by way of {found[-2]}")
-    return found
+def config(context: RunContext) -> Iterator[Finding]:
+    """Read the configuration into the context, or check the download of a model that is only on the hub.
 
-
-def config(case: RunContext) -> Iterator[Finding]:
-    """Reads the configuration into the case. Raises UsageError, or says what the hub says, where that cannot be."""
-    args = case.args
+    Raises:
+        UsageError: the model or its configuration cannot be used.
+    """
+    args = context.args
     if not args.model_name_or_path:
         return
-    case.lineage = lineage(args.model_name_or_path, here(args.model_base) if args.model_base else None)
-    for name in case.lineage:
+    source = ModelSource.resolve(args.model_name_or_path, args.model_base, args.vision_tower, locate=local_name)
+    context.source = source
+    for name in source.lineage:
         if locate(name) is None and is_hub_name(name):
-            yield _ask(case, "model", name)
-    tower = here(args.vision_tower) if args.vision_tower else None
-    # The geometry of OpenAI's own is known by heart.
+            yield _check_download(context, "model", name)
+    tower = source.given_tower
+    # The configuration of the default tower is part of the code, so that it is not needed from the hub.
     if tower and tower != DEFAULT_TOWER and locate(tower) is None and is_hub_name(tower):
-        yield _ask(case, "tower", tower)
-    if failed(case.hub.values()):
+        yield _check_download(context, "tower", tower)
+    if failed(context.hub_findings.values()):
         return
-    found = read_config(case.lineage[0], tower, case.lineage[1] if len(case.lineage) > 1 else None)
+    config = copy.deepcopy(source.config)
     for name in ("mm_adapter_tokens", "mm_vision_select_layer"):
         if getattr(args, name) is not None:
-            setattr(found, name, getattr(args, name))
-    case.config = found
+            setattr(config, name, getattr(args, name))
+    context.config = config
 
 
-def _ask(case: RunContext, topic: str, name: str) -> Finding:
-    case.hub[name] = not_here(topic, name)
-    return case.hub[name]
+def _check_download(context: RunContext, topic: str, name: str) -> Finding:
+    context.hub_findings[name] = check_download(topic, name)
+    return context.hub_findings[name]
 
 
-def weights(case: RunContext) -> Iterator[Finding]:
-    """Every file of the model and of its bases; that they hold what the configuration needs."""
-    if case.config is None:
+def weights(context: RunContext) -> Iterator[Finding]:
+    """Check the weight files of the model and its bases: undamaged, and complete for the configuration."""
+    if context.config is None or context.source is None:
         return
-    expected = expected_weights(case.config)
-    for name in case.lineage:
+    for name in context.source.lineage:
         folder = locate(name)
         if folder is None:
             continue
         if (folder / ADAPTER_CONFIG).is_file():
-            yield from _lora_folder(case, folder)
+            yield from _lora_folder(context, folder)
         else:
-            yield from _whole_model(case, folder, expected)
-    if not case.starts:  # a run says it itself, of the weights that it has loaded
-        yield from _untrained_parts(case)
+            yield from _model_folder(context, folder, context.config)
+    if not context.is_preflight:  # a run reports untrained parts itself after it has loaded the weights
+        yield from _untrained_parts(context)
 
 
 def expected_weights(config: SennaConfig) -> dict[str, Shape]:
-    """Name and shape of every weight that a model of this configuration has, from the model's own code."""
+    """Return the name and shape of every weight of a model with this configuration, taken from the model's code."""
     from senna.model import SennaLlavaLlamaForCausalLM
 
     with torch.device("meta"):
@@ -84,128 +77,112 @@ def expected_weights(config: SennaConfig) -> dict[str, Shape]:
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in tied}
 
 
-def _whole_model(case: RunContext, folder: Path, expected: dict[str, Shape]) -> Iterator[Finding]:
-    held = read_weights(folder)
-    case.holds(held)
-    if held.problems:
-        yield from _problems("model", held)
+def _model_folder(context: RunContext, folder: Path, config: SennaConfig) -> Iterator[Finding]:
+    expected, found = expected_weights(config), read_weights(folder)
+    context.add_weights(found)
+    if found.problems:
+        yield from _problems("model", found)
         return
-    if held.complete:
-        # Of a part, all weights or none: those of a bare Llama or of LLaVA are new.
-        absent = tuple(p for part, p in PARTS.items() if part == "vision_tower" or not case.has(part))
-        missing = [name for name in expected if name not in held.shapes and not name.startswith(absent)]
+    if found.complete:
+        # A part may be absent as a unit: projector and adapter of a bare Llama or of LLaVA are created for training.
+        absent = tuple(prefix for part, prefix in PARTS.items() if part == VISION_TOWER or not context.may_have(part))
+        missing = [name for name in expected if name not in found.shapes and not name.startswith(absent)]
         if missing:
-            first = f"the first {missing[0]}" if len(missing) > 1 else missing[0]
-            yield Finding(
-                FAIL,
-                "model",
-                f"{folder}: its config.json needs {len(missing)} weights that no file holds, {first}",
-                "config.json and weights are of two models: copy both from the same place again",
-            )
+            message = f"{folder}: {len(missing)} weights of its config.json are in no file, the first is {missing[0]}"
+            yield Finding(FAIL, "model", message, "copy both config.json and the weights again from the same source")
             return
-    wrong = [name for name, shape in held.shapes.items() if name in expected and shape not in (None, expected[name])]
+    wrong = [name for name, shape in found.shapes.items() if name in expected and shape not in (None, expected[name])]
     if wrong:
         name = wrong[0]
-        yield Finding(
-            FAIL,
-            "model",
-            f"{folder}: {name} is {held.shapes[name]}, its config.json says {expected[name]} ({len(wrong)} such)",
-            "leave --mm_adapter_tokens out"
-            if "img_adapter" in name
-            else "copy config.json and weights from the same place",
-        )
+        message = f"{folder}: {name} has shape {found.shapes[name]}, and config.json requires {expected[name]}"
+        remedy = "copy config.json and the weights from the same source"
+        if name.startswith(PARTS[DRIVING_ADAPTER]):
+            remedy = "leave out --mm_adapter_tokens"
+        yield Finding(FAIL, "model", f"{message} ({len(wrong)} weights with a wrong shape)", remedy)
         return
-    config = case.config
-    yield Finding(
-        OK,
-        "model",
-        f"{folder}: {config.num_hidden_layers} layers of {config.hidden_size}, {size(held.bytes)} in "
-        f"{len(held.files)} file{'s' * (len(held.files) > 1)}, whole",
-    )
+    files = f"{len(found.files)} file{'s' * (len(found.files) > 1)}"
+    layers = f"{config.num_hidden_layers} layers of width {config.hidden_size}"
+    yield Finding(OK, "model", f"{folder}: {layers}, complete ({size(found.bytes)} in {files})")
 
 
-def _lora_folder(case: RunContext, folder: Path) -> Iterator[Finding]:
+def _lora_folder(context: RunContext, folder: Path) -> Iterator[Finding]:
     lora = read_weights(folder, (LORA_WEIGHTS, LORA_WEIGHTS))
     others = read_weights(folder, (OTHER_WEIGHTS, OTHER_WEIGHTS))
-    case.holds(lora)
+    context.add_weights(lora)
     if others.files:
-        case.holds(others)
+        context.add_weights(others)
         lora.problems += others.problems
     yield from _problems("LoRA", lora)
     if not lora.problems:
-        yield Finding(OK, "LoRA", f"{folder}: {size(lora.bytes + others.bytes)}, whole")
+        yield Finding(OK, "LoRA", f"{folder}: complete ({size(lora.bytes + others.bytes)})")
 
 
-def _problems(topic: str, held: Weights) -> Iterator[Finding]:
-    for problem in held.problems:
-        yield Finding(FAIL, topic, problem.says, problem.remedy)
+def _problems(topic: str, found: Weights) -> Iterator[Finding]:
+    for problem in found.problems:
+        yield Finding(FAIL, topic, problem.message, problem.remedy)
 
 
-def _untrained_parts(case: RunContext) -> Iterator[Finding]:
-    new = [part for part in ("mm_projector", "img_adapter") if not case.has(part)]
-    if case.names != set() and new and not case.args.tune_mm_mlp_adapter and not case.hub.keys() & set(case.lineage):
-        says = f"{case.args.model_name_or_path} holds no {' and no '.join(new)}: it would start untrained"
-        yield Finding(WARN, "model", says, STAGE1)
-
-
-def tower(case: RunContext) -> Iterator[Finding]:
-    """The vision tower's files, and that pictures are made as large as it takes them."""
-    if case.config is None:
-        return
-    args, vision = case.args, case.config.vision_config
-    if case.has("vision_tower") and args.vision_tower is None:
-        if case.names is None:  # a pickle: opening it will tell
-            return
-        yield Finding(OK, "tower", f"in the model: {vision.num_hidden_layers} layers of {vision.hidden_size}")
-    else:
-        name = resolve_tower(case.config.mm_vision_tower, case.lineage[0], args.model_base)
-        folder = locate(name)
-        if folder is None:
-            if name not in case.hub:
-                yield _ask(case, "tower", name)
-            return
-        yield from _tower_folder(case, folder)
-    yield from _pictures(case)
-
-
-def _tower_folder(case: RunContext, folder: Path) -> Iterator[Finding]:
-    held = read_weights(folder)
-    yield from _problems("tower", held)
-    if held.problems:
-        return
-    if held.complete:
-        names = {name.rpartition("vision_model.")[2]: shape for name, shape in held.shapes.items()}
-        needed = {
-            name.removeprefix(TOWER_WEIGHTS): shape
-            for name, shape in expected_weights(case.config).items()
-            if name.startswith(TOWER_WEIGHTS)
-        }
-        unfit = [name for name, shape in needed.items() if name not in names or names[name] not in (None, shape)]
-        if unfit:
-            yield Finding(
-                FAIL,
-                "tower",
-                f"{folder}: {len(unfit)} weights are missing or of another shape, the first {unfit[0]}",
-                "--vision_tower (VISION_TOWER) takes a CLIP model with its own config.json",
-            )
-            return
-    vision = case.config.vision_config
-    says = f"{folder}: {vision.num_hidden_layers} layers of {vision.hidden_size}, {size(held.bytes)}, whole"
-    yield Finding(OK, "tower", says)
-
-
-def _pictures(case: RunContext) -> Iterator[Finding]:
-    from senna.data.images import PixelRules
-
-    side = case.config.vision_config.image_size
-    source = here(case.args.vision_tower) if case.args.vision_tower else case.lineage[0]
-    base = case.lineage[1] if not case.args.vision_tower and len(case.lineage) > 1 else None
-    rules = PixelRules.from_processor(load_image_processor(source, case.config, base))
-    made = rules.crop or rules.resized(1, 1)[::-1]
-    if made != (side, side):
-        yield Finding(
-            FAIL,
-            "tower",
-            f"preprocessor_config.json makes pictures of {made[1]} x {made[0]}, the tower takes {side} x {side}",
-            f"copy the preprocessor_config.json of the tower, {case.config.mm_vision_tower or DEFAULT_TOWER}",
+def _untrained_parts(context: RunContext) -> Iterator[Finding]:
+    """Warn if stages 2 and 3 would start with a new projector or adapter."""
+    new = [part for part in (PROJECTOR, DRIVING_ADAPTER) if not context.may_have(part)]
+    is_on_hub = context.source is not None and context.hub_findings.keys() & set(context.source.lineage)
+    if context.weight_names != set() and new and not context.args.tune_mm_mlp_adapter and not is_on_hub:
+        message = (
+            f"{context.args.model_name_or_path} holds no {' and no '.join(new)}; training starts from random values"
         )
+        yield Finding(WARN, "model", message, STAGE1)
+
+
+def tower(context: RunContext) -> Iterator[Finding]:
+    """Check the vision tower's files, and that the image processor makes images of the tower's size."""
+    config, source = context.config, context.source
+    if config is None or source is None:
+        return
+    vision = config.tower_config
+    if context.may_have(VISION_TOWER) and source.given_tower is None:
+        if context.weight_names is None:  # whether a pickle holds the tower is only known when it is opened
+            return
+        message = f"part of the model: {vision.num_hidden_layers} layers of width {vision.hidden_size}"
+        yield Finding(OK, "tower", message)
+    else:
+        folder = locate(source.vision_tower)
+        if folder is None:
+            if source.vision_tower not in context.hub_findings:
+                yield _check_download(context, "tower", source.vision_tower)
+            return
+        yield from _tower_folder(folder, config)
+    yield from _image_size(source, config)
+
+
+def _tower_folder(folder: Path, config: SennaConfig) -> Iterator[Finding]:
+    found = read_weights(folder)
+    yield from _problems("tower", found)
+    if found.problems:
+        return
+    if found.complete:
+        shapes = {name.rpartition("vision_model.")[2]: shape for name, shape in found.shapes.items()}
+        expected = {
+            name.removeprefix(CLIP_PREFIX): shape
+            for name, shape in expected_weights(config).items()
+            if name.startswith(CLIP_PREFIX)
+        }
+        wrong = [name for name, shape in expected.items() if name not in shapes or shapes[name] not in (None, shape)]
+        if wrong:
+            message = f"{folder}: {len(wrong)} weights are missing or have a wrong shape, the first is {wrong[0]}"
+            remedy = "set --vision_tower (VISION_TOWER) to a CLIP model with its own config.json"
+            yield Finding(FAIL, "tower", message, remedy)
+            return
+    vision = config.tower_config
+    layers = f"{vision.num_hidden_layers} layers of width {vision.hidden_size}"
+    yield Finding(OK, "tower", f"{folder}: {layers}, complete ({size(found.bytes)})")
+
+
+def _image_size(source: ModelSource, config: SennaConfig) -> Iterator[Finding]:
+    """Compare the size of the processed images with that of the tower's input."""
+    side = config.image_side
+    rules = PixelRules.from_processor(source.load_image_processor())
+    height, width = rules.crop or rules.resized(1, 1)[::-1]
+    if (height, width) != (side, side):
+        message = f"preprocessor_config.json makes images of {width} x {height}, and the tower takes {side} x {side}"
+        name = config.mm_vision_tower or DEFAULT_TOWER
+        yield Finding(FAIL, "tower", message, f"copy the preprocessor_config.json of the tower, {name}")

@@ -1,6 +1,6 @@
-"""Optional packages: whether they are installed, import, and do a small piece of their real work.
+"""Checks of the optional packages: installed, importable, and able to do a small piece of their real work.
 
-``try_package`` may crash the process it runs in: `senna doctor` calls it in another one (senna.doctor.worker).
+A broken package may crash the process, so `senna doctor` calls ``try_package`` in a separate one (senna.doctor.worker).
 """
 
 import importlib.metadata
@@ -10,15 +10,19 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
-from senna.doctor.findings import OK, WARN, Finding
+from senna.doctor.findings import FAIL, OK, WARN, Finding, Level
 
 
 @dataclass(frozen=True)
 class Package:
-    """An optional package: the module that is imported, what it is for, the extra that brings it, and its small task.
+    """An optional package.
 
-    ``task`` takes a device, "cpu" or "cuda", and says what it did; it raises where the package does not work.
+    Attributes:
+        module: the module to import. purpose: the feature that needs the package. extra: the extra of this project that
+        installs it; "" if it is always installed. task: runs a small piece of work on a device ("cpu" or "cuda") and
+        returns a description of it; raises if it fails.
     """
 
     module: str
@@ -28,7 +32,7 @@ class Package:
 
 
 class NeedsGpu(Exception):
-    """The package works on CUDA only, and there is none here."""
+    """The package works on CUDA only, and no GPU is available."""
 
 
 def _bitsandbytes(device: str) -> str:
@@ -40,14 +44,14 @@ def _bitsandbytes(device: str) -> str:
     weights = torch.randn(64, 64, generator=generator).to(device)
     packed, state = quantize_4bit(weights, quant_type="nf4", compress_statistics=True)
     error = (dequantize_4bit(packed, state) - weights).abs().max().item()
-    if not error < 0.6:  # nf4's steps are widest at the ends: a quarter of a block's maximum, about 2.5 here
-        raise RuntimeError(f"nf4 gives weights back with an error of {error:.2f}")
+    if not error < 0.6:  # the widest step of nf4 is a quarter of the block's maximum, which is about 2.5 here
+        raise RuntimeError(f"nf4 restores weights with an error of {error:.2f}")
     layer = Linear4bit(64, 64, bias=False, compute_dtype=torch.float32, quant_type="nf4").to(device)
     rows = torch.ones(2, 64, device=device, requires_grad=True)
     layer.train()(rows).sum().backward()
     if not torch.isfinite(rows.grad).all():
-        raise RuntimeError("a 4-bit layer gives no finite gradient")
-    return f"nf4 quantises, multiplies and gives gradients on {device}"
+        raise RuntimeError("the gradient of a 4-bit layer is not finite")
+    return f"nf4 works on {device}"
 
 
 def _deepspeed(device: str) -> str:
@@ -57,12 +61,13 @@ def _deepspeed(device: str) -> str:
     accelerator = get_accelerator()
     if device == "cuda" and accelerator.device_name() != "cuda":
         raise RuntimeError(f"DeepSpeed's accelerator is {accelerator.device_name()}, not cuda")
-    can = "can" if CPUAdamBuilder().is_compatible(verbose=False) and compiler() else "cannot (no C++ compiler)"
-    return f"accelerator {accelerator.device_name()}; its CPU Adam, for offloading, {can} be built"
+    builds = CPUAdamBuilder().is_compatible(verbose=False) and compiler()
+    offloading = "can offload the optimizer" if builds else "cannot offload the optimizer (no C++ compiler)"
+    return f"accelerator {accelerator.device_name()}; {offloading}"
 
 
 def compiler() -> str | None:
-    """A C++ compiler, with which DeepSpeed builds its CPU Adam when it is first used."""
+    """Return the path of a C++ compiler, which DeepSpeed needs to build its CPU Adam; None if there is none."""
     return shutil.which("c++") or shutil.which("g++")
 
 
@@ -75,8 +80,8 @@ def _flash_attn(device: str) -> str:
 
     q = torch.ones(1, 8, 1, 64, device=device, dtype=torch.float16)
     if not torch.allclose(flash_attn_func(q, q, q, causal=True), q, atol=1e-2):
-        raise RuntimeError("attention over ones is not one")
-    return "attends on cuda"
+        raise RuntimeError("attention over ones does not give ones")
+    return "works on cuda"
 
 
 def _liger(device: str) -> str:
@@ -88,27 +93,27 @@ def _liger(device: str) -> str:
 
     ones = torch.ones(2, 64, device=device)
     if not torch.allclose(LigerRMSNorm(64).to(device)(ones), ones, atol=1e-3):
-        raise RuntimeError("the norm of ones is not one")
-    return "its kernels compile and run on cuda"
+        raise RuntimeError("the norm of ones does not give ones")
+    return "works on cuda"
 
 
 def _nuscenes(device: str) -> str:
     import numpy as np
-    from nuscenes.nuscenes import NuScenes  # noqa: F401 - what `senna convert` opens a version with
+    from nuscenes.nuscenes import NuScenes  # noqa: F401 - `senna convert` needs it
     from nuscenes.utils.geometry_utils import view_points
     from nuscenes.utils.splits import create_splits_scenes
 
     view_points(np.ones((3, 1)), np.eye(3), normalize=True)
-    return f"projects, and knows {len(create_splits_scenes()['val'])} validation scenes"
+    return f"lists {len(create_splits_scenes()['val'])} validation scenes"
 
 
 def _gradio(device: str) -> str:
-    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # a check asks no network
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # a check must not use the network
     import gradio
 
     with gradio.Blocks() as page:
         gradio.Markdown("")
-    return f"makes a page of {len(page.blocks)} part"
+    return f"builds a page with {len(page.blocks)} block"
 
 
 def _pycocoevalcap(device: str) -> str:
@@ -116,13 +121,13 @@ def _pycocoevalcap(device: str) -> str:
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
 
-    true, told = {0: ["a red light"]}, {0: ["a red light"]}
+    reference, candidate = {0: ["a red light"]}, {0: ["a red light"]}
     scorer = BleuScorer(n=4)
     scorer += ("a red light", ["a red light"])
-    Cider().compute_score(true, told)
-    if not Rouge().compute_score(true, told)[0] > 0.99:
+    Cider().compute_score(reference, candidate)
+    if not Rouge().compute_score(reference, candidate)[0] > 0.99:
         raise RuntimeError("ROUGE-L of equal sentences is not 1")
-    return "scores a sentence (the project splits words itself: no Java needed)"
+    return "scores a sentence (no Java needed)"
 
 
 def _tensorboard(device: str) -> str:
@@ -134,7 +139,7 @@ def _tensorboard(device: str) -> str:
 
 
 PACKAGES = {
-    "bitsandbytes": Package("bitsandbytes", "QLoRA and 4- or 8-bit models", "gpu", _bitsandbytes),
+    "bitsandbytes": Package("bitsandbytes", "QLoRA and 4-bit or 8-bit models", "gpu", _bitsandbytes),
     "deepspeed": Package("deepspeed", "several GPUs, and offloading to main memory", "gpu", _deepspeed),
     "liger-kernel": Package("liger_kernel", "--use_liger_kernel", "gpu", _liger),
     "flash-attn": Package("flash_attn", "--attn_implementation flash_attention_2", "flash-attn", _flash_attn),
@@ -144,16 +149,18 @@ PACKAGES = {
     "pycocoevalcap": Package("pycocoevalcap", "BLEU, ROUGE and CIDEr in senna evaluate", "evaluate", _pycocoevalcap),
 }
 NO_TORCH = ("nuscenes", "gradio", "pycocoevalcap")
+"""Packages that are checked without importing torch."""
 _DISTRIBUTIONS = {"nuscenes": "nuscenes-devkit"}
 
 
-def how_to_install(name: str) -> str:
+def install_command(name: str) -> str:
+    """Return the command that installs a package."""
     extra = PACKAGES[name].extra
     return f"pip install -c constraints.txt -e '.[{extra}]'" if extra else "pip install -c constraints.txt -e ."
 
 
-def device_of(name: str) -> str:
-    """The device that a package is tried on: "cuda" where there is one. Imports torch for those that use it."""
+def device_for(name: str) -> str:
+    """Return the device on which to try a package: "cuda" if it is available. Imports torch for packages that use it."""
     if name in NO_TORCH:
         return "cpu"
     import torch
@@ -161,20 +168,32 @@ def device_of(name: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def try_package(name: str, device: str, level: str = WARN) -> Finding:
-    """Whether a package works. ``level`` is that of one that does not; one that is not installed at all is told as ok,
-    unless ``level`` says that it is needed."""
+def try_package(name: str, device: str, level: Literal["warn", "fail"] = WARN, required_by: str = "") -> Finding:
+    """Check that a package is installed and works.
+
+    Args:
+        level: the level of a broken package. A missing package is "ok" unless this is "fail".
+        required_by: the flag or setting of the run that needs the package.
+    """
     package = PACKAGES[name]
+
+    def finding(level: Level, message: str, remedy: str = "") -> Finding:
+        if required_by:
+            message += f" (required by {required_by})"
+        if required_by and level == FAIL:
+            remedy += f"   (or run without {required_by})"
+        return Finding(level, name, message, remedy, required_by=required_by)
+
     if importlib.util.find_spec(package.module) is None:
-        says = f"not installed; for {package.purpose}"
-        return Finding(OK if level == WARN else level, name, says, how_to_install(name))
-    version = importlib.metadata.version(_DISTRIBUTIONS.get(name, name))
+        missing = f"not installed; needed for {package.purpose}"
+        return finding(OK if level == WARN else level, missing, install_command(name))
+    distribution = _DISTRIBUTIONS.get(name, name)
+    version = importlib.metadata.version(distribution)
     try:
-        return Finding(OK, name, f"{version}, {package.task(device)}")
+        return finding(OK, f"{version}, {package.task(device)}")
     except NeedsGpu:
-        return Finding(OK, name, f"{version}; it needs a GPU and cannot be tried here")
-    except Exception as error:  # whatever a broken package raises
-        why = str(error).strip().splitlines() or [""]
-        says = f"{version} does not work: {type(error).__name__}: {why[0]}"
-        again = f"pip install --force-reinstall --no-deps {_DISTRIBUTIONS.get(name, name)}=={version}"
-        return Finding(level, name, says, again)
+        return finding(OK, f"{version}, not tried because it needs a GPU")
+    except Exception as error:  # a broken package may raise anything
+        reason = (str(error).strip().splitlines() or [""])[0]
+        message = f"{version} does not work: {type(error).__name__}: {reason}"
+        return finding(level, message, f"pip install --force-reinstall --no-deps {distribution}=={version}")

@@ -1,4 +1,4 @@
-"""The one list of checks of a run: `senna doctor` shows what they find, `senna train` refuses to begin where one fails."""
+"""The checks of a run: `senna doctor` shows their results, and `senna train` refuses to start if one fails."""
 
 import dataclasses
 import importlib.util
@@ -14,129 +14,139 @@ import torch
 from senna.data import Mixture
 from senna.doctor import data, disk, machine, models, tokenizer
 from senna.doctor.context import RunContext
-from senna.doctor.findings import FAIL, OK, WARN, Finding, failed, of_error, render
-from senna.doctor.machine import BF16_FROM
-from senna.doctor.packages import compiler, try_package
+from senna.doctor.findings import FAIL, OK, WARN, Finding, Level, failed, from_error, render
+from senna.doctor.machine import BF16_CAPABILITY
+from senna.doctor.packages import compiler, install_command, try_package
 from senna.doctor.verdict import memory_findings
 from senna.errors import SennaError, UsageError
 from senna.train import checkpoint
 from senna.train.arguments import TrainArguments
 from senna.train.memory.model_shape import published_config
 
-_SPEAK = 2  # seconds: a launcher that sees one process end stops the others, the main one before it has said why
-Check = Callable[[RunContext], Iterable[Finding] | None]
+_EXIT_DELAY = 2  # seconds: a launcher that sees one process end kills the main process, which prints the message
+Check = Callable[[RunContext], Iterable[Finding | str]]
 
 
-def _names(case: RunContext) -> Iterator[Finding]:
+def _arguments(context: RunContext) -> Iterator[Finding]:
     for name, variable in {"model_name_or_path": "MODEL_PATH", "data_path": "DATA"}.items():
-        if not getattr(case.args, name):
-            remedy = f"--{name}, or {variable} in the environment of the training scripts and of senna doctor"
-            says = f"--{name} is not set" + ("" if case.starts else ": nothing of it is checked")
-            yield Finding(FAIL if case.starts else WARN, "arguments", says, remedy)
+        if getattr(context.args, name):
+            continue
+        remedy = f"set --{name}, or {variable} for the training scripts and senna doctor"
+        if context.is_preflight:
+            yield Finding(FAIL, "arguments", f"--{name} is not set", remedy)
+        else:
+            yield Finding(WARN, "arguments", f"--{name} is not set, so it is not checked", remedy)
 
 
-def _device(case: RunContext) -> None:
-    if not torch.cuda.is_available() and not case.args.use_cpu and not case.elsewhere:
-        raise UsageError(
-            "no GPU here: set --use_cpu True to train on the CPU (PRESET=tiny does, with a model that fits)"
-        )
+def _device(context: RunContext) -> Iterator[Finding]:
+    if not torch.cuda.is_available() and not context.args.use_cpu and not context.is_remote_gpu:
+        remedy = "set --use_cpu True to train on the CPU (PRESET=tiny does, with a model that fits)"
+        yield Finding(FAIL, "gpu", "no GPU found", remedy)
 
 
-def _installed(case: RunContext) -> None:
-    args = case.args
+def _installed(context: RunContext) -> Iterator[Finding]:
+    args = context.args
     if args.quantization and importlib.util.find_spec("bitsandbytes") is None:
-        raise UsageError(f"--bits {args.bits}: bitsandbytes is not installed: pip install -e '.[gpu]', or --bits 16")
-    if args.use_liger_kernel and (args.use_cpu or importlib.util.find_spec("liger_kernel") is None):
-        raise UsageError(
-            "--use_liger_kernel: Liger's kernels are for CUDA, and come with pip install -e '.[gpu]'; leave the flag out here"
-        )
+        remedy = f"{install_command('bitsandbytes')}   (or use --bits 16)"
+        yield Finding(FAIL, "packages", f"--bits {args.bits} requires bitsandbytes, which is not installed", remedy)
+    if args.use_liger_kernel and args.use_cpu:
+        yield Finding(FAIL, "packages", "--use_liger_kernel works on CUDA only", "leave out --use_liger_kernel")
+    elif args.use_liger_kernel and importlib.util.find_spec("liger_kernel") is None:
+        remedy = f"{install_command('liger-kernel')}   (or leave out --use_liger_kernel)"
+        yield Finding(FAIL, "packages", "--use_liger_kernel requires liger-kernel, which is not installed", remedy)
 
 
-def needed_packages(case: RunContext) -> dict[str, str]:
-    """The optional packages that a run uses, and what asks for each."""
-    args = case.args
-    several = not case.starts and case.gpus > 1 and f"{case.gpus} processes"  # the training scripts start them under it
-    flags = {
+def required_packages(context: RunContext) -> dict[str, str]:
+    """Return the optional packages that a run uses, with the flag or setting that requires each."""
+    args = context.args
+    # The training scripts start several processes under DeepSpeed.
+    several = f"{context.num_processes} processes" if not context.is_preflight and context.num_processes > 1 else ""
+    required = {
         "bitsandbytes": args.quantization and f"--bits {args.bits}",
         "deepspeed": (args.deepspeed and "--deepspeed") or several,
         "flash-attn": args.attn_implementation == "flash_attention_2" and "--attn_implementation flash_attention_2",
         "liger-kernel": args.use_liger_kernel and "--use_liger_kernel",
     }
-    return {name: flag for name, flag in flags.items() if flag}
+    return {name: flag for name, flag in required.items() if flag}
 
 
-def _work(case: RunContext) -> Iterator[Finding]:
-    """That the packages the run uses do their work on the device it uses. In this process: it loads them anyway."""
-    device = "cuda" if torch.cuda.is_available() and not case.args.use_cpu else "cpu"
-    for name, flag in needed_packages(case).items():
-        if name == "flash-attn" and device == "cpu" and not case.elsewhere:
-            yield Finding(FAIL, name, f"{flag}: works on a GPU only", "--attn_implementation sdpa")
-            continue
-        found = try_package(name, device, level=FAIL)
-        remedy = f"{found.remedy}   (or go without {flag})" if found.level == FAIL else found.remedy
-        yield dataclasses.replace(found, says=f"{found.says} (for {flag})", remedy=remedy)
-    offload = (case.args.deepspeed or {}).get("zero_optimization", {}).get("offload_optimizer", {})
+def _packages(context: RunContext) -> Iterator[Finding]:
+    """Check that the packages of the run work on its device. They are tried in this process, which will import them anyway."""
+    device = "cuda" if torch.cuda.is_available() and not context.args.use_cpu else "cpu"
+    for name, flag in required_packages(context).items():
+        if name == "flash-attn" and device == "cpu" and not context.is_remote_gpu:
+            yield Finding(FAIL, name, f"{flag} works on a GPU only", "--attn_implementation sdpa")
+        else:
+            yield try_package(name, device, level=FAIL, required_by=flag)
+    deepspeed = context.args.deepspeed if isinstance(context.args.deepspeed, dict) else {}
+    offload = deepspeed.get("zero_optimization", {}).get("offload_optimizer", {})
     if offload.get("device", "none") != "none" and compiler() is None:
-        says = (
-            "the optimizer is to be kept in main memory, for which DeepSpeed builds its CPU Adam: no C++ compiler here"
-        )
-        yield Finding(FAIL, "deepspeed", says, "apt install g++   (or configs/deepspeed/zero3.json)")
+        message = "offloading the optimizer requires DeepSpeed's CPU Adam, and there is no C++ compiler to build it"
+        yield Finding(FAIL, "deepspeed", message, "apt install g++   (or use configs/deepspeed/zero3.json)")
 
 
-def _card(case: RunContext) -> Iterator[Finding]:
-    """The card that is here: whether it computes in bf16, and whether others hold a part of it."""
-    if case.elsewhere or case.args.use_cpu or not torch.cuda.is_available():
+def _gpu(context: RunContext) -> Iterator[Finding]:
+    """Check that the GPU of this machine has bf16 units, and that other processes do not use its memory."""
+    if context.is_remote_gpu or context.args.use_cpu or not torch.cuda.is_available():
         return
     capability = torch.cuda.get_device_capability()
-    if case.args.bf16 and capability < BF16_FROM:
-        says = "--bf16 on a card of compute capability {}.{}: it only imitates bf16, slowly".format(*capability)
-        yield Finding(WARN, "gpu", says, "--bf16 False --fp16 True")
-    if case.starts:  # `senna doctor` says it of every card
-        yield from machine.held_by_others(torch.cuda.current_device())
+    if context.args.bf16 and capability < BF16_CAPABILITY:
+        version = ".".join(map(str, capability))
+        message = f"--bf16 on a GPU of compute capability {version}, which emulates bf16 slowly"
+        yield Finding(WARN, "gpu", message, "--bf16 False --fp16 True")
+    if context.is_preflight:  # `senna doctor` checks every GPU
+        used = machine.used_by_others(torch.cuda.current_device())
+        if used is not None:
+            yield used
 
 
-def _output(case: RunContext) -> Iterator[Finding]:
-    """Which checkpoint a run goes on from, into the case. Raises UsageError as `check_output_folder` does."""
-    if not (case.args.model_name_or_path and case.args.data_path):
+def _output(context: RunContext) -> Iterator[Finding]:
+    """Check that the output folder is free or holds the same run.
+
+    Raises:
+        UsageError: the folder holds something else or a run with other settings.
+    """
+    if not (context.args.model_name_or_path and context.args.data_path):
         return
-    folder = Path(case.args.output_dir)
-    settings = checkpoint.run_settings(case.args) if (folder / checkpoint.RUN_FILE).is_file() else {}
-    if not case.starts:  # `senna doctor` is one process, whatever the run is
+    folder = Path(context.args.output_dir)
+    settings = checkpoint.run_settings(context.args) if (folder / checkpoint.RUN_FILE).is_file() else {}
+    if not context.is_preflight:  # `senna doctor` is one process, and the run may have several
         settings = {k: v for k, v in settings.items() if k not in ("world_size", "global_batch_size", "zero_stage")}
-    case.start_from = checkpoint.check_output_folder(folder, settings)
+    start_from = checkpoint.check_output_folder(folder, settings)
     if checkpoint.is_finished(folder):
-        yield Finding(OK, "output", f"{folder} holds the finished model of these settings: nothing is left to do")
-    elif case.start_from is not None:
-        yield Finding(OK, "output", f"{folder}: the run goes on from {case.start_from.name}")
+        yield Finding(OK, "output", f"{folder} holds the finished model of this run; nothing is left to do")
+    elif start_from is not None:
+        yield Finding(OK, "output", f"{folder}: the run continues from {start_from.name}")
     else:
         yield Finding(OK, "output", f"{folder} is free for this run")
 
 
-def _memory(case: RunContext) -> Iterator[Finding | str]:
-    """What the run takes of a card, or on a CPU of main memory, and a chart of it by part."""
-    if case.config is None and case.args.model_name_or_path:
-        return  # what is wrong with it is told
-    room = disk.main_memory()[1] if case.args.use_cpu else case.card
-    findings, chart = memory_findings(case.args, case.config or published_config(), room, case.gpus)
-    if case.config is None:
-        findings[0] = dataclasses.replace(findings[0], says=f"the 7B model takes {findings[0].says}")
+def _memory(context: RunContext) -> Iterator[Finding | str]:
+    """Predict the memory of the run on each GPU, or in main memory for a CPU run, and chart it by part."""
+    if context.config is None and context.args.model_name_or_path:
+        return  # another check has reported why the configuration cannot be read
+    available = disk.main_memory()[1] if context.args.use_cpu else context.gpu_bytes
+    config = context.config or published_config()
+    findings, chart = memory_findings(context.args, config, available, context.num_processes)
+    if context.config is None:
+        findings[0] = dataclasses.replace(findings[0], message=f"the 7B model needs {findings[0].message}")
     yield from findings
     yield chart
 
 
-NEEDED: tuple[tuple[str, Check], ...] = (
-    ("arguments", _names),
+REQUIRED: tuple[tuple[str, Check], ...] = (
+    ("arguments", _arguments),
     ("gpu", _device),
     ("packages", _installed),
     ("model", models.config),
     ("output", _output),
     ("data", data.records),
 )
-"""Without these no run can start, so that `--skip_checks` leaves them on. By topic."""
+"""(topic, check) of the checks without which no run can start. `--skip_checks` does not skip them."""
 
 FURTHER: tuple[tuple[str, Check], ...] = (
-    ("gpu", _card),
-    ("packages", _work),
+    ("gpu", _gpu),
+    ("packages", _packages),
     ("model", models.weights),
     ("tower", models.tower),
     ("tokenizer", tokenizer.tokenizer),
@@ -147,66 +157,82 @@ FURTHER: tuple[tuple[str, Check], ...] = (
 )
 
 
-def examine(case: RunContext, checks: tuple[tuple[str, Check], ...], broken: str = FAIL) -> Iterator[Finding | str]:
-    """What checks find, and the chart of memory. One that fails hides no other; ``broken``: the level of one that breaks."""
+def run_checks(
+    context: RunContext, checks: tuple[tuple[str, Check], ...], on_crash: Level = FAIL
+) -> Iterator[Finding | str]:
+    """Yield the findings of all checks, and the memory chart. Later checks run even if one fails.
+
+    Args:
+        on_crash: level of the finding for a check that raises an unexpected exception.
+    """
     for topic, check in checks:
         try:
-            yield from check(case) or ()
+            yield from check(context)
         except SennaError as error:
-            yield of_error(topic, error)
-        except Exception as error:  # a damaged file in a way that no check thought of, say
-            yield Finding(broken, topic, f"could not be checked: {type(error).__name__}: {error}")
+            yield from_error(topic, error)
+        except Exception as error:  # for example a file that is damaged in a way that no check expects
+            yield Finding(on_crash, topic, f"could not be checked: {type(error).__name__}: {error}")
 
 
-def before_training(args: TrainArguments) -> tuple[Path | None, Mixture | None]:
-    """The checkpoint to go on from, and the records, read; raises UsageError where a check fails.
+def preflight(args: TrainArguments) -> Mixture | None:
+    """Check a run before it starts, print warnings, and return its records (None for a finished run).
 
-    Every process makes the checks without which it cannot start; one on each machine makes all, and all processes stop
-    where one has failed anywhere. The main process says what is to be said. Nothing has been loaded or written by then.
+    Every process runs the required checks. One process on each machine runs the others, unless ``args.skip_checks``.
+    All processes stop if a check fails in one of them; the main process prints the findings. Nothing is loaded or
+    written.
+
+    Raises:
+        UsageError: a check failed.
     """
     if checkpoint.is_finished(Path(args.output_dir)):
-        checkpoint.check_output_folder(Path(args.output_dir), checkpoint.run_settings(args))
-        return None, None
-    case = RunContext(args, starts=True, gpus=args.world_size, here=int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        return None  # `senna.train.run.train` compares the settings
+    args.start()
+    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    context = RunContext(args, is_preflight=True, num_processes=args.world_size, local_processes=local_processes)
     if torch.cuda.is_available() and not args.use_cpu:
-        case.card = torch.cuda.get_device_properties(args.device).total_memory
-    needed, further = list(examine(case, NEEDED)), []
+        context.gpu_bytes = torch.cuda.get_device_properties(args.device).total_memory
+    required = _gather([result for result in run_checks(context, REQUIRED) if isinstance(result, Finding)])
+    further: list[Finding] = []
     if args.local_process_index == 0 and not args.skip_checks:
-        further = [said for said in examine(case, FURTHER, WARN) if isinstance(said, Finding)]
-    needed, further = _everywhere(needed), _everywhere(further)
+        further = [result for result in run_checks(context, FURTHER, WARN) if isinstance(result, Finding)]
+    findings = [*required, *_gather(further)]
     if args.process_index == 0:
-        _tell([*needed, *further])
-    if wrong := failed([*needed, *further]):
-        hint = "`senna doctor` with the same flags shows every check"
-        if not failed(needed):
-            hint += "; --skip_checks True begins all the same"
-        lines = [f"{len(wrong)} check{'s' * (len(wrong) > 1)} failed", *(render(finding) for finding in wrong), hint]
+        _print_summary(findings)
+    if failures := failed(findings):
         if args.process_index > 0:
-            time.sleep(_SPEAK)
-        raise UsageError("\n".join(lines))
-    return case.start_from, case.records
+            time.sleep(_EXIT_DELAY)
+        raise _failure(failures, can_skip=not failed(required))
+    return context.records
 
 
-def _everywhere(findings: list[Finding]) -> list[Finding]:
-    """What this process and all others have found, each once, with the machine's name where it is another."""
+def _failure(failures: list[Finding], can_skip: bool) -> UsageError:
+    lines = [f"{len(failures)} check{'s' * (len(failures) > 1)} failed", *(render(finding) for finding in failures)]
+    remedy = "run senna doctor with the same flags to see every check"
+    if can_skip:
+        remedy += ", or start without these checks: --skip_checks True"
+    return UsageError("\n".join(lines), remedy=remedy)
+
+
+def _gather(findings: list[Finding]) -> list[Finding]:
+    """Return the findings of all processes without duplicates. Those of other machines begin with the host's name."""
     if not torch.distributed.is_initialized():
         return findings
-    everyone: list = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(everyone, (socket.gethostname(), findings))
-    main, _ = everyone[0]
-    all_of_them = [
-        finding if host == main else dataclasses.replace(finding, says=f"on {host}: {finding.says}")
-        for host, found in everyone
-        for finding in found
+    gathered: list = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, (socket.gethostname(), findings))
+    main_host, _ = gathered[0]
+    merged = [
+        finding if host == main_host else dataclasses.replace(finding, message=f"on {host}: {finding.message}")
+        for host, of_process in gathered
+        for finding in of_process
     ]
-    return list(dict.fromkeys(all_of_them))
+    return list(dict.fromkeys(merged))
 
 
-def _tell(findings: list[Finding]) -> None:
-    """Warnings, and how many checks found nothing wrong; what failed is told by the error."""
+def _print_summary(findings: list[Finding]) -> None:
+    """Print warnings and, if nothing failed, the number of passed checks. The exception reports failures."""
     for finding in findings:
         if finding.level == WARN:
             print(render(finding, sys.stderr), file=sys.stderr, flush=True)
     if not failed(findings):
-        good = sum(finding.level == OK for finding in findings)
-        print(f"checks   {good} ok (senna doctor with the same flags shows them)", flush=True)
+        passed = sum(finding.level == OK for finding in findings)
+        print(f"checks   {passed} ok (run senna doctor with the same flags to see them)", flush=True)

@@ -1,4 +1,4 @@
-"""Whether weight files are there and whole, and what they hold: read from their headers, never their weights."""
+"""Check weight files by their headers, without reading the weights."""
 
 import json
 import zipfile
@@ -6,29 +6,29 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-AGAIN = "copy it again, or fetch it with `senna download`, which goes on where it was cut off"
+COPY_AGAIN = "copy the file again, or run `senna download`, which continues an interrupted download"
 _LFS = b"version https://git-lfs"
-_LONGEST_HEADER = 100_000_000  # safetensors' own limit
+_LONGEST_HEADER = 100_000_000  # bytes; the limit of safetensors
 
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with a file, and what to do."""
+    """A fault of a weight file, and its remedy."""
 
-    says: str
-    remedy: str = AGAIN
+    message: str
+    remedy: str = COPY_AGAIN
 
 
 @dataclass
 class Weights:
-    """What the weight files of a folder hold.
+    """The content of the weight files of a folder.
 
     Attributes:
-        shapes: of every weight by its name; None where only the name is known (a pickle's index).
-        complete: whether ``shapes`` names everything: a lone pickle tells no names.
-        problems: what is missing or damaged.
+        files: the weight files. shapes: the shape of each weight by name; None if only the name is known (from the
+        index of a pickled checkpoint). complete: False if ``shapes`` may lack names: a single pickle does not list
+        them. problems: the missing and damaged files.
     """
 
     files: list[Path] = field(default_factory=list)
@@ -42,9 +42,11 @@ class Weights:
 
 
 def read_weights(folder: Path, stems: tuple[str, str] = ("model", "pytorch_model")) -> Weights:
-    """The weights of a folder as transformers would choose them: safetensors before pickles, one file before shards.
+    """Return the weights of a folder, choosing files as transformers does: safetensors first, a single file before shards.
 
-    ``stems`` are the names of the files: of a model, or of a LoRA folder ("adapter_model", "adapter_model").
+    Args:
+        stems: names of the safetensors file and of the pickle without extension. For a LoRA folder both are
+        "adapter_model".
     """
     safe, pickled = stems
     for name in (f"{safe}.safetensors", f"{pickled}.bin"):
@@ -52,34 +54,32 @@ def read_weights(folder: Path, stems: tuple[str, str] = ("model", "pytorch_model
             return _read([folder / name])
         if (folder / f"{name}.index.json").is_file():
             return _read_index(folder / f"{name}.index.json")
-    return Weights(
-        problems=[
-            Problem(
-                f"{folder} holds no {safe}.safetensors and no {pickled}.bin",
-                "give the folder that holds the weights, or copy them there",
-            )
-        ]
+    problem = Problem(
+        f"{folder} holds no {safe}.safetensors and no {pickled}.bin",
+        "use the folder that holds the weights, or copy them into this one",
     )
+    return Weights(problems=[problem])
 
 
 def _read_index(path: Path) -> Weights:
     try:
-        places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        names = sorted(set(places.values()))
+        shard_of = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        names = sorted(set(shard_of.values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        return Weights(problems=[Problem(f"{path.name} is no index of shards ({error!r})")])
+        return Weights(problems=[Problem(f"{path.name} is not an index of shards ({error!r})")])
     files = [path.parent / name for name in names]
     missing = [file.name for file in files if not file.is_file()]
     weights = _read([file for file in files if file.is_file()])
     for name in missing[:3]:
-        weights.problems.append(Problem(f"shard {name} is missing in {path.parent} ({path.name} names {len(names)})"))
+        weights.problems.append(Problem(f"shard {name} is missing in {path.parent} ({path.name} lists {len(names)})"))
     if len(missing) > 3:
-        weights.problems.append(Problem(f"and {len(missing) - 3} other shards of {len(names)}"))
-    if not weights.problems:
-        lost = sorted(places.keys() - weights.shapes.keys()) if weights.complete else []
-        if lost:
-            weights.problems.append(Problem(f"{path.name} names {lost[0]} ({len(lost)} such), which no shard holds"))
-    for name in places:
+        weights.problems.append(Problem(f"{len(missing) - 3} more of {len(names)} shards are missing"))
+    if not weights.problems and weights.complete:
+        absent = sorted(shard_of.keys() - weights.shapes.keys())
+        if absent:
+            message = f"no shard holds {absent[0]}, which {path.name} lists ({len(absent)} such weights)"
+            weights.problems.append(Problem(message))
+    for name in shard_of:
         weights.shapes.setdefault(name, None)
     weights.complete = True
     return weights
@@ -95,61 +95,69 @@ def _read(files: list[Path]) -> Weights:
                 check_pickle(file)
                 weights.complete = False
         except DamagedFile as error:
-            weights.problems.append(Problem(*error.args))
+            weights.problems.append(error.problem)
     return weights
 
 
 class DamagedFile(Exception):
-    """(what is wrong, what to do)"""
+    """A weight or tokenizer file that cannot be used; ``problem`` describes the fault and its remedy."""
+
+    def __init__(self, message: str, remedy: str = COPY_AGAIN) -> None:
+        super().__init__(message)
+        self.problem = Problem(message, remedy)
 
 
 def check_pointer(file: Path) -> None:
-    """Raise DamagedFile for what git clones where git-lfs is not installed: a few lines in place of a large file."""
+    """Raise DamagedFile for a git-lfs pointer: the short text that git clones when git-lfs is not installed."""
     with file.open("rb") as opened:
         if opened.read(len(_LFS)) == _LFS:
             raise DamagedFile(
-                f"{file.name} is a pointer of git-lfs, not the file",
+                f"{file.name} is a git-lfs pointer instead of the file itself",
                 f"git lfs install && git -C {file.parent} lfs pull",
             )
 
 
 def _safetensors(file: Path) -> Iterator[tuple[str, Shape]]:
-    """Names and shapes of the weights in a safetensors file. Raises DamagedFile, most of all where it is cut off.
+    """Yield the name and shape of each weight in a safetensors file.
 
-    The format: 8 bytes, the header's length; the header, JSON that gives each weight's span; the weights.
+    The file holds 8 bytes (the length of the header), the header (JSON with the byte range of each weight), and the
+    weights.
+
+    Raises:
+        DamagedFile: the file is cut off, too long, or has an unreadable header.
     """
     check_pointer(file)
-    there = file.stat().st_size
+    actual = file.stat().st_size
     try:
         with file.open("rb") as opened:
             length = int.from_bytes(opened.read(8), "little")
             if not 0 < length <= _LONGEST_HEADER:
-                raise DamagedFile(f"{file.name} is not a safetensors file ({there} bytes)", AGAIN)
+                raise DamagedFile(f"{file.name} is not a safetensors file ({actual} bytes)")
             text = opened.read(length)
         if len(text) < length:
-            raise DamagedFile(f"{file.name} is cut off: {there} bytes, its header alone takes {8 + length}", AGAIN)
+            raise DamagedFile(f"{file.name} is cut off: it has {actual} bytes, and its header needs {8 + length}")
         header = json.loads(text)
         header.pop("__metadata__", None)
         shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
-        whole = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        expected = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedFile(f"{file.name} is damaged: its header cannot be read ({error!r})", AGAIN) from error
-    if there < whole:
-        raise DamagedFile(f"{file.name} is cut off: {there} bytes of {whole}", AGAIN)
-    if there > whole:
-        raise DamagedFile(f"{file.name} is damaged: {there} bytes, its header says {whole}", AGAIN)
+        raise DamagedFile(f"{file.name} is damaged: its header cannot be read ({error!r})") from error
+    if actual < expected:
+        raise DamagedFile(f"{file.name} is cut off: it has {actual} of {expected} bytes")
+    if actual > expected:
+        raise DamagedFile(f"{file.name} is damaged: it has {actual} bytes, and its header describes {expected}")
     yield from shapes.items()
 
 
 def check_pickle(file: Path) -> None:
-    """Raise DamagedFile for a torch file that is cut off. Its pickle is not opened.
+    """Raise DamagedFile for an empty or cut off torch file, without unpickling it.
 
-    Since torch 1.6 the file is a zip archive, whose directory stands at its end. Older ones cannot be judged.
+    Since torch 1.6 the file is a zip archive with its directory at the end. Older formats cannot be checked.
     """
     check_pointer(file)
     with file.open("rb") as opened:
-        begins = opened.read(2)
-    if begins == b"PK" and not zipfile.is_zipfile(file):
-        raise DamagedFile(f"{file.name} is cut off: {file.stat().st_size} bytes, the archive's end is missing", AGAIN)
-    if not begins:
-        raise DamagedFile(f"{file.name} is empty", AGAIN)
+        start = opened.read(2)
+    if start == b"PK" and not zipfile.is_zipfile(file):
+        raise DamagedFile(f"{file.name} is cut off: the end of the archive is missing ({file.stat().st_size} bytes)")
+    if not start:
+        raise DamagedFile(f"{file.name} is empty")

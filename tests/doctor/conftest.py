@@ -1,4 +1,4 @@
-"""Runs that are to be checked: the small world of tests/train, its model cut into shards, and what a user may do to it."""
+"""Checked runs on the small world of tests/train, with its model split into shards that a test may damage."""
 
 import shutil
 from pathlib import Path
@@ -10,11 +10,14 @@ from senna.cli import main
 from senna.doctor.dry_run import run_findings
 from senna.doctor.findings import Finding
 from senna.train import run
+from tests.train import conftest as training
+
+toy = training.toy  # the fixture
 
 
 @pytest.fixture
 def model(toy, tmp_path) -> Path:
-    """A copy of the toy's language model in three shards or more, for a test to damage."""
+    """A copy of the toy language model in at least three shards."""
     folder = tmp_path / "llm"
     shutil.copytree(toy.llm, folder)
     (folder / "model.safetensors").unlink()
@@ -24,28 +27,31 @@ def model(toy, tmp_path) -> Path:
 
 
 @pytest.fixture
-def examined(toy, tmp_path):
-    """What `senna doctor` finds of the toy's run with some flags changed: topic -> findings."""
+def check_run(toy, tmp_path):
+    """A function that returns the findings of `senna doctor` by topic, for the toy run with changed flags."""
 
-    def look(argv=(), **changes) -> dict[str, list[Finding]]:
+    def check(argv=(), **changes) -> dict[str, list[Finding]]:
         found: dict[str, list[Finding]] = {}
-        for said in run_findings([*toy.flags(tmp_path / "out", **changes), *argv]):
-            if isinstance(said, Finding):
-                found.setdefault(said.topic, []).append(said)
+        for result in run_findings([*toy.flags(tmp_path / "out", **changes), *argv]):
+            if isinstance(result, Finding):
+                found.setdefault(result.topic, []).append(result)
         return found
 
-    return look
+    return check
 
 
 @pytest.fixture
-def refused(toy, tmp_path, monkeypatch, capsys):
-    """The message with which `senna train` refuses the toy's run, exit code 2, no model loaded and nothing written."""
+def refusal(toy, tmp_path, monkeypatch, capsys):
+    """A function that returns the message with which `senna train` refuses the toy run.
 
-    def loaded(args):
+    It asserts exit code 2, and that no model was loaded and nothing was written.
+    """
+
+    def build_model(args):
         raise AssertionError("the model was loaded")
 
     def train(**changes) -> str:
-        monkeypatch.setattr(run, "build_model", loaded)
+        monkeypatch.setattr(run, "build_model", build_model)
         capsys.readouterr()
         assert main(["train", *toy.flags(changes.pop("output_dir", tmp_path / "out"), **changes)]) == 2
         assert not (tmp_path / "out").exists()
@@ -54,9 +60,14 @@ def refused(toy, tmp_path, monkeypatch, capsys):
     return train
 
 
-def the_fail(found: dict[str, list[Finding]], topic: str) -> Finding:
-    """The one finding that is a fail, which must be of this topic and have a remedy."""
-    fails = [finding for findings in found.values() for finding in findings if finding.level == "fail"]
+def failures(found: dict[str, list[Finding]]) -> list[Finding]:
+    """Return the failed checks of all topics."""
+    return [finding for findings in found.values() for finding in findings if finding.level == "fail"]
+
+
+def only_failure(found: dict[str, list[Finding]], topic: str) -> Finding:
+    """Return the only failed check, after asserting that it has this topic and a remedy."""
+    fails = failures(found)
     assert [finding.topic for finding in fails] == [topic], fails
     assert fails[0].remedy
     return fails[0]

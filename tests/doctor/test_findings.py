@@ -1,9 +1,9 @@
-"""A finding is a line that can be read, searched and told apart."""
+"""The display of findings."""
 
 import io
 
-from senna.doctor.findings import FAIL, OK, Finding, count, of_error, render, size
-from senna.errors import UsageError
+from senna.doctor.findings import FAIL, OK, Finding, count, from_error, render, size
+from senna.errors import DataError, UsageError
 
 
 class Terminal(io.StringIO):
@@ -14,13 +14,13 @@ class Terminal(io.StringIO):
 FOUND = Finding(FAIL, "model", "shard model-00002-of-00003.safetensors is missing " * 4, "copy it again")
 
 
-def test_a_finding_is_one_line_where_it_is_piped_and_its_remedy_another():
+def test_a_finding_and_its_remedy_are_one_line_each_in_a_pipe():
     first, second = render(FOUND, io.StringIO()).splitlines()
     assert first.startswith("fail  model         shard model-00002")
     assert second == " " * 20 + "-> copy it again"
 
 
-def test_a_terminal_gets_colour_and_lines_of_its_width_unless_no_color_is_set(monkeypatch):
+def test_lines_are_wrapped_to_the_terminal_and_colored_unless_no_color_is_set(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.delenv("NO_COLOR", raising=False)
     assert render(FOUND, Terminal()).startswith("\033[31mfail  \033[0mmodel ")
@@ -31,12 +31,14 @@ def test_a_terminal_gets_colour_and_lines_of_its_width_unless_no_color_is_set(mo
     assert all(line.startswith(" " * 20) for line in lines[1:])
 
 
-def test_what_an_error_says_to_do_is_the_remedy():
-    assert of_error("data", UsageError("a is wrong; write b")) == Finding(FAIL, "data", "a is wrong", "write b")
-    whole = "other settings (seed 1 -> 2; bits 4 -> 16)"
-    assert of_error("output", UsageError(whole)) == Finding(FAIL, "output", whole)
+def test_message_location_and_remedy_of_an_error_become_a_finding():
+    assert from_error("data", UsageError("a is wrong; seed 1", remedy="write b")) == Finding(
+        FAIL, "data", "a is wrong; seed 1", "write b"
+    )
+    error = DataError("no answer", file="a.json", record=3)
+    assert from_error("data", error) == Finding(FAIL, "data", "a.json: record 3: no answer")
 
 
-def test_counts_and_sizes_are_for_people():
+def test_counts_and_sizes_are_readable():
     assert count([FOUND, FOUND, Finding(OK, "a", "b")]) == "1 ok, 2 fail"
     assert [size(n) for n in (12, 13_476, 14_126_019_328, 1.2e12)] == ["12 bytes", "13 kB", "14.1 GB", "1.2 TB"]

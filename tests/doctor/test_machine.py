@@ -1,4 +1,4 @@
-"""Interpreter, libraries and cards."""
+"""Checks of Python, the libraries and the GPUs."""
 
 import importlib.metadata
 import os
@@ -7,27 +7,28 @@ import pytest
 import torch
 
 from senna.doctor import machine
+from senna.doctor.findings import NO_GPU
 
-no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="the findings of a machine without a GPU")
+no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="checks the findings of a machine without a GPU")
 
 
-def test_this_machine_has_what_the_project_needs():
+def test_this_machine_passes_the_checks():
     assert {finding.level for finding in machine.python()} == {"ok"}
 
 
-def test_a_library_that_is_missing_or_of_another_version_is_told_with_the_line_that_mends_it(monkeypatch):
-    needs = ["torch>=99", "no-such-package>=1", "numpy>=1", "scipy>=99; extra == 'dev'"]
-    monkeypatch.setattr(importlib.metadata, "requires", lambda name: needs)
+def test_a_missing_or_untested_library_is_reported_with_an_install_command(monkeypatch):
+    requirements = ["torch>=99", "no-such-package>=1", "numpy>=1", "scipy>=99; extra == 'dev'"]
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: requirements)
     old, absent = machine.libraries()
     assert (old.level, absent.level) == ("warn", "fail")
-    assert "is not in the tested range >=99" in old.says
+    assert "is not in the tested range >=99" in old.message
     assert old.remedy == "pip install -c constraints.txt 'torch>=99'"
-    assert "no-such-package is not installed" in absent.says
+    assert "no-such-package is not installed" in absent.message
 
 
 @pytest.fixture
-def card(tmp_path, monkeypatch):
-    """A machine whose driver tells of one card."""
+def driver_gpu(tmp_path, monkeypatch):
+    """An nvidia-smi that lists one GPU."""
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho 'NVIDIA GeForce RTX 4090, 24564, 23900, 8.9, 550.54.15'\n")
     tool.chmod(0o755)
@@ -35,44 +36,44 @@ def card(tmp_path, monkeypatch):
 
 
 @no_gpu
-def test_no_card_is_a_warning_that_names_both_ways_on(monkeypatch):
+def test_a_machine_without_a_gpu_gets_a_warning_with_two_alternatives(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    torch_line, gpu = machine.torch_and_cards()
-    assert torch_line.level == "ok"
-    assert gpu.level == "warn"
+    torch_finding, gpu = machine.torch_and_gpus()
+    assert torch_finding.level == "ok"
+    assert (gpu.level, gpu.code) == ("warn", NO_GPU)
     assert "PRESET=tiny" in gpu.remedy
     assert "--gpu-memory 24" in gpu.remedy
 
 
 @no_gpu
 @pytest.mark.skipif(torch.version.cuda is not None, reason="this torch is built for CUDA")
-def test_a_torch_for_cpus_beside_a_card_is_a_fail_with_the_pip_line(card):
-    _, gpu = machine.torch_and_cards()
+def test_a_cpu_build_of_torch_on_a_gpu_machine_fails_with_a_pip_command(driver_gpu):
+    _, gpu = machine.torch_and_gpus()
     assert gpu.level == "fail"
-    assert gpu.says == "NVIDIA GeForce RTX 4090 is here, but this torch is built for CPUs only"
+    assert gpu.message == "NVIDIA GeForce RTX 4090 is installed, but torch is built for CPUs only"
     assert gpu.remedy.startswith("pip uninstall -y torch && pip install -c constraints.txt torch")
 
 
 @no_gpu
-def test_a_card_that_is_hidden_or_whose_driver_is_too_old_is_told(card, monkeypatch):
+def test_a_hidden_gpu_and_an_old_driver_are_reported(driver_gpu, monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    *_, hidden = machine.torch_and_cards()
+    *_, hidden = machine.torch_and_gpus()
     assert hidden.remedy == "unset CUDA_VISIBLE_DEVICES"
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    *_, old = machine.torch_and_cards()
-    assert "built for CUDA 13.0, cannot use driver 550.54.15" in old.says
+    *_, old = machine.torch_and_gpus()
+    assert "built for CUDA 13.0 and cannot use driver 550.54.15" in old.message
 
 
-def test_what_the_driver_says_is_read_and_what_it_cannot_say_left_out(card):
-    [found] = machine.cards()
-    assert found == machine.Card("NVIDIA GeForce RTX 4090", 24564 * 2**20, 23900 * 2**20, (8, 9), "550.54.15")
-    assert machine._card("NVIDIA-SMI has failed because it couldn't communicate with the driver") is None
+def test_the_output_of_nvidia_smi_is_parsed_and_its_error_messages_are_ignored(driver_gpu):
+    [found] = machine.driver_gpus()
+    assert found == machine.DriverGpu("NVIDIA GeForce RTX 4090", 24564 * 2**20, 23900 * 2**20, (8, 9), "550.54.15")
+    assert machine._parse_gpu("NVIDIA-SMI has failed because it couldn't communicate with the driver") is None
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-def test_each_card_is_told_with_what_is_free_of_it():
-    _, *cards = machine.torch_and_cards()
-    assert len(cards) == torch.cuda.device_count()
-    assert all("GiB free" in card.says for card in cards)
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_each_gpu_is_reported_with_its_free_memory():
+    _, *gpus = machine.torch_and_gpus()
+    assert len(gpus) == torch.cuda.device_count()
+    assert all("GiB free" in gpu.message for gpu in gpus)

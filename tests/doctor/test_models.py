@@ -1,4 +1,4 @@
-"""What is wrong with a model, a tower or a tokenizer is found by `senna doctor`, and stops `senna train` before it loads."""
+"""Checks of model, vision tower and tokenizer by `senna doctor`, and by `senna train` before it loads a model."""
 
 import json
 import shutil
@@ -9,24 +9,24 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from tests.data.small_tokenizers import llama_folder
-from tests.doctor.conftest import the_fail
+from tests.doctor.conftest import only_failure
 
 
-def lose_a_shard(folder):
+def remove_a_shard(folder):
     sorted(folder.glob("model-*.safetensors"))[1].unlink()
 
 
-def cut_a_shard(folder):
+def truncate_a_shard(folder):
     file = sorted(folder.glob("model-*.safetensors"))[1]
     file.write_bytes(file.read_bytes()[:-100])
 
 
-def lose_a_weight(folder):
+def remove_a_weight(folder):
     file = sorted(folder.glob("model-*.safetensors"))[1]
     weights = load_file(file)
-    lost = sorted(weights)[0]
+    removed = sorted(weights)[0]
     index = json.loads((folder / "model.safetensors.index.json").read_text())
-    del weights[lost], index["weight_map"][lost]
+    del weights[removed], index["weight_map"][removed]
     save_file(weights, file, metadata={"format": "pt"})
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
@@ -36,94 +36,109 @@ def change_config(folder, **changes):
     (folder / "config.json").write_text(json.dumps(config | changes))
 
 
-def another_tokenizer(folder):
+def use_a_larger_tokenizer(folder):
     for file in folder.glob("token*"):
         file.unlink()
     shutil.copytree(llama_folder(folder.parent / "other", vocabulary=430), folder, dirs_exist_ok=True)
 
 
-def smaller_tokenizer(folder):
+def use_a_smaller_tokenizer(folder):
     for file in folder.glob("token*"):
         file.unlink()
     shutil.copytree(llama_folder(folder.parent / "other", vocabulary=340), folder, dirs_exist_ok=True)
 
 
 DAMAGES = {
-    "a missing shard": (lose_a_shard, "model", "is missing", "senna download"),
-    "a truncated safetensors file": (cut_a_shard, "model", "is cut off", "senna download"),
-    "a missing weight": (lose_a_weight, "model", "1 weights that no file holds", "copy both"),
-    "a deeper config": (lambda f: change_config(f, num_hidden_layers=3), "model", "9 weights that no file holds", "copy both"),
-    "a wider config": (lambda f: change_config(f, vocab_size=421), "model", "its config.json says (421, 32)", "copy"),
-    "a tokenizer with more words": (another_tokenizer, "tokenizer", "ids up to 429, the model's embedding has 420", "copy"),
-    "a tokenizer with fewer": (smaller_tokenizer, "tokenizer", "it has 340 tokens", "copy tokenizer.model"),
+    "a missing shard": (remove_a_shard, "model", "is missing", "senna download"),
+    "a truncated safetensors file": (truncate_a_shard, "model", "is cut off", "senna download"),
+    "a missing weight": (remove_a_weight, "model", "1 weights of its config.json are in no file", "copy both"),
+    "a deeper config": (
+        lambda f: change_config(f, num_hidden_layers=3),
+        "model",
+        "9 weights of its config.json are in no file",
+        "copy both",
+    ),
+    "a wider config": (lambda f: change_config(f, vocab_size=421), "model", "config.json requires (421, 32)", "copy"),
+    "a tokenizer with more words": (
+        use_a_larger_tokenizer,
+        "tokenizer",
+        "ids up to 429, and the model's embedding has 420",
+        "copy",
+    ),
+    "a tokenizer with fewer": (use_a_smaller_tokenizer, "tokenizer", "it has 340 tokens", "copy tokenizer.model"),
     "no tokenizer": (lambda f: (f / "tokenizer.model").unlink(), "tokenizer", "neither tokenizer.json nor", "copy"),
-    "a damaged tokenizer": (lambda f: (f / "tokenizer.model").write_bytes(b"no"), "tokenizer", "cannot be loaded", "copy"),
-}  # fmt: skip
+    "a damaged tokenizer": (
+        lambda f: (f / "tokenizer.model").write_bytes(b"no"),
+        "tokenizer",
+        "cannot be loaded",
+        "copy",
+    ),
+}
 
 
-@pytest.mark.parametrize(("damage", "topic", "says", "remedy"), DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_model_is_told_with_its_remedy_and_training_refuses_it(
-    model, examined, refused, damage, topic, says, remedy
+@pytest.mark.parametrize(("damage", "topic", "message", "remedy"), DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_model_is_reported_with_a_remedy_and_training_refuses_it(
+    model, check_run, refusal, damage, topic, message, remedy
 ):
     damage(model)
-    found = the_fail(examined(model_name_or_path=model), topic)
-    assert says in found.says
+    found = only_failure(check_run(model_name_or_path=model), topic)
+    assert message in found.message
     assert remedy in found.remedy
-    message = refused(model_name_or_path=model)
-    assert says in message
-    assert "--skip_checks True begins all the same" in message
+    error = refusal(model_name_or_path=model)
+    assert message in error
+    assert "--skip_checks True" in error
 
 
-def test_a_whole_model_is_told_as_one(model, examined):
-    found = examined(model_name_or_path=model)
+def test_a_complete_model_passes(model, check_run):
+    found = check_run(model_name_or_path=model)
     assert all(finding.level == "ok" for finding in found["model"] + found["tower"] + found["tokenizer"])
-    assert "2 layers of 32" in found["model"][0].says
+    assert "2 layers of width 32" in found["model"][0].message
 
 
-def test_special_tokens_that_differ_from_the_configuration_are_warned_of(model, examined):
+def test_special_tokens_that_differ_from_the_configuration_give_a_warning(model, check_run):
     change_config(model, eos_token_id=7)
-    [found] = [one for one in examined(model_name_or_path=model)["tokenizer"] if one.level == "warn"]
-    assert "its eos </s> is 2, config.json says 7" in found.says
+    [found] = [finding for finding in check_run(model_name_or_path=model)["tokenizer"] if finding.level == "warn"]
+    assert "eos token </s> has id 2, and config.json has 7" in found.message
 
 
-def test_a_llama_alone_is_warned_of_in_stage_two_and_expected_in_stage_one(toy, examined):
+def test_a_bare_llama_gives_a_warning_in_stage_2_and_none_in_stage_1(toy, check_run):
     driving = toy.driving_options(toy.llm, vision_tower=toy.clip, mm_adapter_tokens=3)
-    [warned] = [one for one in examined(**driving)["model"] if one.level == "warn"]
-    assert "holds no mm_projector and no img_adapter" in warned.says
-    assert "pretrain_senna_llava.sh" in warned.remedy
-    assert [one.level for one in examined()["model"]] == ["ok"]
+    [warning] = [finding for finding in check_run(**driving)["model"] if finding.level == "warn"]
+    assert "holds no mm_projector and no img_adapter" in warning.message
+    assert "pretrain_senna_llava.sh" in warning.remedy
+    assert [finding.level for finding in check_run()["model"]] == ["ok"]
 
 
-def cut_the_tower(folder):
+def truncate_the_tower(folder):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
 
 
-def lose_a_tower_weight(folder):
+def remove_a_tower_weight(folder):
     weights = load_file(folder / "model.safetensors")
     name = next(name for name in weights if name.endswith("layers.1.self_attn.q_proj.weight"))
     save_file({k: v for k, v in weights.items() if k != name}, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def other_pictures(folder):
+def make_larger_images(folder):
     values = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 56}, "crop_size": 56}
     (folder / "preprocessor_config.json").write_text(json.dumps(values))
 
 
 @pytest.mark.parametrize(
-    ("damage", "says"),
+    ("damage", "message"),
     [
-        (cut_the_tower, "is cut off"),
-        (lose_a_tower_weight, "1 weights are missing or of another shape, the first encoder.layers.1"),
-        (other_pictures, "makes pictures of 56 x 56, the tower takes 28 x 28"),
+        (truncate_the_tower, "is cut off"),
+        (remove_a_tower_weight, "1 weights are missing or have a wrong shape, the first is encoder.layers.1"),
+        (make_larger_images, "makes images of 56 x 56, and the tower takes 28 x 28"),
     ],
-    ids=["cut off", "a weight less", "other pictures"],
+    ids=["cut off", "missing weight", "other image size"],
 )
-def test_a_damaged_tower_is_told_and_training_refuses_it(toy, tmp_path, examined, refused, damage, says):
+def test_a_damaged_tower_is_reported_and_training_refuses_it(toy, tmp_path, check_run, refusal, damage, message):
     shutil.copytree(toy.clip, tmp_path / "clip")
     damage(tmp_path / "clip")
-    assert says in the_fail(examined(vision_tower=tmp_path / "clip"), "tower").says
-    assert says in refused(vision_tower=tmp_path / "clip")
+    assert message in only_failure(check_run(vision_tower=tmp_path / "clip"), "tower").message
+    assert message in refusal(vision_tower=tmp_path / "clip")
 
 
 def lora_folder(folder, base):
@@ -133,48 +148,48 @@ def lora_folder(folder, base):
     return folder
 
 
-def test_the_base_of_a_lora_folder_is_found_and_checked_in_turn(model, tmp_path, examined):
+def test_the_base_of_a_lora_folder_is_checked_too(model, tmp_path, check_run):
     lora = lora_folder(tmp_path / "lora", model)
-    assert "no adapter_model.safetensors" in the_fail(examined(model_name_or_path=lora), "LoRA").says
+    assert "no adapter_model.safetensors" in only_failure(check_run(model_name_or_path=lora), "LoRA").message
     for name in ("adapter_model", "non_lora_trainables"):
         save_file({}, lora / f"{name}.safetensors")
-    lose_a_shard(model)
-    assert "is missing" in the_fail(examined(model_name_or_path=lora), "model").says
+    remove_a_shard(model)
+    assert "is missing" in only_failure(check_run(model_name_or_path=lora), "model").message
     shutil.rmtree(model)
-    assert "its base" in the_fail(examined(model_name_or_path=lora), "model").says
+    assert "base" in only_failure(check_run(model_name_or_path=lora), "model").message
 
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """A hub's cache on this disk, and no network: takes a folder in as owner/model."""
+    """A function that copies a folder into a hub cache as owner/model, without a network."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
-    def take(folder):
-        place = tmp_path / "hub" / "models--owner--model"
-        (place / "refs").mkdir(parents=True)
-        (place / "refs" / "main").write_text("0" * 40)
-        shutil.copytree(folder, place / "snapshots" / ("0" * 40))
-        return place / "snapshots" / ("0" * 40)
+    def add(folder):
+        repository = tmp_path / "hub" / "models--owner--model"
+        (repository / "refs").mkdir(parents=True)
+        (repository / "refs" / "main").write_text("0" * 40)
+        shutil.copytree(folder, repository / "snapshots" / ("0" * 40))
+        return repository / "snapshots" / ("0" * 40)
 
-    return take
+    return add
 
 
-def test_a_hub_name_is_judged_by_what_the_cache_holds_of_it(model, cache, examined):
+def test_a_hub_name_is_checked_in_the_cache(model, cache, check_run):
     snapshot = cache(model)
-    found = examined(model_name_or_path="owner/model")
-    assert found["model"][0].says.startswith(f"{snapshot}: 2 layers of 32")
-    lose_a_shard(snapshot)
-    fail = the_fail(examined(model_name_or_path="owner/model"), "model")
-    assert "neither a folder here nor whole in the cache" in fail.says
+    found = check_run(model_name_or_path="owner/model")
+    assert found["model"][0].message.startswith(f"{snapshot}: 2 layers of width 32")
+    remove_a_shard(snapshot)
+    fail = only_failure(check_run(model_name_or_path="owner/model"), "model")
+    assert "neither a folder nor complete in the cache" in fail.message
     assert "unset HF_HUB_OFFLINE" in fail.remedy
 
 
-def test_a_hub_that_does_not_answer_is_told_at_once(cache, examined, monkeypatch):
+def test_a_hub_that_does_not_answer_is_reported_within_seconds(cache, check_run, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     start = time.perf_counter()
-    fail = the_fail(examined(model_name_or_path="owner/model"), "model")
-    assert "http://127.0.0.1:9 does not answer" in fail.says
+    fail = only_failure(check_run(model_name_or_path="owner/model"), "model")
+    assert "http://127.0.0.1:9 does not answer" in fail.message
     assert "HF_ENDPOINT=URL" in fail.remedy
     assert time.perf_counter() - start < 5

@@ -1,10 +1,17 @@
-"""Bytes that a forward keeps for the backward pass, and what a moment of work takes on top. Plain numbers, no torch.
+"""Bytes that a forward pass saves for the backward pass, and bytes of temporary tensors on top. Plain numbers, no torch.
 
-The terms follow what autograd saves, counted as in section 4.1 of arXiv 2205.05198: a Linear its input where its weight
-trains, a product both factors, SiLU its input, a dropout its mask; here also a norm its input in fp32, and fused attention its
-query, key, value, output and one fp32 log-sum-exp a head (FlashAttention, arXiv 2205.14135).
+The terms follow what autograd saves, counted as in section 4.1 of arXiv 2205.05198. A linear layer saves its input if
+its weight is trained, a product saves both factors, SiLU its input, dropout its mask. Here a norm also saves its input
+in fp32. Fused attention saves query, key, value, output and one fp32 log-sum-exp per head (FlashAttention, arXiv
+2205.14135).
 
-n tokens, D width, I inner width, c bytes of what is multiplied, s bytes of the residual stream.
+Letters in the formulas:
+
+- n: number of tokens
+- d: ``hidden_size``, the width of the residual stream
+- i: ``intermediate_size``, the width inside the MLP
+- c: bytes of a number in matrix products (``Numbers.compute``)
+- s: bytes of a number in the residual stream (``Numbers.stream``)
 """
 
 from dataclasses import dataclass
@@ -14,28 +21,29 @@ from senna.train.memory.model_shape import LINEARS, ModelShape
 
 FP32 = 4
 SHARED_INPUTS = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
-"""Linears of a layer that read the same input."""
+"""Groups of linear layers in a decoder layer that read the same input."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """One micro-batch on one process."""
+    """The size of one micro-batch on one process."""
 
     rows: int
-    tokens: int  # of a row, view tokens and padding included
-    targets: int  # of all rows: where the head runs
-    images: int  # of all rows
+    tokens: int  # per row, view tokens and padding included
+    targets: int  # in all rows; lm_head runs at the targets only
+    images: int  # in all rows
 
     @property
-    def places(self) -> int:
+    def positions(self) -> int:
+        """Number of token positions in all rows."""
         return self.rows * self.tokens
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """Bytes a number takes: ``compute`` in matrix products, ``stream`` in the residual stream, ``trained`` a trained weight.
+    """Bytes per number: in matrix products, in the residual stream, and in a trained weight.
 
-    Where trained weights are wider than ``compute``, autocast makes copies of them and of what they multiply.
+    If trained weights are wider than ``compute``, autocast copies them and the tensors that they multiply.
     """
 
     compute: int
@@ -49,18 +57,22 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Trained:
-    """What trains: projector and adapter in any case."""
+    """The trained part of the LLM. The projector and the driving vision adapter are always trained."""
 
     what: Literal["adapters", "lora", "full"] = "adapters"
-    rank: int = 0
-    on: tuple[str, ...] = LINEARS
-    dropout: bool = True  # of LoRA
-    mask: int = 1  # bytes a number of a dropout's mask: 1 on CUDA, on a CPU a number as wide as what is dropped
+    rank: int = 0  # of LoRA
+    on: tuple[str, ...] = LINEARS  # the linear layers that LoRA adapts
+    dropout: bool = True  # LoRA uses dropout
+    mask: int = 1  # bytes per element of a dropout mask: 1 on CUDA; on a CPU the width of the input
 
 
 @dataclass(frozen=True)
 class Attention:
-    """``eager`` keeps all pairs, where sdpa, flash, flex and split keep none; ``masked``: a mask of all pairs is made."""
+    """The kind of attention in the LLM.
+
+    ``eager`` attention saves a value for each pair of positions; sdpa, flash, flex and split save none. ``masked``
+    means that a mask over all pairs is allocated.
+    """
 
     eager: bool = False
     masked: bool = False
@@ -68,129 +80,149 @@ class Attention:
 
 @dataclass(frozen=True)
 class Loss:
-    """How the cross-entropy is taken: of all targets at once or of ``chunks`` one after the other, whose logits all stay."""
+    """The way the cross-entropy is computed: over ``chunks`` of the targets in turn, whose logits all stay in memory."""
 
     chunks: int = 1
-    compiled: bool = False  # into one kernel, which makes no fp32 copies
+    compiled: bool = False  # into one kernel without fp32 copies
 
 
-def layer_kept(
-    g: ModelShape, numbers: Numbers, trained: Trained, attention: Attention, tokens: int, liger: bool = False
+def layer_saved(
+    shape: ModelShape, numbers: Numbers, trained: Trained, attention: Attention, tokens: int, liger: bool = False
 ) -> float:
-    """Bytes per token that a Llama layer keeps, its input (the residual stream) included where a norm reads it unchanged."""
-    d, i, c, s = g.width, g.inner, numbers.compute, numbers.stream
+    """Return the bytes per token that a decoder layer saves, including its input if a norm reads that unchanged."""
+    d, i, c, s = shape.hidden_size, shape.intermediate_size, numbers.compute, numbers.stream
     full, lora = trained.what == "full", trained.what == "lora"
-    # Two norms: each keeps its input in fp32 (Liger: as it is), and where its weight trains the normalised input.
+    # Two norms. Each saves its input in fp32 (Liger: in its own type) and, if its weight is trained, the normalized input.
     norms = 2 * d * ((s if liger else FP32) + (s if full and not liger else 0))
-    pairs = g.heads * tokens * (FP32 + (c if c < FP32 else 0)) if attention.eager else FP32 * g.heads
-    attending = c * (g.query_width + 2 * g.kv_width) + pairs
-    output = c * g.query_width if full or not attention.eager else 0
+    pairs = shape.num_heads * tokens * (FP32 + (c if c < FP32 else 0)) if attention.eager else FP32 * shape.num_heads
+    attending = c * (shape.query_width + 2 * shape.kv_width) + pairs
+    output = c * shape.query_width if full or not attention.eager else 0
     swiglu = i * c * (2 if liger else 3)  # gate, silu(gate), up; Liger computes silu again
-    kept = norms + attending + output + swiglu
+    saved = norms + attending + output + swiglu
     if full:
-        copies = 5 if s != c else 2  # autocast makes one for each of q, k, v and gate, up; else these share
-        kept += copies * c * d + i * c
+        # Autocast makes a copy for each of q, k, v, gate and up; otherwise these share two inputs.
+        copies = 5 if s != c else 2
+        saved += copies * c * d + i * c
     if lora:
-        kept += _lora_kept(g, numbers, trained)
-    return kept
+        saved += _lora_saved(shape, numbers, trained)
+    return saved
 
 
-def _lora_kept(g: ModelShape, numbers: Numbers, trained: Trained) -> float:
-    """Bytes per token that a layer's LoRA keeps: per Linear the mask of its dropout, what A and what B multiplies."""
-    kept = 0.0
-    for shared in SHARED_INPUTS:
-        on = [name for name in shared if name in trained.on]
-        width = g.linear_shapes[shared[0]][0]
-        own = trained.dropout or numbers.casts  # an input of its own for each A
-        inputs = len(on) if own else min(len(on), 1)
-        if shared == ("o",) and not own:
-            inputs = 0  # the attention's output, which is kept anyway
-        kept += inputs * numbers.compute * width + len(on) * numbers.compute * trained.rank
-        kept += len(on) * trained.mask * width * trained.dropout
-    return kept
+def _lora_saved(shape: ModelShape, numbers: Numbers, trained: Trained) -> float:
+    """Return the bytes per token that a layer's LoRA saves: the dropout masks and the inputs of A and of B."""
+    saved = 0.0
+    for group in SHARED_INPUTS:
+        adapted = [name for name in group if name in trained.on]
+        width = shape.linear_shapes[group[0]][0]
+        separate = trained.dropout or numbers.casts  # each A then has an input of its own
+        inputs = len(adapted) if separate else min(len(adapted), 1)
+        if group == ("o",) and not separate:
+            inputs = 0  # the output of the attention, which is saved anyway
+        saved += inputs * numbers.compute * width + len(adapted) * numbers.compute * trained.rank
+        saved += len(adapted) * trained.mask * width * trained.dropout
+    return saved
 
 
-def weight_work(g: ModelShape, numbers: Numbers, trained: Trained, accumulates: bool) -> float:
-    """Bytes of a Linear's gradient while it is made (full training): in the products' precision under autocast, and beside
-    the one of earlier micro-batches that it is added to."""
+def weight_gradient(shape: ModelShape, numbers: Numbers, trained: Trained, accumulates: bool) -> float:
+    """Return the bytes of temporary tensors while full training computes the weight gradient of the largest linear layer.
+
+    Under autocast the gradient first exists in the type of the products. With accumulation it exists beside the
+    gradient of the earlier micro-batches, to which it is added.
+    """
     if trained.what != "full":
         return 0.0
-    largest = max(a * b for a, b in g.linear_shapes.values())
+    largest = max(rows * columns for rows, columns in shape.linear_shapes.values())
     return float(largest * ((numbers.compute if numbers.casts else 0) + (numbers.trained if accumulates else 0)))
 
 
-def layer_peak(
-    g: ModelShape, numbers: Numbers, trained: Trained, attention: Attention, tokens: int, liger: bool = False
+def layer_backward(
+    shape: ModelShape, numbers: Numbers, trained: Trained, attention: Attention, tokens: int, liger: bool = False
 ) -> float:
-    """Bytes per token at the widest moment of a layer's backward pass, all that it keeps included: the MLP's last Linear and
-    the product before it, or with eager attention, when the MLP is done, the softmax.
+    """Return the peak bytes per token in the backward pass of a decoder layer, including all that the layer saved.
 
-    At the MLP: the stream's gradient, twice (it goes on past the MLP); those of the product and of its two factors. LoRA with
-    dropout beside that Linear holds its input's gradient before and after the dropout, as wide as its weights.
+    The peak is at the MLP's last linear layer and the product before it: the gradient of the residual stream exists
+    twice (a copy bypasses the MLP), with the gradients of the product and of its two factors. If that layer has LoRA
+    with dropout, the gradient of its input exists before and after the dropout, in the width of the trained weights.
+    With eager attention the peak may be at the softmax instead, after the MLP is done.
     """
-    d, i, c, s = g.width, g.inner, numbers.compute, numbers.stream
-    kept = layer_kept(g, numbers, trained, attention, tokens, liger)
-    work = 2 * s * d + (2 if trained.what == "full" else 3) * i * c
+    d, i, c, s = shape.hidden_size, shape.intermediate_size, numbers.compute, numbers.stream
+    saved = layer_saved(shape, numbers, trained, attention, tokens, liger)
+    temporary = 2 * s * d + (2 if trained.what == "full" else 3) * i * c
     if trained.what == "lora" and "down" in trained.on and trained.dropout:
-        work = max(work, 2 * s * d + i * c + 2 * i * numbers.trained)
+        temporary = max(temporary, 2 * s * d + i * c + 2 * i * numbers.trained)
     if not attention.eager:
-        return kept + work
-    return max(kept + work, kept - 3 * i * c + 2 * s * d + g.heads * tokens * _pair_work(c))
+        return saved + temporary
+    softmax = saved - 3 * i * c + 2 * s * d + shape.num_heads * tokens * _softmax_pair(c)
+    return max(saved + temporary, softmax)
 
 
-def _pair_work(c: int) -> int:
-    """Bytes a pair takes while eager attention computes its softmax, or that one's gradient: in fp32 and as it is."""
+def _softmax_pair(c: int) -> int:
+    """Return the bytes per pair of positions while eager attention computes its softmax or the softmax's gradient."""
     return FP32 + (2 * c if c < FP32 else c)
 
 
-def head_work(g: ModelShape, numbers: Numbers, targets: int, trained: bool, loss: Loss) -> tuple[float, float]:
-    """Bytes of the head and the loss at the targets: in the forward pass (logits, in fp32, their log-softmax), and in the
-    backward pass (log-softmax, its gradient, that of its input, all fp32; then that of the logits and of the head itself)."""
-    logits, c = targets * g.vocabulary, numbers.compute
-    weight = g.vocabulary * g.width * (numbers.trained + (c if numbers.casts else 0)) if trained else 0
-    stay = c * logits if loss.chunks > 1 else 0
+def head_and_loss(shape: ModelShape, numbers: Numbers, targets: int, trained: bool, loss: Loss) -> tuple[float, float]:
+    """Return the bytes of lm_head and the loss in the forward pass and in the backward pass.
+
+    The forward pass holds the logits, their fp32 copy and the log-softmax. The backward pass first holds the
+    log-softmax, its gradient and the gradient of its input, all in fp32; then the gradients of the logits and of
+    lm_head.
+    """
+    logits, c = targets * shape.vocab_size, numbers.compute
+    weight = 0
+    if trained:
+        weight = shape.vocab_size * shape.hidden_size * (numbers.trained + (c if numbers.casts else 0))
+    all_logits = c * logits if loss.chunks > 1 else 0
     if loss.compiled:  # one kernel reads logits and writes their gradient
         return float(c * logits), c * logits * (1 + 1 / loss.chunks) + weight
     forward = (2 * FP32 + (c if c < FP32 else 0)) * logits / loss.chunks
-    return stay + forward, float(max(stay + 3 * FP32 * logits / loss.chunks, c * logits + weight))
+    backward = max(all_logits + 3 * FP32 * logits / loss.chunks, c * logits + weight)
+    return all_logits + forward, float(backward)
 
 
-def tower_work(g: ModelShape, held: int, stream: int, images: int, eager: bool = False) -> float:
-    """Bytes of the frozen tower's widest moment (nothing is kept): a layer's input, the stream behind its attention and that
-    one's norm, the MLP's inner layer and the two of quick GELU, x sigmoid(1.702 x); or with eager attention query, key, value
-    and all pairs, in fp32 too. ``held`` is of its weights; under autocast a norm's result, and so the ``stream``, is fp32.
+def tower_forward(shape: ModelShape, weight_bytes: int, stream: int, images: int, eager: bool = False) -> float:
+    """Return the peak bytes of temporary tensors in the forward pass of the frozen tower, which saves nothing.
+
+    The peak of a layer is in its MLP: the layer's input, the stream after the attention and its norm, the MLP's hidden
+    layer and the two tensors of quick GELU, x sigmoid(1.702 x). With eager attention it may be at query, key, value and
+    the fp32 scores.
+
+    Args:
+        weight_bytes: bytes per weight of the tower.
+        stream: bytes per number in the residual stream; autocast returns the result of a norm in fp32.
     """
-    if g.tower is None:
+    if shape.tower is None:
         return 0.0
-    tower, places = g.tower, g.tower.patches + 1
-    cast = held * tower.width if stream != held else 0
-    mlp = 3 * stream * tower.width + cast + 3 * held * tower.inner
-    attention = 2 * stream * tower.width + 3 * held * tower.width + tower.heads * places * _pair_work(held)
-    return float(images * places * (max(mlp, attention) if eager else mlp))
+    tower, positions = shape.tower, shape.tower.patches + 1
+    cast = weight_bytes * tower.hidden_size if stream != weight_bytes else 0
+    mlp = 3 * stream * tower.hidden_size + cast + 3 * weight_bytes * tower.intermediate_size
+    attention = (2 * stream + 3 * weight_bytes) * tower.hidden_size
+    attention += tower.num_heads * positions * _softmax_pair(weight_bytes)
+    return float(images * positions * (max(mlp, attention) if eager else mlp))
 
 
-def views_kept(g: ModelShape, numbers: Numbers, images: int) -> float:
-    """Bytes that projector and driving vision adapter keep, which no checkpointing makes anew.
+def views_saved(shape: ModelShape, numbers: Numbers, images: int) -> float:
+    """Return the bytes that the projector and the driving vision adapter save; gradient checkpointing does not cover them.
 
-    A patch: the tower's features as the projector reads them, GELU's input and output, the projector's output laid out over
-    tokens. A view token: two GELUs' inputs and outputs.
+    Per patch: the tower's features, the input and output of GELU, and the projector's output transposed to run over
+    tokens. Per view token: the inputs and outputs of two GELUs.
     """
-    if g.tower is None:
+    if shape.tower is None:
         return 0.0
-    c, d = numbers.compute, g.width
-    return images * c * (g.tower.patches * (g.tower.width + 3 * d) + 4 * g.view_tokens * d)
+    c, d = numbers.compute, shape.hidden_size
+    return images * c * (shape.tower.patches * (shape.tower.hidden_size + 3 * d) + 4 * shape.view_tokens * d)
 
 
-def views_work(g: ModelShape, numbers: Numbers, images: int) -> float:
-    """Bytes of the widest moment of their backward pass: the gradients of two of a patch's wide tensors."""
-    return 0.0 if g.tower is None else 2.0 * images * numbers.compute * g.tower.patches * g.width
+def views_backward(shape: ModelShape, numbers: Numbers, images: int) -> float:
+    """Return the peak bytes of temporary tensors in their backward pass: two gradients of width d per patch."""
+    return 0.0 if shape.tower is None else 2.0 * images * numbers.compute * shape.tower.patches * shape.hidden_size
 
 
-def pixel_bytes(g: ModelShape, images: int) -> float:
-    """The batch's images, fp32 (N, 3, H, W)."""
-    return 0.0 if g.tower is None else 3.0 * FP32 * images * g.tower.side**2
+def pixel_bytes(shape: ModelShape, images: int) -> float:
+    """Return the bytes of the batch's images, fp32 (N, 3, H, W)."""
+    return 0.0 if shape.tower is None else 3.0 * FP32 * images * shape.tower.image_size**2
 
 
-def dequantised(g: ModelShape, numbers: Numbers) -> float:
-    """The largest Linear of a layer in the precision of the products, made anew each time it is used."""
-    return float(numbers.compute * max(a * b for a, b in g.linear_shapes.values()))
+def dequantized(shape: ModelShape, numbers: Numbers) -> float:
+    """Return the bytes of the largest linear layer in the type of the products; it is dequantized at each use."""
+    return float(numbers.compute * max(rows * columns for rows, columns in shape.linear_shapes.values()))

@@ -1,66 +1,68 @@
-"""What a run takes of a card, part by part, before it is started. Plain numbers, no torch.
+"""Predict the GPU memory of a training step, part by part. Plain numbers, no torch.
 
-The peak of a training step is the greatest of a few moments: the tower's forward pass, the head at the end of the forward pass,
-the head's backward pass, the backward pass of the last layer (when all layers' checkpoints are still there) and of the first
-(when nearly all gradients are), that of the views, and the optimizer's step. What is always there comes on top: weights,
-optimizer, and for each process CUDA's context.
+Memory peaks in one of a few phases of the step: the vision tower's forward pass, lm_head's forward pass, lm_head's
+backward pass, the backward pass of the last decoder layer (all layers' checkpoints are still in memory) or of the first
+one (nearly all gradients exist), the backward pass of projector and adapter, or the optimizer step. The constant part
+is added: weights, optimizer states, DeepSpeed's buffers and the CUDA context of the process.
 """
 
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from senna.train.memory import activations as a
-from senna.train.memory.activations import Attention, Loss, Numbers, Trained, Work
+from senna.train.memory import activations
+from senna.train.memory.activations import FP32, Attention, Loss, Numbers, Trained, Work
 from senna.train.memory.model_shape import ModelShape
 
-Held = Literal["fp32", "bf16", "nf4", "nf4-single", "int8"]
-Moments = dict[str, dict[str, float]]
+WeightFormat = Literal["fp32", "bf16", "nf4", "nf4-single", "int8"]
+Phases = dict[str, dict[str, float]]
+"""Phase of the step -> part -> bytes of temporary memory."""
 
-BYTES_A_WEIGHT = {
+BYTES_PER_WEIGHT = {
     "fp32": 4.0,
     "bf16": 2.0,
     "int8": 1.0,
     "nf4-single": 1 / 2 + 4 / 64,
     "nf4": 1 / 2 + 1 / 64 + 4 / (64 * 256),
 }
-"""nf4: two weights a byte, a scale a block of 64 in fp32; with double quantisation a scale is a byte, and 256 of them share one
-in fp32 (QLoRA, arXiv 2305.14314, section 3). int8: a byte; its one fp32 scale a row is left out."""
+"""nf4 stores two weights in a byte and one fp32 scale per block of 64 weights. With double quantization ("nf4") a scale is one
+byte, and 256 scales share one fp32 number (QLoRA, arXiv 2305.14314, section 3). int8 also has one fp32 scale per row,
+which is neglected."""
 
 CONTEXT = 0.5e9
-"""CUDA's context, kernels and cuBLAS' workspace, in bytes: 0.3 to 0.6 GB by card and driver, before anything is computed."""
+"""Bytes of the CUDA context, kernels and cuBLAS workspace: 0.3 to 0.6 GB, depending on GPU and driver."""
 
-FRAGMENTS = 0.1
-"""Of what comes and goes within a step, the share that torch's caching allocator holds in pieces that fit nothing."""
+FRAGMENTATION = 0.1
+"""Share of the temporary memory that torch's caching allocator additionally holds in unusable fragments."""
 
 SUBGROUP = 10**9
-"""Weights that ZeRO-3 steps at a time: DeepSpeed's default of sub_group_size."""
+"""Number of weights that ZeRO-3 updates at a time (DeepSpeed's default of ``sub_group_size``)."""
 
 
 @dataclass(frozen=True)
 class Zero:
-    """DeepSpeed's ZeRO (arXiv 1910.02054); ``stage`` 0 is none."""
+    """DeepSpeed's ZeRO (arXiv 1910.02054); ``stage`` 0 means that it is not used."""
 
     stage: int = 0
     processes: int = 1
     offload_optimizer: bool = False
     offload_weights: bool = False
-    bucket: int | None = None  # reduce_bucket_size, in numbers; None: width squared, what transformers makes of "auto"
-    live: int = 10**9  # stage3_max_live_parameters: weights that may stay gathered
+    bucket_size: int | None = None  # reduce_bucket_size; None: hidden_size squared, as transformers resolves "auto"
+    max_live_weights: int = 10**9  # stage3_max_live_parameters: number of weights that may stay gathered
 
 
 @dataclass(frozen=True)
 class Setup:
-    """How a model is trained. The defaults are those of one process without DeepSpeed in bf16."""
+    """The training setup of one process. The defaults are those of one process without DeepSpeed in bf16."""
 
     work: Work
     trained: Trained
     numbers: Numbers
-    frozen: Held = "bf16"  # the LLM's Linears where they do not train
-    others: Literal["fp32", "bf16"] = "bf16"  # the tower, and of the LLM the rest where it does not train
-    moment: int = 4  # bytes of each of AdamW's two moments
-    master: bool = False  # the optimizer holds fp32 copies of what trains in 16 bits
-    gradient: int = 4  # bytes a trained weight
-    accumulates: bool = False  # gradients of earlier micro-batches are there already
+    frozen: WeightFormat = "bf16"  # the LLM's linear layers if they are frozen
+    others: Literal["fp32", "bf16"] = "bf16"  # the vision tower and the LLM's other frozen weights
+    adam_bytes: int = 4  # bytes per element of each of AdamW's two states
+    fp32_copies: bool = False  # the optimizer holds fp32 copies of trained 16-bit weights
+    gradient_bytes: int = 4  # bytes per trained weight
+    accumulates: bool = False  # gradients of earlier micro-batches exist during the forward pass
     checkpointing: bool = True
     attention: Attention = field(default_factory=Attention)
     liger: bool = False
@@ -71,185 +73,203 @@ class Setup:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes by part, at the peak. ``moment`` says when that is."""
+    """The predicted memory at the peak, in bytes per part, and the phase of the step in which the peak occurs."""
 
     parts: dict[str, float]
-    moment: str
+    peak_phase: str
 
     @property
     def total(self) -> float:
-        """What the card must have free, in bytes."""
+        """Bytes that must be free on the GPU."""
         return sum(self.parts.values())
 
     @property
     def allocated(self) -> float:
-        """What torch's allocator counts (torch.cuda.max_memory_allocated), in bytes: without context and fragments."""
+        """Bytes that torch's allocator counts (torch.cuda.max_memory_allocated): without CUDA context and fragmentation."""
         return self.total - self.parts.get("CUDA context", 0.0) - self.parts.get("fragmentation", 0.0)
 
 
-def trained_weights(g: ModelShape, setup: Setup) -> int:
-    """How many weights train."""
-    llm = {"adapters": 0, "full": g.llm_weights, "lora": g.lora_weights(setup.trained.rank, setup.trained.on)}
-    return llm[setup.trained.what] + g.adapter_weights
+def trained_weights(shape: ModelShape, setup: Setup) -> int:
+    """Return the number of trained weights."""
+    lora = shape.lora_weights(setup.trained.rank, setup.trained.on)
+    llm = {"adapters": 0, "full": shape.llm_weights, "lora": lora}
+    return llm[setup.trained.what] + shape.adapter_weights
 
 
-def weight_bytes(g: ModelShape, setup: Setup) -> float:
-    """All weights of the model, in bytes, as they are held when none is split over processes."""
-    others = BYTES_A_WEIGHT[setup.others]
-    tower = others * (g.tower.weights if g.tower else 0)
+def weight_bytes(shape: ModelShape, setup: Setup) -> float:
+    """Return the bytes of all weights when they are not partitioned over processes."""
+    others = BYTES_PER_WEIGHT[setup.others]
+    tower = others * (shape.tower.weights if shape.tower else 0)
     llm = 0.0
     if setup.trained.what != "full":
-        llm = BYTES_A_WEIGHT[setup.frozen] * g.linear_weights + others * g.other_weights
-    return tower + llm + setup.numbers.trained * trained_weights(g, setup)
+        llm = BYTES_PER_WEIGHT[setup.frozen] * shape.linear_weights + others * shape.other_weights
+    return tower + llm + setup.numbers.trained * trained_weights(shape, setup)
 
 
-def always_there(g: ModelShape, setup: Setup) -> dict[str, float]:
-    """Weights, optimizer and DeepSpeed's buffers, in bytes.
+def constant_memory(shape: ModelShape, setup: Setup) -> dict[str, float]:
+    """Return the bytes of weights, optimizer states and DeepSpeed's buffers, which exist during the complete step.
 
-    ZeRO splits over N processes: the optimizer from stage 1 on, gradients from 2 on, weights in 3, of which what is gathered
-    may stay up to a limit. A bucket of gradients fills while another is reduced.
+    ZeRO partitions the optimizer states from stage 1 on, the gradients from stage 2 on, and the weights in stage 3,
+    where gathered weights may stay in memory up to a limit. One gradient bucket is filled while another one is reduced.
     """
-    zero, count = setup.zero, trained_weights(g, setup)
-    share = zero.processes if zero.stage else 1
-    weights, gathered = weight_bytes(g, setup), 0.0
+    zero, count = setup.zero, trained_weights(shape, setup)
+    processes = zero.processes if zero.stage else 1
+    weights, gathered = weight_bytes(shape, setup), 0.0
     if zero.stage == 3:
-        if share > 1 or zero.offload_weights:
-            gathered = min(weights, 2.0 * zero.live)
-        weights = 0.0 if zero.offload_weights else weights / share
-    optimizer = 0.0 if zero.offload_optimizer else count * (2 * setup.moment + 4 * setup.master) / share
-    bucket = g.width**2 if zero.bucket is None else zero.bucket
+        if processes > 1 or zero.offload_weights:
+            gathered = min(weights, 2.0 * zero.max_live_weights)
+        weights = 0.0 if zero.offload_weights else weights / processes
+    state = 2 * setup.adam_bytes + FP32 * setup.fp32_copies
+    optimizer = 0.0 if zero.offload_optimizer else count * state / processes
+    bucket = shape.hidden_size**2 if zero.bucket_size is None else zero.bucket_size
     buckets = 2 * 2.0 * min(bucket, count) if zero.stage else 0.0
-    return {"weights": weights, "optimizer": optimizer, "DeepSpeed's buffers": gathered + buckets}
+    return {"weights": weights, "optimizer": optimizer, "DeepSpeed buffers": gathered + buckets}
 
 
 class Gradients(NamedTuple):
-    """Bytes of gradients on the card as a backward pass goes on."""
+    """Bytes of gradients on the GPU in successive phases of the backward pass."""
 
-    before: float  # of earlier micro-batches
-    of_head: float
-    nearly_all: float  # at the first layer's widest moment: of that layer only the last Linear has one
-    all: float
-    stepped: float  # all, and what the optimizer's step makes of them in fp32
-
-
-def gradients_of(g: ModelShape, setup: Setup) -> Gradients:
-    """ZeRO splits them from stage 2 on, and steps in fp32, in stage 3 a group at a time; offloaded, none stays on the card."""
-    zero, full, count = setup.zero, setup.trained.what == "full", trained_weights(g, setup)
-    split = zero.processes if zero.stage >= 2 else 1
-    a_weight = 0.0 if zero.offload_optimizer else setup.gradient / split
-    everything = a_weight * count
-    before = everything * setup.accumulates
-    of_head = a_weight * g.vocabulary * g.width * full  # and of the embedding, as large
-    of_first = a_weight * (g.linear_weights / g.layers - g.width * g.inner) * full
-    nearly_all = max(before, everything - of_head - of_first - a_weight * g.adapter_weights)
-    group = min(count / split, SUBGROUP) if zero.stage == 3 else count / split
-    in_fp32 = a.FP32 * group * setup.master * (not zero.offload_optimizer)
-    return Gradients(before, max(before, of_head), nearly_all, everything, everything + in_fp32)
+    accumulated: float  # of earlier micro-batches
+    head: float  # when the gradient of lm_head exists
+    nearly_all: float  # at the peak of the first layer: of its own gradients only that of the last linear layer exists
+    complete: float
+    in_step: float  # with the fp32 copies that the optimizer step makes
 
 
-def moments(g: ModelShape, setup: Setup) -> Moments:
-    """What comes and goes, in bytes by part, at each moment that may be the peak."""
-    work, numbers, trained = setup.work, setup.numbers, setup.trained
-    full, n, gradients = trained.what == "full", work.places, gradients_of(g, setup)
+def gradient_memory(shape: ModelShape, setup: Setup) -> Gradients:
+    """Return the bytes of gradients in successive phases.
 
-    one_kept = a.layer_kept(g, numbers, trained, setup.attention, work.tokens, setup.liger) * n
-    layer = a.layer_peak(g, numbers, trained, setup.attention, work.tokens, setup.liger) * n
-    layer += a.weight_work(g, numbers, trained, setup.accumulates)
-    mask = float(numbers.compute * n * work.tokens * setup.attention.masked)
-    checkpoint = numbers.stream * g.width * n * setup.checkpointing
-    kept = (checkpoint or one_kept) * g.layers + mask
-    # autocast's, of trained weights: of all till the forward pass ends, then of the layer that is computed again
-    copies = float(numbers.compute * trained_weights(g, setup) * numbers.casts)
-    a_layers_copies = copies / g.layers
+    ZeRO partitions gradients from stage 2 on. It updates in fp32, in stage 3 one group of weights at a time. With an
+    offloaded optimizer no gradients stay on the GPU.
+    """
+    zero, full, count = setup.zero, setup.trained.what == "full", trained_weights(shape, setup)
+    processes = zero.processes if zero.stage >= 2 else 1
+    per_weight = 0.0 if zero.offload_optimizer else setup.gradient_bytes / processes
+    complete = per_weight * count
+    accumulated = complete * setup.accumulates
+    head = per_weight * shape.vocab_size * shape.hidden_size * full  # the embedding is as large
+    down = shape.hidden_size * shape.intermediate_size
+    first_layer = per_weight * (shape.linear_weights / shape.num_layers - down) * full
+    nearly_all = max(accumulated, complete - head - first_layer - per_weight * shape.adapter_weights)
+    group = min(count / processes, SUBGROUP) if zero.stage == 3 else count / processes
+    fp32_copy = FP32 * group * setup.fp32_copies * (not zero.offload_optimizer)
+    return Gradients(accumulated, max(accumulated, head), nearly_all, complete, complete + fp32_copy)
 
-    head, head_backward = a.head_work(g, numbers, work.targets, full, setup.loss)
-    pixels = a.pixel_bytes(g, work.images)
-    held = int(BYTES_A_WEIGHT[setup.others])
-    stream = a.FP32 if numbers.casts and setup.cuda else held
-    tower = a.tower_work(g, held, stream, work.images, setup.attention.eager)
-    dequantised = 0.0 if setup.frozen in ("fp32", "bf16") or full else a.dequantised(g, numbers)
-    seen = {"projector and adapter": a.views_kept(g, numbers, work.images), "images": pixels}
-    again = {"one layer": layer, "quantisation buffers": dequantised}
-    found: Moments = {
-        "the tower's forward pass": {"vision tower": tower, "images": pixels},
-        "the end of the forward pass": {
-            "activations kept": kept,
-            "copies of trained weights": copies,
-            "logits": head,
-            **seen,
-        },
-        "the head's backward pass": {
-            "activations kept": kept,
-            "copies of trained weights": 0.0 if setup.checkpointing else copies,
-            "logits": head_backward,
-            **seen,
-        },
-        "the last layer's backward pass": {
-            "activations kept": kept if setup.checkpointing else kept - one_kept,
-            "copies of trained weights": a_layers_copies if setup.checkpointing else copies,
-            **again,
-            **seen,
-        },
-        "the first layer's backward pass": {
-            "activations kept": checkpoint + mask,
-            "copies of trained weights": a_layers_copies,
-            **again,
-            **seen,
-        },
-        "the views' backward pass": {
-            "projector and adapter": seen["projector and adapter"] + a.views_work(g, numbers, work.images),
+
+def phases(shape: ModelShape, setup: Setup) -> Phases:
+    """Return the bytes of temporary memory by part, for each phase of the step in which memory may peak."""
+    numbers, images, checkpointing = setup.numbers, setup.work.images, setup.checkpointing
+    n, full, gradients = setup.work.positions, setup.trained.what == "full", gradient_memory(shape, setup)
+
+    kind = (setup.attention, setup.work.tokens, setup.liger)
+    saved_per_layer = activations.layer_saved(shape, numbers, setup.trained, *kind) * n
+    layer = activations.layer_backward(shape, numbers, setup.trained, *kind) * n
+    layer += activations.weight_gradient(shape, numbers, setup.trained, setup.accumulates)
+    mask = float(numbers.compute * n * setup.work.tokens * setup.attention.masked)
+    checkpoint = numbers.stream * shape.hidden_size * n * checkpointing
+    saved = (checkpoint or saved_per_layer) * shape.num_layers + mask
+    # Autocast keeps its copies of trained weights until the forward pass ends; a recomputed layer makes its own again.
+    copies = float(numbers.compute * trained_weights(shape, setup) * numbers.casts)
+    layer_copies = copies / shape.num_layers
+
+    head, head_backward = activations.head_and_loss(shape, numbers, setup.work.targets, full, setup.loss)
+    pixels = activations.pixel_bytes(shape, images)
+    views = {"projector and adapter": activations.views_saved(shape, numbers, images), "images": pixels}
+    in_layer = {"one layer": layer, "dequantization buffers": _dequantized(shape, setup), **views}
+
+    def parts(saved: float, copies: float, **temporary: float) -> dict[str, float]:
+        return {"saved activations": saved, "copies of trained weights": copies, **temporary}
+
+    saved_at_last = saved if checkpointing else saved - saved_per_layer
+    temporary: Phases = {
+        "the vision tower's forward pass": {"vision tower": _tower(shape, setup), "images": pixels},
+        "lm_head's forward pass": parts(saved, copies, logits=head, **views),
+        "lm_head's backward pass": parts(saved, 0.0 if checkpointing else copies, logits=head_backward, **views),
+        "the last layer's backward pass": parts(saved_at_last, layer_copies if checkpointing else copies, **in_layer),
+        "the first layer's backward pass": parts(checkpoint + mask, layer_copies, **in_layer),
+        "the adapter's backward pass": {
+            "projector and adapter": views["projector and adapter"]
+            + activations.views_backward(shape, numbers, images),
             "images": pixels,
         },
-        "the optimizer's step": {},
+        "the optimizer step": {},
     }
-    before, of_head, nearly_all, everything, stepped = gradients
-    there = [before, before, before, of_head, nearly_all, everything, stepped]
-    return {name: {**parts, "gradients": size} for (name, parts), size in zip(found.items(), there, strict=True)}
+    before = gradients.accumulated
+    in_phase = [before, before, before, *gradients[1:]]
+    return {
+        phase: {**found, "gradients": size}
+        for (phase, found), size in zip(temporary.items(), in_phase, strict=True)
+    }  # fmt: skip
 
 
-def estimate(g: ModelShape, setup: Setup) -> Estimate:
-    """The peak of a training step, from the second on, when the optimizer's moments are there."""
-    return _at_the_peak(always_there(g, setup), moments(g, setup), setup.cuda)
+def _tower(shape: ModelShape, setup: Setup) -> float:
+    weight = int(BYTES_PER_WEIGHT[setup.others])
+    stream = FP32 if setup.numbers.casts and setup.cuda else weight
+    return activations.tower_forward(shape, weight, stream, setup.work.images, setup.attention.eager)
 
 
-def _at_the_peak(always: dict[str, float], found: Moments, cuda: bool) -> Estimate:
-    name = max(found, key=lambda moment: sum(found[moment].values()))
-    parts = {**always, **found[name]}
+def _dequantized(shape: ModelShape, setup: Setup) -> float:
+    is_quantized = setup.frozen not in ("fp32", "bf16") and setup.trained.what != "full"
+    return activations.dequantized(shape, setup.numbers) if is_quantized else 0.0
+
+
+def estimate(shape: ModelShape, setup: Setup) -> Estimate:
+    """Return the peak of a training step from the second step on, when the optimizer states exist."""
+    return _peak(constant_memory(shape, setup), phases(shape, setup), setup.cuda)
+
+
+def _peak(constant: dict[str, float], temporary: Phases, cuda: bool) -> Estimate:
+    phase = max(temporary, key=lambda name: sum(temporary[name].values()))
+    parts = {**constant, **temporary[phase]}
     if cuda:
-        passing = sum(found[name].values()) - found[name].get("gradients", 0.0)
-        parts |= {"CUDA context": CONTEXT, "fragmentation": FRAGMENTS * passing}
-    return Estimate({part: size for part, size in parts.items() if size}, name)
+        freed = sum(temporary[phase].values()) - temporary[phase].get("gradients", 0.0)
+        parts |= {"CUDA context": CONTEXT, "fragmentation": FRAGMENTATION * freed}
+    return Estimate({part: size for part, size in parts.items() if size}, phase)
 
 
 def estimate_generation(
-    g: ModelShape, held: Held, rows: int, prompt: int, new: int, images: int, logits: int = 1, compute: int = 2
+    shape: ModelShape,
+    weight_format: WeightFormat,
+    rows: int,
+    prompt: int,
+    new: int,
+    images: int,
+    logits: int = 1,
+    compute: int = 2,
 ) -> Estimate:
-    """The peak of generating text: ``rows`` prompts of ``prompt`` tokens, ``new`` more, ``images`` in the batch.
+    """Return the peak of text generation. The KV cache stays; a layer holds the residual stream, its norm and the MLP.
 
-    ``logits``: the head runs at so many places of each prompt (transformers until 4.45 ran it at all, and in fp32).
-    The keys and values of every layer stay; a layer works on the stream, its norm and the MLP's three.
+    Args:
+        weight_format: of the LLM's linear layers.
+        rows: number of prompts.
+        prompt: tokens of each prompt.
+        new: generated tokens of each row.
+        images: number of images in the batch.
+        logits: positions of each prompt at which lm_head runs (all of them before transformers 4.45, and in fp32).
+        compute: bytes per number.
     """
-    others = BYTES_A_WEIGHT["fp32" if compute == a.FP32 else "bf16"]
-    weights = BYTES_A_WEIGHT[held] * g.linear_weights + others * (g.other_weights + g.adapter_weights)
-    weights += others * (g.tower.weights if g.tower else 0)
-    cache = 2.0 * compute * rows * (prompt + new) * g.layers * g.kv_width
-    always = {"weights": weights, "keys and values": cache}
-    n = rows * prompt
-    buffers = 0.0 if held in ("fp32", "bf16") else a.dequantised(g, Numbers(compute, compute, compute))
-    found = {
-        "the tower's forward pass": {"vision tower": a.tower_work(g, compute, compute, images)},
-        "reading the prompt": {
-            "one layer": n * compute * (4 * g.width + 3 * g.inner),
-            "quantisation buffers": buffers,
+    others = BYTES_PER_WEIGHT["fp32" if compute == FP32 else "bf16"]
+    weights = BYTES_PER_WEIGHT[weight_format] * shape.linear_weights
+    weights += others * (shape.other_weights + shape.adapter_weights + (shape.tower.weights if shape.tower else 0))
+    cache = 2.0 * compute * rows * (prompt + new) * shape.num_layers * shape.kv_width
+    n, numbers = rows * prompt, Numbers(compute, compute, compute)
+    buffers = 0.0 if weight_format in ("fp32", "bf16") else activations.dequantized(shape, numbers)
+    temporary = {
+        "the vision tower's forward pass": {
+            "vision tower": activations.tower_forward(shape, compute, compute, images)
         },
-        "the head": {
-            "logits": rows * logits * g.vocabulary * (compute + a.FP32),
-            "one layer": 2 * n * compute * g.width,
+        "the prompt's forward pass": {
+            "one layer": n * compute * (4 * shape.hidden_size + 3 * shape.intermediate_size),
+            "dequantization buffers": buffers,
         },
-    }
-    return _at_the_peak(always, found, cuda=True)
+        "lm_head's forward pass": {
+            "logits": rows * logits * shape.vocab_size * (compute + FP32),
+            "one layer": 2 * n * compute * shape.hidden_size,
+        },
+    }  # fmt: skip
+    return _peak({"weights": weights, "KV cache": cache}, temporary, cuda=True)
 
 
 def gib(count: float) -> str:
-    """Bytes as cards are sold and nvidia-smi counts: "13.5 GiB"; small ones in MiB."""
+    """Return bytes as nvidia-smi counts them, for example "13.5 GiB"; in MiB below half a GiB."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**29 else f"{count / 2**20:.0f} MiB"

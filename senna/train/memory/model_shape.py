@@ -1,78 +1,81 @@
-"""Sizes of a model that its memory follows from, and how many weights its parts have. Plain numbers, no torch."""
+"""The dimensions of a model and the number of weights of its parts, which its memory follows from. Plain numbers, no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from senna.model.config import SennaConfig
 
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
-"""The Linears of a Llama layer."""
+"""The linear layers of a Llama decoder layer."""
 
 
 @dataclass(frozen=True)
 class Tower:
-    """A CLIP vision tower."""
+    """The dimensions of a CLIP vision tower; ``image_size`` and ``patch_size`` are in pixels."""
 
-    width: int
-    inner: int  # of its MLPs
-    heads: int
-    layers: int
-    layers_run: int  # up to the selected features
-    side: int  # pixels
-    patch: int  # pixels
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    num_layers: int
+    layers_run: int  # the layers up to the selected features; later ones are never run
+    image_size: int
+    patch_size: int
 
     @property
     def patches(self) -> int:
-        """Without the class token: 576 at 336/14."""
-        return (self.side // self.patch) ** 2
+        """Number of patches without the class token: 576 for 336-pixel images and 14-pixel patches."""
+        return (self.image_size // self.patch_size) ** 2
 
     @property
     def weights(self) -> int:
-        """Patch embedding, class token, positions, two outer norms; attention, MLP and two norms a layer, with biases."""
-        c, i = self.width, self.inner
-        embedding = 3 * self.patch**2 * c + c + (self.patches + 1) * c
-        layer = 4 * (c * c + c) + (c * i + i) + (i * c + c) + 4 * c
-        return embedding + 4 * c + self.layers * layer
+        """Number of weights: embeddings, two outer norms, and per layer attention, MLP and two norms, with biases."""
+        d, i = self.hidden_size, self.intermediate_size
+        embedding = 3 * self.patch_size**2 * d + d + (self.patches + 1) * d
+        layer = 4 * (d * d + d) + (d * i + i) + (i * d + d) + 4 * d
+        return embedding + 4 * d + self.num_layers * layer
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A Llama, and of Senna its tower and the tokens that a view becomes."""
+    """The dimensions of a Llama and, for a Senna model, of its vision tower and adapter.
 
-    width: int
-    inner: int  # of its MLPs
-    layers: int
-    heads: int
-    kv_heads: int
-    head_width: int
-    vocabulary: int
-    tied: bool = False  # the head is the embedding
+    ``view_tokens`` is the number of LLM tokens that one image becomes.
+    """
+
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    tied: bool = False  # lm_head shares the embedding's weights
     tower: Tower | None = None
     view_tokens: int = 0
 
     @classmethod
     def of(cls, config: SennaConfig) -> ModelShape:
-        """The sizes that a configuration says."""
-        vision = config.vision_config
+        """Return the dimensions that a configuration describes."""
+        vision = config.tower_config
         tower = Tower(
             vision.hidden_size,
             vision.intermediate_size,
             vision.num_attention_heads,
             vision.num_hidden_layers,
             config.vision_layers,
-            vision.image_size,
-            vision.patch_size,
+            config.image_side,
+            cast(int, vision.patch_size),
         )
         return cls(
             config.hidden_size,
             config.intermediate_size,
             config.num_hidden_layers,
             config.num_attention_heads,
-            config.num_key_value_heads,
-            config.head_dim,
+            cast(int, config.num_key_value_heads),
+            cast(int, config.head_dim),
             config.vocab_size,
             config.tie_word_embeddings,
             tower,
@@ -81,29 +84,29 @@ class ModelShape:
 
     @property
     def query_width(self) -> int:
-        return self.heads * self.head_width
+        return self.num_heads * self.head_dim
 
     @property
     def kv_width(self) -> int:
-        """Of the keys, and of the values."""
-        return self.kv_heads * self.head_width
+        """Width of the keys, which is also the width of the values."""
+        return self.num_kv_heads * self.head_dim
 
     @property
     def linear_shapes(self) -> dict[str, tuple[int, int]]:
-        """(in, out) of each Linear of a layer."""
-        d, q, kv, i = self.width, self.query_width, self.kv_width, self.inner
+        """(in_features, out_features) of each linear layer of a decoder layer."""
+        d, q, kv, i = self.hidden_size, self.query_width, self.kv_width, self.intermediate_size
         return {"q": (d, q), "k": (d, kv), "v": (d, kv), "o": (q, d), "gate": (d, i), "up": (d, i), "down": (i, d)}
 
     @property
     def linear_weights(self) -> int:
-        """Of all layers: what is quantised, and what LoRA stands beside."""
-        return self.layers * sum(a * b for a, b in self.linear_shapes.values())
+        """Number of weights in the linear layers of all decoder layers. These are quantized, and LoRA adapts them."""
+        return self.num_layers * sum(rows * columns for rows, columns in self.linear_shapes.values())
 
     @property
     def other_weights(self) -> int:
-        """Of the LLM: embedding, head and norms."""
-        embeddings = self.vocabulary * self.width * (1 if self.tied else 2)
-        return embeddings + (2 * self.layers + 1) * self.width
+        """Number of weights in the LLM's embedding, lm_head and norms."""
+        embeddings = self.vocab_size * self.hidden_size * (1 if self.tied else 2)
+        return embeddings + (2 * self.num_layers + 1) * self.hidden_size
 
     @property
     def llm_weights(self) -> int:
@@ -111,28 +114,31 @@ class ModelShape:
 
     @property
     def adapter_weights(self) -> int:
-        """Projector (two Linears) and driving vision adapter (three, over the tokens)."""
+        """Number of weights in the projector (two linear layers) and the driving vision adapter (three, over the tokens)."""
         if self.tower is None:
             return 0
-        d, k = self.width, self.view_tokens
-        projector = self.tower.width * d + d + d * d + d
+        d, k = self.hidden_size, self.view_tokens
+        projector = self.tower.hidden_size * d + d + d * d + d
         return projector + self.tower.patches * k + k + 2 * (k * k + k)
 
     def lora_weights(self, rank: int, on: tuple[str, ...] = LINEARS) -> int:
-        """A (rank x in) and B (out x rank) beside each of the Linears ``on`` (arXiv 2106.09685, section 4.1)."""
-        return self.layers * rank * sum(sum(self.linear_shapes[name]) for name in on)
+        """Return the number of LoRA weights: A (rank x in) and B (out x rank) for each linear layer named in ``on``.
+
+        The formula is from arXiv 2106.09685, section 4.1.
+        """
+        return self.num_layers * rank * sum(sum(self.linear_shapes[name]) for name in on)
 
 
 def published_config() -> SennaConfig:
-    """Of the published model, Vicuna-7B and CLIP ViT-L/14-336: what is judged where no model is named."""
+    """Return the configuration of the published model: Vicuna-7B and CLIP ViT-L/14-336."""
     from senna.model.config import SennaConfig
 
-    heads = {"num_attention_heads": 32, "num_key_value_heads": 32}
     return SennaConfig(
         hidden_size=4096,
         intermediate_size=11008,
         num_hidden_layers=32,
-        **heads,
+        num_attention_heads=32,
+        num_key_value_heads=32,
         vocab_size=32000,
         tie_word_embeddings=False,
     )

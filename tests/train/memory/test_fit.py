@@ -1,4 +1,4 @@
-"""From a run's arguments to a verdict, and to settings that fit."""
+"""The memory finding for a run's arguments, and the settings that it recommends."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from senna.doctor.findings import FAIL, OK, WARN
 from senna.doctor.verdict import memory_findings
 from senna.model.config import SennaConfig
 from senna.train.memory.estimate import estimate
-from senna.train.memory.fit import ERROR, choices, setup_of
+from senna.train.memory.fit import ERROR, choices, training_setup
 from senna.train.memory.model_shape import ModelShape
 from tests.conftest import REPOSITORY
 
@@ -18,24 +18,23 @@ CONFIG = SennaConfig(
     hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=32,
     vocab_size=32000, tie_word_embeddings=False,
 )  # fmt: skip
-SEVEN = ModelShape.of(CONFIG)
+SENNA_7B = ModelShape.of(CONFIG)
 
 
 def arguments(*files: str, **changes):
     words = [word for name in files for word in ("--config", str(REPOSITORY / "configs" / name))]
     words += [word for name, value in changes.items() for word in (f"--{name}", str(value))]
-    problems: list = []
-    args = parse([*words, "--output_dir", "out"], problems)
+    args, problems = parse([*words, "--output_dir", "out"])
     assert not problems
     return args
 
 
-def judged(args, card: float | None, gpus: int = 1):
-    return memory_findings(args, CONFIG, None if card is None else int(card * GIB), gpus)
+def check_memory(args, gib: float | None, gpus: int = 1):
+    return memory_findings(args, CONFIG, None if gib is None else int(gib * GIB), gpus)
 
 
 @pytest.mark.parametrize(
-    ("files", "card", "gpus", "level"),
+    ("files", "gib", "gpus", "level"),
     [
         (["stage1_pretrain.yaml"], 24, 1, OK),
         (["stage2_driving.yaml"], 24, 1, FAIL),
@@ -48,14 +47,14 @@ def judged(args, card: float | None, gpus: int = 1):
         (["stage3_planning.yaml", "qlora.yaml"], 16, 1, OK),
     ],
 )
-def test_the_recipes_are_judged_by_the_card(files, card, gpus, level):
-    [finding, *_], _ = judged(arguments(*files), card, gpus)
+def test_recipes_pass_or_fail_by_the_memory_of_the_gpu(files, gib, gpus, level):
+    [finding, *_], _ = check_memory(arguments(*files), gib, gpus)
     assert finding.level == level, finding
     assert bool(finding.remedy) == (level != OK)
 
 
 @pytest.mark.parametrize(
-    ("files", "card", "gpus"),
+    ("files", "gib", "gpus"),
     [
         (["stage1_pretrain.yaml"], 16.5, 1),
         (["stage2_driving.yaml"], 24, 1),
@@ -65,55 +64,54 @@ def test_the_recipes_are_judged_by_the_card(files, card, gpus, level):
         (["stage2_driving.yaml", "qlora.yaml"], 11, 1),
     ],
 )
-def test_what_is_advised_fits_with_the_errors_margin_and_keeps_the_global_batch(files, card, gpus):
+def test_recommended_settings_fit_with_the_margin_of_error_and_keep_the_global_batch(files, gib, gpus):
     args = arguments(*files)
-    found = choices(args, SEVEN, card * GIB, gpus)
+    found = choices(args, SENNA_7B, gib * GIB, gpus)
     assert found
     for choice in found:
-        assert choice.estimate.total * (1 + ERROR) <= card * GIB
+        assert choice.estimate.total * (1 + ERROR) <= gib * GIB
         assert choice.rows * choice.accumulation == args.per_device_train_batch_size * args.gradient_accumulation_steps
     scripts = {word for choice in found for word in choice.flags.split() if "/" in word}
     for script in scripts:
         assert Path(REPOSITORY / script.rpartition("=")[2]).is_file(), script
 
 
-def test_advice_for_the_command_line_is_what_was_estimated():
-    """The flags, given to the same files, make the run whose estimate stands beside them."""
+def test_recommended_flags_give_the_run_that_was_estimated():
     files = ["stage3_planning.yaml", "lora.yaml"]
-    [choice, *_] = choices(arguments(*files), SEVEN, 24 * GIB, 1)
+    [choice, *_] = choices(arguments(*files), SENNA_7B, 24 * GIB, 1)
     words = choice.flags.split()
     again = arguments(
         *files, **{flag.removeprefix("--"): value for flag, value in zip(words[::2], words[1::2], strict=True)}
     )
-    assert estimate(SEVEN, setup_of(again, SEVEN)) == choice.estimate
+    assert estimate(SENNA_7B, training_setup(again, SENNA_7B)) == choice.estimate
 
 
-def test_gradient_checkpointing_is_advised_where_it_was_off():
+def test_gradient_checkpointing_is_recommended_if_it_is_off():
     args = arguments("stage2_driving.yaml", "lora.yaml", gradient_checkpointing=False)
-    [finding], _ = judged(args, 32)
+    [finding], _ = check_memory(args, 32)
     assert finding.level == FAIL
     assert "--gradient_checkpointing True" in finding.remedy
 
 
-def test_offloading_says_what_it_takes_of_main_memory():
+def test_offloading_reports_the_main_memory_that_it_needs():
     zero = REPOSITORY / "configs/deepspeed/zero3_offload.json"
-    findings, _ = judged(arguments("stage2_driving.yaml", deepspeed=zero), 24)
+    findings, _ = check_memory(arguments("stage2_driving.yaml", deepspeed=zero), 24)
     assert [finding.level for finding in findings] == [OK, OK]
-    assert "113" in findings[1].says  # GiB: 16 bytes of 6,760 million trained weights, 2 of all that is frozen or not
+    # 16 bytes for each of 6,760 million trained weights, 2 bytes for each of all 7,042 million weights but the adapters
+    assert "113.8 GiB" in findings[1].message
 
 
-def test_the_chart_adds_up_and_names_the_card():
+def test_the_chart_shows_every_part_the_total_and_the_memory_of_the_gpu():
     args = arguments("stage2_driving.yaml", "qlora.yaml")
-    _, chart = judged(args, 24)
-    needed = estimate(SEVEN, setup_of(args, SEVEN))
-    assert f"in all{needed.total / GIB:>30.1f} GiB"[-9:] in chart
-    assert "of 24.0 GiB" in chart
+    _, chart = check_memory(args, 24)
+    needed = estimate(SENNA_7B, training_setup(args, SENNA_7B))
+    assert f"{needed.total / GIB:.1f} GiB  of 24.0 GiB" in chart
     assert all(part in chart for part in needed.parts)
     assert max(chart.splitlines(), key=lambda line: line.count("█")).split()[0] == "weights"
 
 
-def test_without_a_card_it_says_what_is_needed():
-    [finding], chart = judged(arguments("stage2_driving.yaml", "qlora.yaml"), None)
+def test_without_a_known_gpu_only_the_needed_memory_is_reported():
+    [finding], chart = check_memory(arguments("stage2_driving.yaml", "qlora.yaml"), None)
     assert finding.level == OK
-    assert "GiB of each card" in finding.says
-    assert "fits" not in chart
+    assert "GiB of each GPU" in finding.message
+    assert "fit" not in chart
