@@ -188,7 +188,7 @@ def _films(paths: "Mapping[Path, KeyFrame]", out: Path, form: str, fps: float) -
     """A film of each scene's pictures; one that is there and is of the same pictures stays."""
     from tqdm import tqdm
 
-    from senna.convert.shards import fingerprint
+    from senna.run_folder import fingerprint
     from senna.files import write_json
     from senna.visualize.film import make_film
     from senna.visualize.key_frames import file_name
