@@ -164,7 +164,7 @@ def _remaining_frames(source: Source, scenes: Sequence[Scene], shard: ShardWrite
 
 def _prepare(frame: Frame, split: str, captioner: Captioner, templates: Templates, images: Images) -> _PendingFrame:
     """Select the questions for the captioner: those that the tables do not answer and whose image exists."""
-    paths = dict(zip(VIEWS, frame.images, strict=True))
+    paths: dict[str, str] = dict(zip(VIEWS, frame.images, strict=True))
     exists = {view: images.has(path) for view, path in paths.items()}
     needs_images = captioner.name != ANNOTATIONS
     questions = questions_of(frame, templates)

@@ -188,7 +188,7 @@ def _spread(counts: Counter[int]) -> dict[str, float]:
     return {"mean": round(mean, 1), "median": quantiles[0.5], "p95": quantiles[0.95], "max": int(values[-1])}
 
 
-def pick(flags: Sequence[bool], count: int) -> list[int]:
+def pick(flags: Sequence[int], count: int) -> list[int]:
     """Return the indices of the frames to show: flagged frames first, then others, each evenly spread.
 
     Half of them are flagged frames; where there are fewer of either sort, the other sort fills up.
