@@ -152,7 +152,9 @@ def test_wrong_flags_are_reported_before_anything_is_written(convert, tmp_path, 
 def test_missing_images_are_counted_and_the_first_is_named(drawn_world, tmp_path, capsys):
     root, out = tmp_path / "nuscenes", tmp_path / "out"
     shutil.copytree(drawn_world, root)
-    removed = [path for camera in ("CAM_BACK", "CAM_FRONT") for path in sorted((root / "samples" / camera).iterdir())[2:]]
+    removed = [
+        path for camera in ("CAM_BACK", "CAM_FRONT") for path in sorted((root / "samples" / camera).iterdir())[2:]
+    ]
     for path in removed:
         path.unlink()
     flags = ["convert", "--nuscenes", str(root), "--version", "v1.0-mini", "--out", str(out)]
@@ -223,7 +225,9 @@ def kill_repeatedly(flags, seed, times=10):
                 break
         time.sleep(chance.uniform(0.02, 0.1))
         process.kill()
-        assert process.returncode == -signal.SIGKILL, "the run finished before it was killed, so the test proves nothing"
+        assert process.returncode == -signal.SIGKILL, (
+            "the run finished before it was killed, so the test proves nothing"
+        )
     result = Run(main, flags, REPOSITORY).result()
     assert result.returncode == 0, result.stderr
     return frames, result.stdout
