@@ -31,8 +31,15 @@ class Request:
 class Captioner(Protocol):
     """Answers questions about images."""
 
-    name: str  # in every record that it answers, and part of the cache's keys
-    window: int  # number of requests that keep it busy; callers should pass about as many at a time
+    @property
+    def name(self) -> str:
+        """The captioner's name, which is in every record that it answers and part of the cache's keys."""
+        ...
+
+    @property
+    def window(self) -> int:
+        """The number of requests that keep it busy; callers should pass about as many at a time."""
+        ...
 
     def answer(self, requests: Sequence[Request]) -> list[str]:
         """Return one text for each request, in order; "" where it has no answer. Raises SennaError where it fails."""
@@ -42,7 +49,10 @@ class Captioner(Protocol):
 class StreamingCaptioner(Captioner, Protocol):
     """A captioner that yields its answers one by one, so that earlier answers can be saved when a later one fails."""
 
-    settings: str  # whatever else determines its answers; part of the cache's keys
+    @property
+    def settings(self) -> str:
+        """The options that determine its answers, which are part of the cache's keys."""
+        ...
 
     def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, str]]:
         """Yield (index of the request, text) in any order, each index once. Raises SennaError where it fails."""

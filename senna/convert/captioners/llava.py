@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from senna.convert.captioners import PRECISIONS, Request, in_order
 from senna.errors import DataError, SennaError, UsageError
@@ -255,7 +255,7 @@ class LlavaCaptioner:
             raise self._cannot_open(error) from error
 
     @cached_property
-    def _model(self):
+    def _model(self) -> Any:  # a LlavaNextForConditionalGeneration, whose stubs lack `generate`
         import torch
         from transformers import LlavaNextForConditionalGeneration
 

@@ -141,7 +141,7 @@ class OpenAICaptioner:
         about: str = "",
     ) -> Reply:
         """Send a request, with retries, and return what ``read`` makes of the reply."""
-        policy, failure = self._retry, ""
+        policy, failure, attempt = self._retry, "", 0
         for attempt in range(1, policy.attempts + 1):
             try:
                 return read(self._send(endpoint, body, about))
@@ -256,11 +256,10 @@ def _address(server: str | None) -> str:
     text = text.rstrip("/").removesuffix("/chat/completions")
     try:
         parts = urlsplit(text)
-        is_valid = parts.scheme in ("http", "https") and parts.hostname and not parts.query
         _ = parts.port  # raises ValueError where it is not a number
     except ValueError:
-        is_valid = False
-    if not is_valid:
+        parts = None
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
         raise UsageError(f"--server {server} is not an address", remedy=_EXAMPLE)
     return text if parts.path else f"{text}/v1"
 
