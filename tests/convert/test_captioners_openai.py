@@ -187,9 +187,10 @@ def test_retry_after_header_is_respected(ask_for):
 
 
 def test_permanent_failure_names_image_and_reason_and_keeps_other_answers(ask_for):
-    requests = ask_for(3)
+    requests, all_received = ask_for(3), threading.Barrier(3)
 
     def behave(question, attempt):
+        all_received.wait(10)
         return ("status", 400, "the image is too large") if question.endswith("1") else ("slow", 0.2)
 
     got = []
