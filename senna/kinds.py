@@ -1,8 +1,8 @@
-"""The registry of question kinds: one entry holds everything that the project must know about a kind.
+"""The registry of question kinds. One entry has everything that the project needs to know about a kind.
 
-A new kind needs an entry here (or a call of ``register`` elsewhere), a section in the file of templates and a scorer. A
-function of an upper layer is named as ``"module:function"`` and imported when it is first used, so that this module
-imports nothing from upper layers.
+A new kind needs one entry here (or a call of ``register`` elsewhere), one section in the file of templates and one scorer.
+Functions of upper layers are given as ``"module:function"`` and imported on first use, so that this module imports nothing
+above it.
 """
 
 import re
@@ -19,41 +19,45 @@ TRAFFIC_LIGHTS = ("Red", "Yellow", "Green", "None")
 """The answers to a traffic-light question."""
 
 PLAN = "plan"
-"""The kind of the question for the driving decision."""
-
 OTHER = "other"
-"""The kind of a record whose answers have none of the known forms."""
+"""The kind of a record whose answers have no known form."""
 
 Reference = str | Callable[..., Any]
-"""A function, or "module:function"."""
+"""A function, or its name as "module:function"."""
 
 
 class Slots(NamedTuple):
-    """The slots of a template: ``needed`` must occur in it, and only ``known`` may."""
+    """The slots of a template: those that it must use, and all that it may use."""
 
     needed: frozenset[str]
     known: frozenset[str]
 
 
 def slots(needed: str = "", optional: str = "") -> Slots:
-    """Return the `Slots` of a template from names separated by blanks."""
+    """Return the `Slots` of a template. Names are separated by blanks."""
     return Slots(frozenset(needed.split()), frozenset((*needed.split(), *optional.split())))
 
 
 @dataclass(frozen=True)
 class CaptionRules:
-    """The checks of a captioner's answer to a kind of question.
+    """Rules for a captioner's answers to a kind of question.
 
     Attributes:
-        words: the only valid answers; empty if the answer is free text.
-        shortest, longest: limits of a free text, in words.
+        words: the only valid answers; empty where the answer is free text.
+        shortest, longest: minimum and maximum length of a free text, in words.
         hint: a sentence that is added to the question when the first answer was not usable.
+        simplify: cleaned answer -> the one of ``words`` that it means, None where that is unclear. Default: compare the
+            answer with ``words``, ignoring case and punctuation.
+        compose: (`senna.convert.facts.Frame`, view) -> answer of the captioner `annotations`, composed from the tables;
+            None where they cannot give it.
     """
 
     words: tuple[str, ...] = ()
     shortest: int = 1
     longest: int = 250
     hint: str = "Answer in two or three short, complete sentences, and say nothing twice."
+    simplify: Reference | None = None
+    compose: Reference | None = None
 
 
 @dataclass(frozen=True)
@@ -62,18 +66,19 @@ class QuestionKind:
 
     Attributes:
         name: the value of ``kind`` in a record.
-        title: the name on pages.
+        title: the name that pages show.
         stage: the training stage that uses it, 2 or 3.
         ask: (`senna.convert.facts.Frame`, templates) -> iterable of `senna.convert.questions.Question`.
-        template: key -> slots of the kind's section in the file of templates.
-        parse: answer text -> value; None if the text has no valid form.
+        template: key -> slots, for the kind's section in the file of templates.
+        parse: answer text -> value, None where the text has no valid form.
         score: (ground truth values, predicted values, `senna.evaluate.metrics.bootstrap.Scenes`) -> figures of metrics.json;
-            None if the kind has metrics of its own (the plan).
-        recognize: returns whether all answers of a record without ``kind`` have the form of this kind; None if the answers
-            have no form of their own.
-        caption: rules for a captioner's answers; None if the tables give the answer.
+            None where the kind has its own metrics (the plan).
+        recognize: answers of a record without ``kind`` -> whether they have the form of this kind; None where the form
+            does not show the kind.
+        caption: rules for a captioner's answers; None where the tables give the answer.
+        labels: answer text -> the labels that the quality report counts; None where the answer is free text.
         per_view: whether there is a question for each view.
-        metric_note: a sentence of explanation beside the kind's figures.
+        metric_note: a sentence about the metrics that the report shows below them.
     """
 
     name: str
@@ -85,6 +90,7 @@ class QuestionKind:
     score: Reference | None = None
     recognize: Callable[[Sequence[str]], bool] | None = None
     caption: CaptionRules | None = None
+    labels: Callable[[str], list[str]] | None = None
     per_view: bool = False
     metric_note: str = field(default="", compare=False)
 
@@ -98,15 +104,15 @@ def resolve(reference: Reference) -> Callable[..., Any]:
 
 
 def parse_traffic_light(text: str) -> int | None:
-    """Return the index in ``TRAFFIC_LIGHTS`` of a one-word answer; None for any other text."""
+    """Return the index in ``TRAFFIC_LIGHTS`` of a one-word answer; None for any other answer."""
     found = _LIGHT.fullmatch(text)
     return TRAFFIC_LIGHTS.index(found[1].capitalize()) if found else None
 
 
 def parse_motion(text: str) -> dict[int, MetaAction | None] | None:
-    """Return object number -> meta-action of the lines "Object 3: KEEP, STRAIGHT"; None if there is no such line.
+    """Return object number -> meta-action of the lines "Object 3: KEEP, STRAIGHT"; None where there is no such line.
 
-    The meta-action is None if the line has another form, or if the object has two lines.
+    The meta-action is None where the line has no valid one, or where the object has two lines.
     """
     found = [line for line in map(_OBJECT.fullmatch, text.splitlines()) if line]
     times = Counter(int(line[1]) for line in found)
@@ -115,13 +121,21 @@ def parse_motion(text: str) -> dict[int, MetaAction | None] | None:
 
 
 def parse_text(text: str) -> str | None:
-    """Return a free text without surrounding blanks; None if it is empty."""
+    """Return a free text without surrounding blanks; None where it is empty."""
     return text.strip() or None
 
 
 _LIGHT = re.compile(rf"\W*({'|'.join(TRAFFIC_LIGHTS)})\W*", re.IGNORECASE)
 _BARE_LIGHT = re.compile(rf"\s*(?:{'|'.join(TRAFFIC_LIGHTS)})\.?\s*", re.IGNORECASE)
 _OBJECT = re.compile(r"\s*object\s+(\d+)\s*:(.*)", re.IGNORECASE)
+
+
+def _single_label(answer: str) -> list[str]:
+    return [answer.strip()]
+
+
+def _motion_labels(answer: str) -> list[str]:
+    return [line.split(":", 1)[1].strip() for line in answer.splitlines() if ":" in line]
 
 
 def _is_plan(answers: Sequence[str]) -> bool:
@@ -142,9 +156,9 @@ _KINDS: dict[str, QuestionKind] = {}
 
 
 def register(kind: QuestionKind) -> QuestionKind:
-    """Add a kind to the registry. Raises UsageError if its name is taken or its stage is neither 2 nor 3."""
+    """Add a kind to the registry. Raises UsageError where its name is taken or its stage is neither 2 nor 3."""
     if kind.name in _KINDS or kind.name == OTHER:
-        raise UsageError(f"question kind {kind.name!r} is already registered", remedy="give the new kind another name")
+        raise UsageError(f"question kind {kind.name!r} is registered already", remedy="give the new kind another name")
     if kind.stage not in (2, 3):
         raise UsageError(f"question kind {kind.name!r} has stage {kind.stage}", remedy="use stage 2 or 3")
     _KINDS[kind.name] = kind
@@ -162,25 +176,27 @@ def all_kinds() -> tuple[QuestionKind, ...]:
 
 
 def kind_named(name: str) -> QuestionKind | None:
-    """Return the registered kind of that name; None for a name that only records of other sources use."""
+    """Return the kind of that name; None where it is not registered, as in records from other sources."""
     return _KINDS.get(name)
 
 
 def stage_of(name: str) -> int:
-    """Return the training stage that uses records of a kind: 2 for kinds that are not registered."""
+    """Return the training stage that uses records of a kind; kinds that are not registered belong to stage 2."""
     kind = _KINDS.get(name)
     return 2 if kind is None else kind.stage
 
 
 def recognize(answers: Iterable[str]) -> str:
-    """Return the kind whose form all answers of a record have; ``OTHER`` if there is no such kind."""
+    """Return the name of the kind whose form all answers of a record have, ``OTHER`` where there is none."""
     texts = list(answers)
     if not any(text.strip() for text in texts):
         return OTHER
-    return next((kind.name for kind in _KINDS.values() if kind.recognize and kind.recognize(texts)), OTHER)
+    known = sorted(_KINDS.values(), key=lambda kind: kind.name != PLAN)  # the plan is tested first
+    return next((kind.name for kind in known if kind.recognize and kind.recognize(texts)), OTHER)
 
 
 _QUESTIONS = "senna.convert.questions"
+_ANNOTATIONS = "senna.convert.captioners.annotations"
 _SCORES = "senna.evaluate.metrics"
 
 register(
@@ -209,6 +225,7 @@ register(
         parse=parse_motion,
         score=f"{_SCORES}.text:score_motion",
         recognize=_is_motion,
+        labels=_motion_labels,
         per_view=True,
     )
 )
@@ -223,8 +240,11 @@ register(
         score=f"{_SCORES}.text:score_traffic_lights",
         recognize=_is_traffic_light,
         caption=CaptionRules(
-            words=TRAFFIC_LIGHTS, hint="Answer with exactly one word out of Red, Green, Yellow and None."
+            words=TRAFFIC_LIGHTS,
+            hint="Answer with exactly one word out of Red, Green, Yellow and None.",
+            simplify="senna.convert.caption_checks:light_word",
         ),
+        labels=_single_label,
         metric_note="Invalid answers are none of the four words; they count as wrong.",
     )
 )
@@ -237,7 +257,7 @@ register(
         template={"question": slots("view")},
         parse=parse_text,
         score=f"{_SCORES}.captions:score_captions",
-        caption=CaptionRules(shortest=4),
+        caption=CaptionRules(shortest=4, compose=f"{_ANNOTATIONS}:describe"),
         per_view=True,
     )
 )
@@ -250,7 +270,11 @@ register(
         template={"question": slots("plan", "command speed")},
         parse=parse_text,
         score=f"{_SCORES}.captions:score_captions",
-        caption=CaptionRules(shortest=4, hint="Answer in one or two short, complete sentences, and say nothing twice."),
+        caption=CaptionRules(
+            shortest=4,
+            hint="Answer in one or two short, complete sentences, and say nothing twice.",
+            compose=f"{_ANNOTATIONS}:explain_plan",
+        ),
     )
 )
 register(
@@ -262,5 +286,6 @@ register(
         template={"question": slots("", "command speed")},
         parse=parse_meta_action,
         recognize=_is_plan,
+        labels=_single_label,
     )
 )

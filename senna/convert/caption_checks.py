@@ -1,4 +1,7 @@
-"""Whether an answer of a captioner can be used, what it comes down to, and asking again where it cannot."""
+"""Clean and check the answers of captioners, and ask again where an answer cannot be used.
+
+The rules for each kind of question are in its `senna.kinds.CaptionRules`.
+"""
 
 import re
 from collections import Counter
@@ -6,28 +9,26 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from senna.convert.captioners import Captioner, Request
+from senna.convert.captioners import ANNOTATIONS, Captioner, Request
+from senna.kinds import TRAFFIC_LIGHTS, CaptionRules, kind_named, resolve
 
-LIGHTS = ("Red", "Green", "Yellow", "None")
-LENGTHS = {"description": (4, 250), "explanation": (4, 250)}
-"""Fewest and most words of an answer, by kind."""
-
-_OTHER_LENGTHS = (1, 250)
-_REPEATED_WORDS, _REPEATED_TIMES, _LONGEST_PERIOD = 8, 3, 40
+_REPEATED_WORDS, _REPEATED_TIMES, _MAX_PERIOD = 8, 3, 40
 _ENDS = re.compile(r"[.!?。！？][\"'”’)\]*]*\Z")
 _REFUSAL = re.compile(
     r"\b(?:as an ai\b|(?:i'm|i am) (?:sorry|unable)|i (?:cannot|can't) (?:see|view|assist|help|provide|determine|answer))",
     re.I,
 )
-_THOUGHTS = re.compile(r"<think>.*?(?:</think>|\Z)", re.S)
-_MARKS = re.compile(r"<\|[^|<>]{1,40}\|>|</?s>|<image>|<(?:unk|pad)>|\[/?INST\]", re.I)
-_SPEAKER = re.compile(r"\A\s*(?:assistant|answer|gpt)\s*:\s*", re.I)
+_REASONING = re.compile(r"<think>.*?(?:</think>|\Z)", re.S)
+_PROMPT_TOKENS = re.compile(r"<\|[^|<>]{1,40}\|>|</?s>|<image>|<(?:unk|pad)>|\[/?INST\]", re.I)
+_ROLE = re.compile(r"\A\s*(?:assistant|answer|gpt)\s*:\s*", re.I)
 
-_RGB = r"(?:red|green|yellow|amber|orange)"
+_RED, _YELLOW, _GREEN, _NONE = TRAFFIC_LIGHTS
+_SYNONYMS = {"amber": _YELLOW, "orange": _YELLOW}
+_RGB = f"(?:{'|'.join([*(light.lower() for light in (_RED, _GREEN, _YELLOW)), *_SYNONYMS])})"
 _COLOUR = rf"(?P<colour>{_RGB})"
 _LAMP = r"(?:light|signal)s?\b"
 _LIGHT = rf"\b{_LAMP}"
-_ELSEWHERE = re.compile(  # colours that are not a traffic light's
+_OTHER_COLOURS = re.compile(  # colours of other lights and objects
     rf"\b(?:brake|tail|rear|turn|head|hazard|street)[ -]?{_LAMP}(?:\W+(?:is|are|glow\w*|lit|in))*(?:\W+{_RGB}\b)?"
     rf"|\b{_RGB} (?:\w+ )?(?:cars?|trucks?|vans?|bus(?:es)?|vehicles?|suvs?|sedans?|taxis?|trees?|signs?|buildings?"
     r"|jackets?|shirts?|cones?)\b",
@@ -40,72 +41,65 @@ _SHOWN = (
     re.compile(rf"{_LIGHT}\W+(?:(?!not\b|no\b)\w+\W+){{0,7}}?{_COLOUR}\b", re.I),
     re.compile(rf"\b{_COLOUR} (?:traffic )?{_LIGHT}", re.I),
 )
-_DARK = re.compile(
+_NO_LIGHT = re.compile(
     r"\A\W*none\W*\Z|\A\W*no\W*\Z"
     rf"|\b(?:none|no|without)\W+(?:of the |any |visible |clear )*(?:traffic )?{_LIGHT}"
     rf"|(?:\bnot|n['’]t|\bcannot)\W+(?:\w+\W+){{0,2}}?(?:an?|any|the)\W+(?:visible )?(?:traffic )?{_LIGHT}"
     rf"|{_LIGHT} (?:is|are)(?: not|n['’]t) (?:visible|present|shown|seen)",
     re.I,
 )
-_SAME = {"amber": "Yellow", "orange": "Yellow"}
-
-HINTS = {
-    "traffic_light": "Answer with exactly one word out of Red, Green, Yellow and None.",
-    "description": "Answer in two or three short, complete sentences, and say nothing twice.",
-    "explanation": "Answer in one or two short, complete sentences, and say nothing twice.",
-}
-"""What is added to a question whose first answer could not be used; greedy decoding would only say the same again."""
 
 
 @dataclass(frozen=True)
 class Caption:
-    """A cleaned answer and what is still wrong with it (nothing, for most)."""
+    """A cleaned answer and the problems that remain, usually none."""
 
     text: str
     problems: tuple[str, ...] = ()
 
 
 def clean(kind: str, text: str) -> str:
-    """The answer without a model's thoughts, prompt marks and stray blanks; a traffic light's as one word of ``LIGHTS``.
+    """Return an answer without reasoning, prompt tokens and extra blanks; for a kind with fixed answers, the fixed answer.
 
-    An answer about a light that can be read in two ways, or not at all, stays as it is: ``check`` tells it.
+    An answer that means none of the fixed answers, or several, stays as it is, and ``check`` reports it.
     """
-    text = _SPEAKER.sub("", _MARKS.sub(" ", _THOUGHTS.sub(" ", text)))
+    text = _ROLE.sub("", _PROMPT_TOKENS.sub(" ", _REASONING.sub(" ", text)))
     text = re.sub(r"\s+", " ", text).strip()
-    return (_light(text) or text) if kind == "traffic_light" else text
+    rules = _rules(kind)
+    return (_fixed_answer(rules, text) or text) if rules.words else text
 
 
 def check(kind: str, text: str) -> list[str]:
-    """What is wrong with a cleaned answer, each as a few words; empty where it can be used."""
+    """Return the problems of a cleaned answer, a few words for each; empty where the answer can be used."""
     if not text:
         return ["empty"]
-    if kind == "traffic_light":
-        return [] if text in LIGHTS else ["no traffic light word"]
-    fewest, most = LENGTHS.get(kind, _OTHER_LENGTHS)
+    rules = _rules(kind)
+    if rules.words:
+        return [] if text in rules.words else [f"no {kind.replace('_', ' ')} word"]
     count = len(text.split())
     found = {
-        "too short": count < fewest,
-        "too long": count > most,
+        "too short": count < rules.shortest,
+        "too long": count > rules.longest,
         "repeats itself": repeats(text),
         "cut off": not _ENDS.search(text),
         "refuses": bool(_REFUSAL.search(text)),
     }
-    return [problem for problem, wrong in found.items() if wrong]
+    return [problem for problem, is_present in found.items() if is_present]
 
 
 def repeats(text: str) -> bool:
-    """Whether a text is caught in a loop.
+    """Return whether a text is caught in a repetition loop.
 
-    That is: a run of words, at least eight in all, that is one phrase three times over; a sentence of four words or more
-    that occurs three times; or, for writing without blanks, a short string ten times over.
+    A loop is a phrase three times in a row, with at least eight words in total; a sentence of at least four words that
+    occurs three times; or, for scripts without blanks, a short string ten times in a row.
     """
     words = [word for word in re.findall(r"\w+", text.lower()) if not word.isdigit()]  # numbers count up in a loop
     pairs = Counter(pairwise(words))
-    loops = max(pairs.values(), default=0) >= _REPEATED_TIMES  # in a loop some two words follow each other that often
-    for period in range(1, min(_LONGEST_PERIOD, len(words) // _REPEATED_TIMES) + 1) if loops else ():
+    may_loop = max(pairs.values(), default=0) >= _REPEATED_TIMES  # a loop contains some pair of words that often
+    for period in range(1, min(_MAX_PERIOD, len(words) // _REPEATED_TIMES) + 1) if may_loop else ():
         run, needed = 0, max(_REPEATED_TIMES * period, _REPEATED_WORDS) - period
-        for one, other in zip(words, words[period:], strict=False):
-            run = run + 1 if one == other else 0
+        for word, later in zip(words, words[period:], strict=False):
+            run = run + 1 if word == later else 0
             if run >= needed:
                 return True
     sentences = [tuple(re.findall(r"[^\W\d]+", part.lower())) for part in re.split(r"[.!?\n]", text)]
@@ -116,40 +110,57 @@ def repeats(text: str) -> bool:
 
 
 def ask(captioner: Captioner, requests: Sequence[Request], retries: int = 1) -> list[Caption]:
-    """A caption for each request, in their order: cleaned, checked, and asked again (``retries`` times, with ``HINTS``).
+    """Return a cleaned and checked caption for each request, in order.
 
-    Of several answers the one with the fewest problems stands. An empty text, by which a captioner says that it cannot
-    tell, is asked again too, except of ``annotations``, which has no second thoughts. Raises SennaError as it does.
+    A question whose answer has problems is asked again, up to ``retries`` times, with the hint of its ``CaptionRules``:
+    greedy decoding would repeat its answer to the same question. The answer with the fewest problems is kept. An empty
+    answer is a problem too. ``annotations`` is never asked again.
+
+    Raises:
+        SennaError: the captioner failed.
     """
-    captions = [_judged(request, text) for request, text in zip(requests, captioner.answer(requests), strict=True)]
-    for _ in range(retries if captioner.name != "annotations" else 0):
-        again = [place for place, caption in enumerate(captions) if caption.problems]
-        hinted = [replace(requests[place], question=_hinted(requests[place])) for place in again]
-        for place, request, text in zip(again, hinted, captioner.answer(hinted) if hinted else [], strict=True):
-            captions[place] = min(captions[place], _judged(request, text), key=lambda caption: len(caption.problems))
+    captions = [_checked(request, text) for request, text in zip(requests, captioner.answer(requests), strict=True)]
+    for _ in range(retries if captioner.name != ANNOTATIONS else 0):
+        again = [index for index, caption in enumerate(captions) if caption.problems]
+        hinted = [replace(requests[index], question=_hinted(requests[index])) for index in again]
+        for index, request, text in zip(again, hinted, captioner.answer(hinted) if hinted else [], strict=True):
+            captions[index] = min(captions[index], _checked(request, text), key=lambda caption: len(caption.problems))
     return captions
 
 
+def light_word(text: str) -> str | None:
+    """Return the word of ``TRAFFIC_LIGHTS`` that a sentence means, None where it means none of them or several."""
+    text = _OTHER_COLOURS.sub(" ", text)
+    alone = _ALONE.fullmatch(text)
+    matches = [alone] if alone else [match for pattern in _SHOWN for match in pattern.finditer(text)]
+    shown, named = _colours(matches), _colours(re.finditer(rf"\b{_COLOUR}\b", text, re.I))
+    if _NO_LIGHT.search(text):
+        shown.add(_NONE)
+    return next(iter(shown)) if len(shown) == 1 and named <= shown else None
+
+
+def _rules(kind: str) -> CaptionRules:
+    registered = kind_named(kind)
+    return (registered and registered.caption) or CaptionRules()
+
+
+def _fixed_answer(rules: CaptionRules, text: str) -> str | None:
+    """Return the one of ``rules.words`` that a text means, None where that is unclear."""
+    if rules.simplify is not None:
+        return resolve(rules.simplify)(text)
+    bare = text.strip(" .!*\"'").lower()
+    return next((word for word in rules.words if word.lower() == bare), None)
+
+
 def _hinted(request: Request) -> str:
-    return f"{request.question}\n{HINTS.get(request.kind, HINTS['description'])}"
+    return f"{request.question}\n{_rules(request.kind).hint}"
 
 
-def _judged(request: Request, text: str) -> Caption:
+def _checked(request: Request, text: str) -> Caption:
     text = clean(request.kind, text)
     return Caption(text, tuple(check(request.kind, text)))
 
 
-def _light(text: str) -> str | None:
-    """The word of ``LIGHTS`` that a sentence says, None where it says none or two."""
-    text = _ELSEWHERE.sub(" ", text)
-    alone = _ALONE.fullmatch(text)
-    shown = [alone] if alone else [found for pattern in _SHOWN for found in pattern.finditer(text)]
-    said, named = _colours(shown), _colours(re.finditer(rf"\b{_COLOUR}\b", text, re.I))
-    if _DARK.search(text):
-        said.add("None")
-    return next(iter(said)) if len(said) == 1 and named <= said else None
-
-
 def _colours(matches: Iterable[re.Match[str]]) -> set[str]:
-    colours = (found["colour"].lower() for found in matches)
-    return {_SAME.get(colour, colour.capitalize()) for colour in colours}
+    colours = (match["colour"].lower() for match in matches)
+    return {_SYNONYMS.get(colour, colour.capitalize()) for colour in colours}

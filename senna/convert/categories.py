@@ -1,4 +1,4 @@
-"""nuScenes' categories: the word that a question uses for each, and what moves by itself."""
+"""The categories of nuScenes: the word that questions use for each category, and its group of road users."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ class Category(NamedTuple):
 
 
 _CATEGORIES = {
-    "animal": Category("animal", "pedestrian"),  # it walks; `is_vulnerable` leaves it out
+    "animal": Category("animal", "pedestrian"),  # moves like a pedestrian; `is_vulnerable` excludes it
     "human.pedestrian.adult": Category("pedestrian", "pedestrian"),
     "human.pedestrian.child": Category("child", "pedestrian"),
     "human.pedestrian.construction_worker": Category("construction worker", "pedestrian"),
@@ -19,7 +19,7 @@ _CATEGORIES = {
     "human.pedestrian.police_officer": Category("police officer", "pedestrian"),
     "human.pedestrian.stroller": Category("stroller", "pedestrian"),
     "human.pedestrian.wheelchair": Category("wheelchair user", "pedestrian"),
-    "movable_object.barrier": Category("barrier", "static"),  # movable by somebody, not by itself
+    "movable_object.barrier": Category("barrier", "static"),  # "movable" here means by a person
     "movable_object.debris": Category("debris", "static"),
     "movable_object.pushable_pullable": Category("pushed object", "static"),
     "movable_object.trafficcone": Category("traffic cone", "static"),
@@ -38,7 +38,7 @@ _CATEGORIES = {
 
 
 def category_of(name: str) -> Category:
-    """What a category's own name ("vehicle.bus.rigid") means; one that nuScenes does not have goes by its first word."""
+    """Return the category of a nuScenes name ("vehicle.bus.rigid"). The first word of an unknown name gives the group."""
     if name in _CATEGORIES:
         return _CATEGORIES[name]
     root, _, rest = name.partition(".")
@@ -47,5 +47,5 @@ def category_of(name: str) -> Category:
 
 
 def is_vulnerable(category: str, group: str) -> bool:
-    """Whether it is a road user that a car must mind most: whoever walks or rides, animals aside."""
+    """Return whether an object is a vulnerable road user: a pedestrian or a cyclist, but not an animal."""
     return group in ("pedestrian", "cyclist") and category != "animal"

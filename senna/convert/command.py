@@ -1,4 +1,4 @@
-"""`senna convert`: nuScenes to QA records."""
+"""`senna convert`: convert nuScenes to QA records."""
 
 import json
 import os
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from senna.convert.pipeline import Source
     from senna.templates import Templates
 
-WORK = ".convert"  # in OUT: what the run is, and its frames until they are joined
+WORK = ".convert"  # the work folder in OUT: the settings of the run, and its frames until the shards are joined
 FORMS = ("jsonl", "json")
 
 
@@ -24,77 +24,92 @@ FORMS = ("jsonl", "json")
 class ConvertArguments:
     """Flags of `senna convert`."""
 
-    nuscenes: str = flag("nuScenes' folder, with samples/ and v1.0-trainval/ or the like")
-    out: str = flag("the folder to make")
-    version: str = flag("the tables' version: v1.0-trainval, v1.0-mini or v1.0-test", "v1.0-trainval")
+    nuscenes: str = flag("nuScenes' folder, with samples/ and v1.0-trainval/ or another version")
+    out: str = flag("the output folder")
+    version: str = flag("version of the tables: v1.0-trainval, v1.0-mini or v1.0-test", "v1.0-trainval")
     canbus: str | None = flag(
-        "the folder that holds can_bus/; without, the data set's own, or else speeds from poses", None
+        "the folder that contains can_bus/ (default: can_bus/ of NUSCENES; without one, speeds come from poses)", None
     )
     captioner: str = flag(
-        "who answers what the tables do not say: annotations (no model), llava or openai", "annotations"
+        "what answers the questions that the tables do not answer: annotations (no model), llava or openai",
+        "annotations",
     )
-    captioner_model: str | None = flag("llava: folder or hub name; openai: the server's name of its model", None)
-    captioner_batch: str = flag("llava: pictures at once; auto halves itself when memory runs out", "auto")
+    captioner_model: str | None = flag("llava: folder or hub name; openai: the server's name for its model", None)
+    captioner_batch: str = flag("llava: requests in a batch; auto halves it when memory runs out", "auto")
     captioner_quantization: str = flag("llava: nf4, int8, bf16, fp16 or fp32", "nf4")
-    captioner_max_tokens: int = flag("the longest answer of a model", 256)
+    captioner_max_tokens: int = flag("maximum length of a model's answer in tokens", 256)
     server: str | None = flag(
-        "openai: the server's address, as http://localhost:8000/v1; its key in OPENAI_API_KEY", None
+        "openai: the server's address, for example http://localhost:8000/v1; its key is read from OPENAI_API_KEY", None
     )
-    concurrency: int = flag("openai: requests under way at the same time", 16)
+    concurrency: int = flag("openai: number of simultaneous requests", 16)
     captions_cache: str | None = flag(
-        "where a model's answers are kept, so that none is asked twice (OUT/captions.sqlite)", None
+        "file that stores a model's answers, so that no question is asked twice (default: OUT/captions.sqlite)", None
     )
-    limit: int | None = flag("the first frames only", None)
+    limit: int | None = flag("convert only the first LIMIT frames", None)
     shard: str = flag(
-        "I/N: the I-th of N shards, from 1; N processes share one OUT, and the last to end joins them", "1/1"
+        "I/N: convert the I-th of N shards, counted from 1; the processes share one OUT, and the last one joins the shards",
+        "1/1",
     )
-    prompts: str | None = flag("another file of texts, of the form of senna/templates.yaml", None)
-    compat: str | None = flag("original: the published order of images, navigation command and STOP speed", None)
+    prompts: str | None = flag("another file of question and answer texts, in the format of senna/templates.yaml", None)
+    compat: str | None = flag("original: published order of images, navigation command and STOP speed", None)
     format: str = flag("jsonl, or json for the published list", "jsonl")
-    name: str = flag("how the names of the record files begin", "senna_nusc")
-    allow_missing_images: bool = flag("go on where image files are missing, and count them", False)
+    name: str = flag("prefix of the names of the record files", "senna_nusc")
+    allow_missing_images: bool = flag("continue where image files are missing, and count them", False)
 
 
 def main(argv: list[str]) -> int:
-    """Entry point of `senna convert`. Returns the exit code."""
+    """Run `senna convert` and return the exit code."""
     args = parse_flags(
         ConvertArguments,
         argv,
         "senna convert",
-        "Turn nuScenes into questions and answers: OUT/senna_nusc_train.jsonl, OUT/senna_nusc_val.jsonl, and on their "
-        "quality OUT/quality.json and OUT/quality.html. A run that was stopped goes on where it stood when the same command "
-        "is given again: no finished frame is lost, none is made twice.",
+        "Convert nuScenes to questions and answers: OUT/senna_nusc_train.jsonl and OUT/senna_nusc_val.jsonl, with a quality "
+        "report in OUT/quality.json and OUT/quality.html. To resume an interrupted run, give the same command again: no "
+        "finished frame is lost or converted twice.",
     )
     return run(args)
 
 
 def run(args: ConvertArguments) -> int:
-    """Convert as told. Raises SennaError."""
-    from senna.convert.frames import COMPATS
+    """Convert a data set and return the exit code. Raises SennaError."""
+    from senna.convert.join import is_joined
     from senna.convert.nuscenes_tables import scenes_of
-    from senna.convert.shards import compare, parse_shard
+    from senna.convert.shards import parse_shard
+    from senna.run_folder import RUN_FILE, check_same_run, read_settings
     from senna.templates import load_templates
 
-    if args.limit is not None and args.limit < 1:
-        raise UsageError(f"--limit {args.limit}: at least 1")
-    if args.format not in FORMS:
-        raise UsageError(f"--format {args.format}: one of {', '.join(FORMS)}")
-    if not args.name or Path(args.name).name != args.name:
-        raise UsageError(f"--name {args.name}: the beginning of a file's name, without a folder")
-    if args.compat not in (None, *COMPATS):
-        raise UsageError(f"--compat {args.compat}: one of {', '.join(COMPATS)}")
-    if args.version == "v1.0-test" and args.captioner == "annotations":
-        raise UsageError("v1.0-test has no annotations to write answers from; ask a model: --captioner llava or openai")
+    _check_flags(args)
     _, shards = parse_shard(args.shard)
     templates = load_templates(args.prompts)
     out, splits = Path(args.out), scenes_of(args.nuscenes, args.version)
     captioner = _captioner(args, out)
     settings = _settings(args, captioner, shards, templates)
-    compare(out / WORK, settings)
-    if _joined(out / WORK):
-        print(f"{out} is complete; delete {out / WORK} and the files beside it to make it anew")
+    check_same_run(out, read_settings(out / WORK / RUN_FILE), settings, remedy=_start_again(out))
+    if is_joined(out / WORK):
+        print(f"{out} is complete; to convert again, delete {out / WORK} and the files beside it")
         return 0
     return _convert(args, splits, settings, captioner, templates)
+
+
+def _check_flags(args: ConvertArguments) -> None:
+    from senna.convert.frames import COMPATS
+
+    if args.limit is not None and args.limit < 1:
+        raise UsageError(f"--limit {args.limit} is too small", remedy="give at least 1")
+    if args.format not in FORMS:
+        raise UsageError(f"--format {args.format} is unknown", remedy=f"use one of {', '.join(FORMS)}")
+    if not args.name or Path(args.name).name != args.name:
+        raise UsageError(f"--name {args.name} is not a file name", remedy="give a file name prefix without a folder")
+    if args.compat not in (None, *COMPATS):
+        raise UsageError(f"--compat {args.compat} is unknown", remedy=f"use one of {', '.join(COMPATS)}")
+    if args.version == "v1.0-test" and args.captioner == "annotations":
+        raise UsageError(
+            "v1.0-test has no annotations to compose answers from", remedy="use a model: --captioner llava or openai"
+        )
+
+
+def _start_again(out: Path) -> str:
+    return f"give another --out, or delete {out / WORK} and the files beside it to start again"
 
 
 def _convert(
@@ -107,43 +122,43 @@ def _convert(
     from senna.convert.can_bus import can_bus_folder
     from senna.convert.frames import load_tables
     from senna.convert.pipeline import Images, Source, check_images, convert_part
-    from senna.convert.shards import claim, parse_shard, plan_scenes, shard_of
+    from senna.convert.shards import parse_shard, plan_scenes, shard_of
+    from senna.run_folder import claim
 
     root, out = Path(args.nuscenes), Path(args.out)
     shard, shards = parse_shard(args.shard)
     can_bus = can_bus_folder(Path(args.canbus) if args.canbus else None, root)
-    _refuse_strange_files(out, args)
+    _refuse_foreign_files(out, args)
     tables = load_tables(root, args.version)
     source, images = Source(tables, can_bus, args.compat), Images(root)
     scenes = shard_of(plan_scenes(tables, splits, args.limit), shard, shards)
     if not args.allow_missing_images:
         check_images(source, scenes, images)
-    claim(out / WORK, settings)
+    claim(out / WORK, settings, remedy=_start_again(out), where=out)
     total = sum(scene.frames for scene in scenes)
-    print(
-        f"{total} frames of {len(scenes)} scenes{f', shard {shard} of {shards}' if shards > 1 else ''} -> {out}",
-        flush=True,
-    )
-    parts = [out / WORK / f"shard-{one}-of-{shards}" for one in range(1, shards + 1)]
-    convert_part(source, scenes, parts[shard - 1], captioner, templates, images)
-    return _finish(args, source, captioner, parts)
+    which = f", shard {shard} of {shards}" if shards > 1 else ""
+    print(f"{total} frames of {len(scenes)} scenes{which} -> {out}", flush=True)
+    folders = [out / WORK / f"shard-{number}-of-{shards}" for number in range(1, shards + 1)]
+    convert_part(source, scenes, folders[shard - 1], captioner, templates, images)
+    return _finish(args, source, captioner, folders)
 
 
-def _finish(args: ConvertArguments, source: "Source", captioner: "Captioner", parts: list[Path]) -> int:
-    from senna.convert.join import clear, join, report
+def _finish(args: ConvertArguments, source: "Source", captioner: "Captioner", shards: list[Path]) -> int:
+    """Join the shards where all are complete, and print a summary."""
+    from senna.convert.join import clear, is_joined, join, report
     from senna.convert.journal import is_finished
 
     out = Path(args.out)
-    with _alone(out / WORK):
-        if _joined(out / WORK):
-            return 0  # another shard ended at the same moment, and did it
-        if waiting := [part.name for part in parts if not is_finished(part)]:
-            print(f"this shard is complete; the files come when these are too: {', '.join(waiting)}")
+    with _lock(out / WORK):
+        if is_joined(out / WORK):
+            return 0  # another process finished its shard at the same time and has joined all shards
+        if unfinished := [shard.name for shard in shards if not is_finished(shard)]:
+            print(f"this shard is complete; the files are written when these are complete too: {', '.join(unfinished)}")
             return 0
-        made = join(parts, out, args.name, args.format)
-        counts = report(parts, out, source, f"captions by {captioner.name}")
-        clear(out / WORK, parts)
-    for split, path in made.items():
+        files = join(shards, out, args.name, args.format)
+        counts = report(shards, out, source, f"captions by {captioner.name}")
+        clear(out / WORK, shards)
+    for split, path in files.items():
         print(f"{path}  {counts['frames'][split]} frames, {counts['records'][split]} records")
     missing = f", {counts['missing_images']} image files missing" if counts["missing_images"] else ""
     print(f"{out / 'quality.html'}  {counts['frames_flagged']} frames flagged{missing}")
@@ -156,7 +171,7 @@ def _captioner(args: ConvertArguments, out: Path) -> "Captioner":
     batch: str | int = args.captioner_batch
     if batch != "auto":
         if not batch.isdecimal() or int(batch) < 1:
-            raise UsageError(f"--captioner-batch {batch}: auto, or a number of pictures")
+            raise UsageError(f"--captioner-batch {batch} is not a batch size", remedy="give auto or a number from 1")
         batch = int(batch)
     return make_captioner(
         args.captioner,
@@ -171,8 +186,8 @@ def _captioner(args: ConvertArguments, out: Path) -> "Captioner":
 
 
 def _settings(args: ConvertArguments, captioner: "Captioner", shards: int, templates: "Templates") -> dict[str, Any]:
-    """What makes a run's records what they are: one that goes on must have the same."""
-    from senna.convert.shards import fingerprint
+    """Return everything that determines the records of a run; a resumed run must have the same settings."""
+    from senna.run_folder import fingerprint
 
     root = Path(args.nuscenes) / args.version
     tables = [(root / name).read_bytes() for name in ("scene.json", "sample.json") if (root / name).is_file()]
@@ -191,25 +206,21 @@ def _settings(args: ConvertArguments, captioner: "Captioner", shards: int, templ
     }
 
 
-def _joined(work: Path) -> bool:
-    from senna.convert.shards import JOINED
-
-    return (work / JOINED).is_file()
-
-
-def _refuse_strange_files(out: Path, args: ConvertArguments) -> None:
+def _refuse_foreign_files(out: Path, args: ConvertArguments) -> None:
+    """Raise UsageError where OUT has a record file but no work folder, so that no run here can have written it."""
     from senna.convert.shards import SPLITS, output_path
 
     for path in (output_path(out, args.name, split, args.format) for split in SPLITS):
         if path.exists() and not (out / WORK).is_dir():
             raise UsageError(
-                f"{path} is there already, and not from a run that can go on; give another --out or move it"
+                f"{path} exists already and belongs to no run that could be resumed",
+                remedy="give another --out, or move the file",
             )
 
 
 @contextmanager
-def _alone(work: Path) -> Iterator[None]:
-    """Wait until no other shard joins."""
+def _lock(work: Path) -> Iterator[None]:
+    """Wait until no other process is joining the shards, and keep others from doing so."""
     import fcntl
 
     lock = os.open(work / "lock", os.O_WRONLY | os.O_CREAT, 0o666)

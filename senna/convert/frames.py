@@ -1,4 +1,4 @@
-"""nuScenes -> facts: what every key frame is, in numbers. Scene by scene, each scene's tables and CAN file read once.
+"""Compute the facts of every key frame from nuScenes' tables, scene by scene; each scene's CAN bus file is read once.
 
 Letters: S key frames of a scene, A annotations of a scene, T steps of 0.5 s.
 """
@@ -31,8 +31,8 @@ __all__ = ["COMPATS", "frames_of", "load_tables", "read_frames", "scenes_of"]
 COMPATS = ("original",)
 _CHANNELS = tuple(f"CAM_{view.upper().replace(' ', '_')}" for view in VIEWS)
 _LIDAR = "LIDAR_TOP"
-_PAST_STEPS, _MOST_PAST = 3, 1.6  # steps and seconds that an object's speed may look back over a gap
-_LEAST_BASE = 0.02  # seconds between two poses of one key frame that tell a speed
+_PAST_STEPS, _MAX_PAST = 3, 1.6  # steps and seconds that an object's speed may look back over missing annotations
+_MIN_ELAPSED = 0.02  # seconds between two poses of one key frame from which a speed can be computed
 
 Indices = NDArray[np.int64]
 
@@ -44,19 +44,19 @@ def read_frames(
     scenes: Iterable[str] | None = None,
     compat: str | None = None,
 ) -> Iterator[Frame]:
-    """The key frames of a data set, scene by scene, in time.
+    """Yield the key frames of a data set, scene by scene, ordered by time.
 
     Args:
-        canbus: the folder that holds can_bus/ (or is it); without it the data set's own can_bus/ where there is one.
-        scenes: names, read in this order; all without.
-        compat: "original" for the published navigation command, order of images and one STOP speed.
+        canbus: the folder that contains can_bus/, or can_bus/ itself; default: can_bus/ of the data set, where it exists.
+        scenes: names of scenes, read in this order; default: all scenes.
+        compat: "original" for the published navigation command, order of images and single STOP speed.
 
     Raises:
-        UsageError: at once, for a data set, scene, folder or compat that is not there.
-        DataError: while reading, for tables that do not hold together.
+        UsageError: immediately, for an unknown data set, scene, folder or compat.
+        DataError: while reading, for inconsistent tables.
     """
     if compat is not None and compat not in COMPATS:
-        raise UsageError(f"there is no --compat {compat}; it is one of {', '.join(COMPATS)}")
+        raise UsageError(f"--compat {compat} is unknown", remedy=f"use one of {', '.join(COMPATS)}")
     folder = can_bus_folder(Path(canbus) if canbus else None, Path(dataroot))
     return frames_of(load_tables(dataroot, version), folder, scenes, compat)
 
@@ -64,7 +64,7 @@ def read_frames(
 def frames_of(
     tables: "NuScenes", can_bus: Path | None = None, scenes: Iterable[str] | None = None, compat: str | None = None
 ) -> Iterator[Frame]:
-    """``read_frames`` of tables that are loaded already; ``can_bus`` is the folder of the ``scene-0001_pose.json``."""
+    """Yield the same as ``read_frames`` from loaded tables; ``can_bus`` is the folder of ``scene-0001_pose.json``."""
     chosen = chosen_scenes(tables, None if scenes is None else list(scenes))
     return _frames_of(tables, can_bus, chosen, compat)
 
@@ -79,27 +79,29 @@ def _frames_of(
     lights = traffic_lights(tables)
     for scene in scenes:
         try:
-            drive = _read_drive(tables, scene)
-            boxes = _read_boxes([by_sample.get(sample["token"], []) for sample in drive.samples])
+            poses = _read_poses(tables, scene)
+            boxes = _read_boxes([by_sample.get(sample["token"], []) for sample in poses.samples])
         except (KeyError, ValueError, TypeError) as error:
             raise DataError(
-                f"{tables.table_root}: {scene['name']} ({scene['token']}) cannot be read: {type(error).__name__}: "
-                f"{error}; the tables do not hold together, unpack them anew"
+                f"{scene['name']} ({scene['token']}) cannot be read, the tables are inconsistent: {type(error).__name__}: "
+                f"{error}",
+                remedy="unpack the tables again",
+                file=tables.table_root,
             ) from error
-        for frame in _frames_of_scene(scene, drive, boxes, can_bus, annotated, compat):
+        for frame in _frames_of_scene(scene, poses, boxes, can_bus, annotated, compat):
             yield replace(frame, light=lights[frame.token]) if frame.token in lights else frame
 
 
 @dataclass(frozen=True)
-class _Drive:
-    """The ego's way through a scene."""
+class _Poses:
+    """The key frames of a scene and the poses of the ego vehicle's lidar."""
 
     samples: list[dict[str, Any]]  # S
-    images: list[tuple[str, ...]]  # S of six
+    images: list[tuple[str, ...]]  # S tuples of six paths
     times: Array  # (S,) microseconds
     origins: Array  # (S, 3) of the lidar, global
-    turns: Array  # (S, 3, 3) lidar to global
-    speeds: Array  # (S,) m/s from the past poses, NaN where there are none
+    to_global: Array  # (S, 3, 3) rotations from lidar to global
+    speeds: Array  # (S,) m/s from past poses, NaN where there are none
 
 
 @dataclass(frozen=True)
@@ -108,54 +110,54 @@ class _Boxes:
 
     tokens: list[str]
     categories: list[str]
-    sample: Indices  # (A,) which of the S
-    instance: Indices  # (A,)
+    sample: Indices  # (A,) index of the key frame, below S
+    instance: Indices  # (A,) numbers of the objects, from 0
     positions: Array  # (A, 3) global
     directions: Array  # (A, 2) global, of length 1
-    seen: NDArray[np.bool_]  # (A,) it has a lidar or radar point
+    seen: NDArray[np.bool_]  # (A,) whether it has a lidar or radar point
 
 
-def _read_drive(tables: "NuScenes", scene: dict[str, Any]) -> _Drive:
+def _read_poses(tables: "NuScenes", scene: dict[str, Any]) -> _Poses:
     samples, token = [], scene["first_sample_token"]
     while token:
         samples.append(tables.get("sample", token))
         token = samples[-1]["next"]
-    sensors = []  # of each key frame: the lidar, then six cameras
+    sensors = []  # for each key frame: the lidar, then six cameras
     for sample in samples:
         if missing := [channel for channel in (_LIDAR, *_CHANNELS) if channel not in sample["data"]]:
-            raise ValueError(f"its key frame {sample['token']} has no {', '.join(missing)}")
+            raise ValueError(f"key frame {sample['token']} has no {', '.join(missing)}")
         sensors.append([tables.get("sample_data", sample["data"][channel]) for channel in (_LIDAR, *_CHANNELS)])
     poses = [[tables.get("ego_pose", sensor["ego_pose_token"]) for sensor in row] for row in sensors]
     mounts = [tables.get("calibrated_sensor", row[0]["calibrated_sensor_token"]) for row in sensors]
-    to_global = rotations([row[0]["rotation"] for row in poses])  # (S, 3, 3)
-    places = np.array([[pose["translation"] for pose in row] for row in poses], dtype=np.float64)  # (S, 7, 3)
-    clocks = np.array([[sensor["timestamp"] for sensor in row] for row in sensors], dtype=np.float64)  # (S, 7)
+    ego_to_global = rotations([row[0]["rotation"] for row in poses])  # (S, 3, 3)
+    positions = np.array([[pose["translation"] for pose in row] for row in poses], dtype=np.float64)  # (S, 7, 3)
+    times = np.array([[sensor["timestamp"] for sensor in row] for row in sensors], dtype=np.float64)  # (S, 7)
     offsets = np.array([mount["translation"] for mount in mounts], dtype=np.float64)  # (S, 3)
-    return _Drive(
+    return _Poses(
         samples,
         [tuple(sensor["filename"] for sensor in row[1:]) for row in sensors],
         np.array([sample["timestamp"] for sample in samples], dtype=np.float64),
-        places[:, 0] + np.einsum("sij,sj->si", to_global, offsets),
-        to_global @ rotations([mount["rotation"] for mount in mounts]),
-        _past_speeds(places[..., :2], clocks),
+        positions[:, 0] + np.einsum("sij,sj->si", ego_to_global, offsets),
+        ego_to_global @ rotations([mount["rotation"] for mount in mounts]),
+        _past_speeds(positions[..., :2], times),
     )
 
 
-def _past_speeds(places: Array, clocks: Array) -> Array:
-    """The ego's speed at each lidar sweep from what came before it alone.
+def _past_speeds(positions: Array, times: Array) -> Array:
+    """Return the ego vehicle's speed (S,) at each lidar sweep, computed from earlier poses only.
 
-    That is its way since the key frame before. The first has none: there, since the cameras of a key frame fire up to
-    50 ms before its lidar, its way since the first of them.
+    The speed is the distance from the previous key frame over the elapsed time. The first key frame has no previous one;
+    its cameras are triggered up to 50 ms before its lidar, and the distance from the earliest camera's pose is used.
 
     Args:
-        places: (S, 7, 2) global, at the lidar's sweep and the six pictures.
-        clocks: (S, 7) microseconds.
+        positions: (S, 7, 2) global positions at the times of the lidar and the six cameras.
+        times: (S, 7) microseconds.
     """
-    now, then = places[:, 0], np.concatenate([places[:1, 0], places[:-1, 0]])
-    elapsed = np.diff(clocks[:, 0], prepend=np.nan) / 1e6
-    first_camera = int(clocks[0].argmin())
-    then[0], elapsed[0] = places[0, first_camera], (clocks[0, 0] - clocks[0, first_camera]) / 1e6
-    known = elapsed >= _LEAST_BASE
+    now, then = positions[:, 0], np.concatenate([positions[:1, 0], positions[:-1, 0]])
+    elapsed = np.diff(times[:, 0], prepend=np.nan) / 1e6
+    first_camera = int(times[0].argmin())
+    then[0], elapsed[0] = positions[0, first_camera], (times[0, 0] - times[0, first_camera]) / 1e6
+    known = elapsed >= _MIN_ELAPSED
     return np.where(known, np.linalg.norm(now - then, axis=1) / np.where(known, elapsed, 1.0), np.nan)
 
 
@@ -179,89 +181,91 @@ def _read_boxes(by_frame: Sequence[list[dict[str, Any]]]) -> _Boxes:
 
 
 def _frames_of_scene(
-    scene: dict[str, Any], drive: _Drive, boxes: _Boxes, can_bus: Path | None, annotated: bool, compat: str | None
+    scene: dict[str, Any], poses: _Poses, boxes: _Boxes, can_bus: Path | None, annotated: bool, compat: str | None
 ) -> Iterator[Frame]:
-    speeds = drive.speeds
+    speeds = poses.speeds
     if can_bus is not None:
-        measured = can_bus_speeds(can_bus, scene["name"], drive.times)
+        measured = can_bus_speeds(can_bus, scene["name"], poses.times)
         speeds = np.where(np.isnan(measured), speeds, measured)
-    future, ends = _way_ahead(drive)
+    future, ends = _future_positions(poses)
     if not annotated:
         future[:] = np.nan
     command = published_command_to if compat else command_to
     commands = [command(x, y) for x, y in ends.tolist()]
     plans = label_trajectories(future)
-    agents = _agents_of_scene(drive, boxes, compat)
-    for step, (sample, speed) in enumerate(zip(drive.samples, speeds.tolist(), strict=True)):
+    agents = _agents_of_scene(poses, boxes, compat)
+    for step, (sample, speed) in enumerate(zip(poses.samples, speeds.tolist(), strict=True)):
         yield Frame(
             token=sample["token"], prev=sample["prev"], next=sample["next"], scene=scene["name"],
-            scene_token=scene["token"], timestamp=sample["timestamp"], images=drive.images[step],
+            scene_token=scene["token"], timestamp=sample["timestamp"], images=poses.images[step],
             description=scene["description"], speed=speed, command=commands[step], future=future[step],
             plan=plans[step], agents=agents[step], annotated=annotated, compat=compat,
         )  # fmt: skip
 
 
-def _way_ahead(drive: _Drive) -> tuple[Array, Array]:
-    """(S, 6, 2) where the lidar will be, NaN past the scene's end, and (S, 2) where it is 6 s on or at the end."""
-    count = len(drive.samples)
+def _future_positions(poses: _Poses) -> tuple[Array, Array]:
+    """Return the lidar's future, (S, 6, 2), NaN past the scene's end, and its position after 6 s or at the end, (S, 2)."""
+    count = len(poses.samples)
     steps = np.arange(count)[:, None] + np.arange(1, COMMAND_STEPS + 1)  # (S, 12)
-    ahead = into_frames(drive.origins[np.minimum(steps, count - 1)], drive.origins, drive.turns)  # (S, 12, 2)
+    ahead = into_frames(poses.origins[np.minimum(steps, count - 1)], poses.origins, poses.to_global)  # (S, 12, 2)
     future = np.where((steps < count)[:, :FUTURE_STEPS, None], ahead[:, :FUTURE_STEPS], np.nan)
     return future, ahead[:, -1]
 
 
-def _agents_of_scene(drive: _Drive, boxes: _Boxes, compat: str | None) -> list[tuple[Agent, ...]]:
-    """S tuples of the agents that somebody could see."""
+def _agents_of_scene(poses: _Poses, boxes: _Boxes, compat: str | None) -> list[tuple[Agent, ...]]:
+    """Return S tuples of the agents with a lidar or radar point."""
     chosen = np.flatnonzero(boxes.seen)  # (K,)
     sample = boxes.sample[chosen]
     positions = boxes.positions[chosen]
-    places = into_frames(positions[:, None], drive.origins[sample], drive.turns[sample])[:, 0]  # (K, 2)
-    where = _where(boxes, len(drive.samples))
-    future = into_own_frames(_positions_ahead(boxes, where, chosen), positions[:, :2], boxes.directions[chosen])
+    local = into_frames(positions[:, None], poses.origins[sample], poses.to_global[sample])[:, 0]  # (K, 2)
+    rows = _annotation_rows(boxes, len(poses.samples))
+    future = into_own_frames(_future_annotations(boxes, rows, chosen), positions[:, :2], boxes.directions[chosen])
     names = [boxes.categories[index] for index in chosen.tolist()]
     categories = {name: category_of(name) for name in set(names)}
-    walks = np.array([categories[name].group == "pedestrian" for name in names], dtype=bool)
-    stop = STOP_SPEED if compat else np.where(walks, PEDESTRIAN_STOP_SPEED, STOP_SPEED)
-    xs, ys = places[:, 0].tolist(), places[:, 1].tolist()
-    columns = (  # in the order of Agent's fields
+    is_pedestrian = np.array([categories[name].group == "pedestrian" for name in names], dtype=bool)
+    stop = STOP_SPEED if compat else np.where(is_pedestrian, PEDESTRIAN_STOP_SPEED, STOP_SPEED)
+    xs, ys = local[:, 0].tolist(), local[:, 1].tolist()
+    columns = (  # in the order of the fields of Agent
         [boxes.tokens[index] for index in chosen.tolist()],
         names,
         [categories[name].name for name in names],
         [categories[name].group for name in names],
         xs,
         ys,
-        _speeds_now(drive.times, boxes, where, chosen).tolist(),
+        _agent_speeds(poses.times, boxes, rows, chosen).tolist(),
         list(map(view_of, xs, ys)),
         list(future),
         label_trajectories(future, stop),
     )
     agents = list(map(Agent._make, zip(*columns, strict=True)))
-    bounds = np.searchsorted(sample, np.arange(len(drive.samples) + 1)).tolist()
+    bounds = np.searchsorted(sample, np.arange(len(poses.samples) + 1)).tolist()
     return [tuple(agents[start:stop]) for start, stop in pairwise(bounds)]
 
 
-def _where(boxes: _Boxes, count: int) -> Indices:
-    """(instances, 3 + S + 6) which annotation is of an instance in a key frame, -1 where it has none; the first and last
-    columns are before and after the scene."""
-    where = np.full((int(boxes.instance.max(initial=-1)) + 1, _PAST_STEPS + count + FUTURE_STEPS), -1, dtype=np.int64)
-    where[boxes.instance, _PAST_STEPS + boxes.sample] = np.arange(len(boxes.instance))
-    return where
+def _annotation_rows(boxes: _Boxes, count: int) -> Indices:
+    """Return the annotation index of each instance in each key frame, (instances, 3 + S + 6), -1 where it has none.
+
+    The first 3 and last 6 columns stand for steps before and after the scene, so that lookups need no bounds checks.
+    """
+    rows = np.full((int(boxes.instance.max(initial=-1)) + 1, _PAST_STEPS + count + FUTURE_STEPS), -1, dtype=np.int64)
+    rows[boxes.instance, _PAST_STEPS + boxes.sample] = np.arange(len(boxes.instance))
+    return rows
 
 
-def _positions_ahead(boxes: _Boxes, where: Indices, chosen: Indices) -> Array:
-    """(K, 6, 2) where the chosen will be, global, NaN where they are not annotated."""
+def _future_annotations(boxes: _Boxes, rows: Indices, chosen: Indices) -> Array:
+    """Return the global future positions (K, 6, 2) of the chosen annotations' objects, NaN where not annotated."""
     steps = _PAST_STEPS + boxes.sample[chosen][:, None] + np.arange(1, FUTURE_STEPS + 1)
-    rows = where[boxes.instance[chosen][:, None], steps]  # (K, 6)
-    return np.where((rows >= 0)[..., None], boxes.positions[rows, :2], np.nan)
+    later = rows[boxes.instance[chosen][:, None], steps]  # (K, 6)
+    return np.where((later >= 0)[..., None], boxes.positions[later, :2], np.nan)
 
 
-def _speeds_now(times: Array, boxes: _Boxes, where: Indices, chosen: Indices) -> Array:
-    """(K,) m/s: how far each came since it was last annotated; NaN where that is too long ago, or never was."""
+def _agent_speeds(times: Array, boxes: _Boxes, rows: Indices, chosen: Indices) -> Array:
+    """Return speeds (K,) in m/s since each object's previous annotation; NaN without one in the last 1.6 s."""
     speeds = np.full(len(chosen), np.nan)
-    for back in range(_PAST_STEPS, 0, -1):  # the nearest is written last
-        rows = where[boxes.instance[chosen], _PAST_STEPS + boxes.sample[chosen] - back]
-        elapsed = (times[boxes.sample[chosen]] - times[boxes.sample[rows]]) / 1e6
-        known = (rows >= 0) & (elapsed > 0) & (elapsed <= _MOST_PAST)
-        way = np.linalg.norm(boxes.positions[chosen, :2] - boxes.positions[rows, :2], axis=1)
-        speeds[known] = way[known] / elapsed[known]
+    for back in range(_PAST_STEPS, 0, -1):  # the most recent annotation overwrites older ones
+        earlier = rows[boxes.instance[chosen], _PAST_STEPS + boxes.sample[chosen] - back]
+        elapsed = (times[boxes.sample[chosen]] - times[boxes.sample[earlier]]) / 1e6
+        known = (earlier >= 0) & (elapsed > 0) & (elapsed <= _MAX_PAST)
+        distance = np.linalg.norm(boxes.positions[chosen, :2] - boxes.positions[earlier, :2], axis=1)
+        speeds[known] = distance[known] / elapsed[known]
     return speeds

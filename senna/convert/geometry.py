@@ -1,4 +1,4 @@
-"""Poses of nuScenes, many at once. N counts poses; quaternions are (w, x, y, z), as nuScenes has them."""
+"""Vectorized geometry of nuScenes poses. N counts poses; quaternions are (w, x, y, z), as in nuScenes."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -7,7 +7,7 @@ Array = NDArray[np.float64]
 
 
 def rotations(quaternions: ArrayLike) -> Array:
-    """(N, 4) quaternions of any length but 0 -> (N, 3, 3) matrices that turn a column vector."""
+    """Return the (N, 3, 3) rotation matrices of (N, 4) quaternions, which need not have length 1."""
     q = np.asarray(quaternions, dtype=np.float64).reshape(-1, 4)
     w, x, y, z = (q / np.linalg.norm(q, axis=1, keepdims=True)).T
     rows = [
@@ -19,20 +19,38 @@ def rotations(quaternions: ArrayLike) -> Array:
 
 
 def headings(quaternions: ArrayLike) -> Array:
-    """(N, 4) quaternions -> (N, 2) the horizontal direction that the turned x axis points in, of length 1."""
+    """Return the horizontal directions (N, 2), of length 1, of the x axis rotated by (N, 4) quaternions."""
     q = np.asarray(quaternions, dtype=np.float64).reshape(-1, 4)
     w, x, y, z = q.T
     ahead = np.stack([w * w + x * x - y * y - z * z, 2 * (x * y + w * z)], axis=1)
     return ahead / np.maximum(np.linalg.norm(ahead, axis=1, keepdims=True), 1e-12)
 
 
-def into_frames(points: Array, origins: Array, turns: Array) -> Array:
-    """(N, T, 3) global points -> (N, T, 2) x and y in the frames at (N, 3) origins, (N, 3, 3) turns to global."""
-    return np.matmul(points - origins[:, None], turns[:, :, :2])
+def into_frames(points: Array, origins: Array, to_global: Array) -> Array:
+    """Transform global points into local coordinate systems.
+
+    Args:
+        points: (N, T, 3) global points.
+        origins: (N, 3) origins of the local coordinate systems.
+        to_global: (N, 3, 3) rotations from local to global.
+
+    Returns:
+        (N, T, 2) local x and y.
+    """
+    return np.matmul(points - origins[:, None], to_global[:, :, :2])
 
 
 def into_own_frames(points: Array, origins: Array, directions: Array) -> Array:
-    """(N, T, 2) points in the plane -> x right and y forward of whoever is at (N, 2) origins, facing (N, 2) directions."""
-    away = points - origins[:, None]  # (N, T, 2)
+    """Transform points in the plane into the coordinate systems of objects: x right, y forward.
+
+    Args:
+        points: (N, T, 2) global points.
+        origins: (N, 2) positions of the objects.
+        directions: (N, 2) headings of the objects, of length 1.
+
+    Returns:
+        (N, T, 2) local x and y.
+    """
+    offsets = points - origins[:, None]  # (N, T, 2)
     c, s = directions[:, None, 0], directions[:, None, 1]
-    return np.stack([s * away[..., 0] - c * away[..., 1], c * away[..., 0] + s * away[..., 1]], axis=-1)
+    return np.stack([s * offsets[..., 0] - c * offsets[..., 1], c * offsets[..., 0] + s * offsets[..., 1]], axis=-1)

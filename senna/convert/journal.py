@@ -1,7 +1,7 @@
-"""The finished frames of a run, on disk: appended one by one, so that a process killed at any moment loses none of them.
+"""The finished frames of a shard on disk, appended one by one, so that a killed process loses none of them.
 
-A part (one shard of a run) is a folder: a JSON Lines file of records for each split, and ``journal.jsonl``, one line a
-frame, written after the frame's records. What has no line in the journal is cut off when the part is opened again.
+A shard's folder has a JSON Lines file of records for each split, and ``journal.jsonl`` with one line for each frame,
+written after the frame's records. Opening the shard again truncates whatever the journal does not list.
 """
 
 import fcntl
@@ -20,18 +20,19 @@ from senna.files import write_json
 from senna.records import Record
 
 JOURNAL, FINISHED = "journal.jsonl", "finished.json"
-_SYNC_SECONDS = 0.5  # a power cut costs at most the frames of this time; a killed process none
+_SYNC_SECONDS = 0.5  # a power failure loses at most the frames of this time; a killed process loses none
+_MAKE_ROOM = "make room and run the same command again"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What the journal says of one frame.
+    """A frame's line in the journal.
 
     Attributes:
-        split: whose file its records are in.
-        start, size: the bytes they take there.
-        crc: of these bytes.
-        facts: of ``quality.facts_of``; "token" among them.
+        split: the split whose file has its records.
+        start, size: position and length of its records in that file, in bytes.
+        crc: CRC-32 of these bytes.
+        facts: the result of ``quality.facts_of``, with the frame's "token".
     """
 
     split: str
@@ -42,24 +43,29 @@ class Entry:
 
 
 @dataclass
-class Part:
-    """A part open for writing; made by ``open_part``.
+class ShardWriter:
+    """A shard's folder, open for writing; created by ``open_shard``.
 
     Attributes:
-        frames: how many are finished.
-        last: the token of the last of them, "" where there is none.
-        lost: how many lines of the journal were given up, because their records were not whole.
+        frames: number of finished frames.
+        last: token of the last finished frame, "" where there is none.
+        discarded: number of journal lines that were dropped when the folder was opened, because their records were
+            incomplete.
     """
 
     folder: Path
     frames: int = 0
     last: str = ""
-    lost: int = 0
-    _files: dict[str, int] = field(default_factory=dict)  # descriptors
+    discarded: int = 0
+    _files: dict[str, int] = field(default_factory=dict)  # file name -> descriptor
     _synced: float = field(default_factory=time.monotonic)
 
     def append(self, split: str, records: list[Record], facts: dict[str, Any]) -> None:
-        """Write a frame. Raises SennaError, with what is safe and how to go on, where the disk does not take it."""
+        """Write a frame's records and its line of the journal.
+
+        Raises:
+            SennaError: the disk cannot be written, for example because it is full.
+        """
         data = b"".join(json.dumps(r, ensure_ascii=False, allow_nan=False).encode() + b"\n" for r in records)
         line = {"split": split, "size": len(data), "crc": zlib.crc32(data), "facts": facts}
         try:
@@ -70,25 +76,24 @@ class Part:
                 self._sync()
         except OSError as error:
             raise SennaError(
-                f"{self.folder} cannot be written: {error.strerror or error}; {self.frames} frames are safe there; make "
-                "room and run the same command again"
+                f"{self.folder} cannot be written: {error.strerror or error}; {self.frames} finished frames are saved there",
+                remedy=_MAKE_ROOM,
             ) from error
 
     def finish(self) -> None:
-        """Say that the part is whole."""
+        """Mark the shard as complete."""
         try:
             self._sync()
             write_json(self.folder / FINISHED, {"frames": self.frames})
         except OSError as error:
             raise SennaError(
-                f"{self.folder} cannot be written: {error.strerror or error}; make room and run the same command again"
+                f"{self.folder} cannot be written: {error.strerror or error}", remedy=_MAKE_ROOM
             ) from error
 
     def close(self) -> None:
-        """Flush what is written, as far as the disk takes it, and let others open the part."""
-        with suppress(
-            OSError
-        ):  # a full disk is told of where it is met; what did not arrive is cut off at the next start
+        """Flush what is written, as far as the disk allows, and release the folder for other processes."""
+        # A full disk was reported by `append` already. The next start truncates whatever did not reach the disk.
+        with suppress(OSError):
             self._sync()
         for descriptor in self._files.values():
             os.close(descriptor)
@@ -100,72 +105,79 @@ class Part:
         return self._files[name]
 
     def _sync(self) -> None:
-        for name in sorted(self._files, key=lambda name: name == JOURNAL):  # the journal may promise only what is there
+        for name in sorted(self._files, key=lambda name: name == JOURNAL):  # the journal last: it vouches for the rest
             os.fsync(self._files[name])
         self._synced = time.monotonic()
 
 
-def open_part(folder: Path) -> Part:
-    """Make or continue a part: what is not whole at its end is cut off.
+def open_shard(folder: Path) -> ShardWriter:
+    """Create a shard's folder or continue it; incomplete data at its end is truncated.
 
-    Raises UsageError where another process has it, SennaError where the folder cannot be written.
+    Raises:
+        UsageError: another process is writing to the folder.
+        SennaError: the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        part = Part(folder)
-        lock = part._files["lock"] = os.open(folder / "lock", os.O_WRONLY | os.O_CREAT, 0o666)  # given up when closed
+        shard = ShardWriter(folder)
+        lock = os.open(folder / "lock", os.O_WRONLY | os.O_CREAT, 0o666)
     except OSError as error:
-        raise SennaError(f"{folder} cannot be written: {error.strerror or error}") from error
+        raise SennaError(f"{folder} cannot be written: {error.strerror or error}", remedy=_MAKE_ROOM) from error
+    shard._files["lock"] = lock  # closing it releases the lock
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        part.close()
-        raise UsageError(f"another process writes to {folder}; wait for it, or give another --out") from None
-    _keep_whole(part)
-    return part
+        shard.close()
+        raise UsageError(
+            f"another process is writing to {folder}", remedy="wait until it ends, or give another --out"
+        ) from None
+    _truncate_incomplete(shard)
+    return shard
 
 
-def _keep_whole(part: Part) -> None:
-    """Count the frames that are whole, and cut off what follows them."""
+def _truncate_incomplete(shard: ShardWriter) -> None:
+    """Count the complete frames, and cut off what follows them in every file."""
     ends: dict[str, int] = {}
-    journal = 0
-    for length, entry in _whole(part.folder):
+    journal_end = 0
+    for length, entry in _complete_entries(shard.folder):
         ends[entry.split] = entry.start + entry.size
-        journal += length
-        part.frames, part.last = part.frames + 1, entry.facts["token"]
-    part.lost = _count_lines(part.folder / JOURNAL) - part.frames
-    for path in part.folder.glob("*.jsonl"):
-        keep = journal if path.name == JOURNAL else ends.get(path.stem, 0)
+        journal_end += length
+        shard.frames, shard.last = shard.frames + 1, entry.facts["token"]
+    shard.discarded = _count_lines(shard.folder / JOURNAL) - shard.frames
+    for path in shard.folder.glob("*.jsonl"):
+        keep = journal_end if path.name == JOURNAL else ends.get(path.stem, 0)
         if path.stat().st_size > keep:
             os.truncate(path, keep)
 
 
 def read_entries(folder: Path) -> Iterator[Entry]:
-    """The frames of a part in their order, one at a time."""
+    """Yield the frames of a shard in order."""
     return (entry for _, entry in _parse(folder))
 
 
 def read_records(folder: Path, entry: Entry) -> list[Record]:
-    """The records of a frame."""
+    """Return the records of a frame."""
     with (folder / f"{entry.split}.jsonl").open("rb") as file:
         file.seek(entry.start)
         return [json.loads(line) for line in file.read(entry.size).splitlines()]
 
 
 def is_finished(folder: Path) -> bool:
+    """Return whether a shard is complete."""
     return (folder / FINISHED).is_file()
 
 
 def _parse(folder: Path) -> Iterator[tuple[int, Entry]]:
-    """Length of its line in the journal, and the entry, up to the first line that is not whole."""
+    """Yield the length in bytes of each line of the journal and its entry, up to the first incomplete line."""
     ends: dict[str, int] = {}
     if not (folder / JOURNAL).is_file():
         return
     with (folder / JOURNAL).open("rb") as file:
         for line in file:
             try:
-                found = json.loads(line)
-                entry = Entry(found["split"], ends.get(found["split"], 0), found["size"], found["crc"], found["facts"])
+                values = json.loads(line)
+                split, size = values["split"], values["size"]
+                entry = Entry(split, ends.get(split, 0), size, values["crc"], values["facts"])
             except (ValueError, KeyError, TypeError):
                 return
             if not line.endswith(b"\n"):
@@ -174,8 +186,8 @@ def _parse(folder: Path) -> Iterator[tuple[int, Entry]]:
             yield len(line), entry
 
 
-def _whole(folder: Path) -> Iterator[tuple[int, Entry]]:
-    """``_parse`` up to the first frame whose records are not what was written."""
+def _complete_entries(folder: Path) -> Iterator[tuple[int, Entry]]:
+    """Yield the same as ``_parse``, up to the first frame whose records do not match their size and checksum."""
     files: dict[str, Any] = {}
     try:
         for length, entry in _parse(folder):

@@ -1,4 +1,4 @@
-"""nuScenes' tables through its devkit, which is loaded when it is first needed: it takes two seconds to import."""
+"""nuScenes' tables, loaded with its devkit. The devkit takes two seconds to import and is imported on first use."""
 
 import gc
 import json
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senna.errors import DataError, UsageError
+from senna.kinds import TRAFFIC_LIGHTS
 
 if TYPE_CHECKING:
     from nuscenes.nuscenes import NuScenes
@@ -18,69 +19,90 @@ _SPLITS = {
     "v1.0-test": {"test": "test"},
 }
 VERSIONS = tuple(_SPLITS)
-LIGHTS = ("red", "yellow", "green", "none")
-_INSTALL = "nuscenes-devkit is missing; install it with: pip install -c constraints.txt -e '.[nuscenes]'"
+_LIGHT_STATES = tuple(light.lower() for light in TRAFFIC_LIGHTS)
+_INSTALL = "install it with: pip install -c constraints.txt -e '.[nuscenes]'"
 
 
 def load_tables(dataroot: str | Path, version: str) -> "NuScenes":
-    """The devkit's tables. Raises ``UsageError`` where they are not there, ``DataError`` where they cannot be read."""
+    """Load the tables of a data set.
+
+    Raises:
+        UsageError: there are no such tables, or the devkit is not installed.
+        DataError: the tables cannot be read.
+    """
     folder = _table_folder(dataroot, version)
     try:
         from nuscenes.nuscenes import NuScenes
     except ImportError as error:
-        raise UsageError(f"{_INSTALL} ({error})") from error
+        raise UsageError(f"nuscenes-devkit is missing ({error})", remedy=_INSTALL) from error
     try:
-        with _kept_from_the_collector():
+        with _garbage_collection_paused():
             return NuScenes(version=version, dataroot=str(dataroot), verbose=False)
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
         raise DataError(
-            f"the tables in {folder} cannot be read ({type(error).__name__}: {error}); is the data set whole?"
+            f"the tables cannot be read ({type(error).__name__}: {error})",
+            remedy="check that the data set is complete and unpack it again",
+            file=folder,
         ) from error
 
 
 def scenes_of(dataroot: str | Path, version: str) -> dict[str, list[str]]:
-    """The data set's scenes by nuScenes' own split of this version, in the order of the table.
+    """Return the data set's scenes by nuScenes' official split of this version, in the order of the table.
 
     Returns:
-        {"train": [names], "val": [names], "test": [names]}; "test" of v1.0-test alone, the others empty there.
+        {"train": [names], "val": [names], "test": [names]}. Only v1.0-test has "test" scenes, and it has no others.
 
     Raises:
-        UsageError: no such data set, or scenes that are in no split of this version.
+        UsageError: there is no such data set, or a scene is in no split of this version.
+        DataError: the table of scenes cannot be read.
     """
     folder = _table_folder(dataroot, version)
     try:
         names = [scene["name"] for scene in json.loads((folder / "scene.json").read_bytes())]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{folder / 'scene.json'} is not a table of scenes ({type(error).__name__}: {error})"
+            f"not a table of scenes ({type(error).__name__}: {error})",
+            remedy="unpack the tables again",
+            file=folder / "scene.json",
         ) from error
     try:
         from nuscenes.utils import splits
     except ImportError as error:
-        raise UsageError(f"{_INSTALL} ({error})") from error
+        raise UsageError(f"nuscenes-devkit is missing ({error})", remedy=_INSTALL) from error
     lists = {split: set(getattr(splits, name)) for split, name in _SPLITS[version].items()}
-    if strangers := [name for name in names if not any(name in known for known in lists.values())]:
+    if unknown := [name for name in names if not any(name in known for known in lists.values())]:
         raise UsageError(
-            f"{folder / 'scene.json'}: {_named(strangers)} in no split of {version}; nuScenes' own lists decide "
-            f"what is for training and what for validation. Is --version right ({', '.join(VERSIONS)})?"
+            f"{folder / 'scene.json'}: {_subject(unknown)} in no split of {version}, and nuScenes' official lists decide "
+            "between training and validation",
+            remedy=f"check --version ({', '.join(VERSIONS)})",
         )
     return {split: [name for name in names if name in lists.get(split, ())] for split in ("train", "val", "test")}
 
 
 def chosen_scenes(tables: "NuScenes", scenes: Sequence[str] | None) -> list[dict[str, Any]]:
-    """The records of the scenes of these names, in their order; of all without. ``UsageError`` for unknown names."""
+    """Return the rows of the named scenes in the given order; all scenes where ``scenes`` is None.
+
+    Raises:
+        UsageError: an unknown name.
+    """
     if scenes is None:
         return list(tables.scene)
     by_name = {scene["name"]: scene for scene in tables.scene}
     if unknown := [name for name in scenes if name not in by_name]:
-        raise UsageError(f"{tables.dataroot} ({tables.version}): {_named(unknown)} not among the data set's scenes")
+        raise UsageError(
+            f"{tables.dataroot} ({tables.version}): {_subject(unknown)} not among the data set's scenes",
+            remedy="name scenes of its scene.json",
+        )
     return [by_name[name] for name in scenes]
 
 
 def traffic_lights(tables: "NuScenes") -> dict[str, str]:
-    """sample token -> "red", "yellow", "green" or "none": what the light ahead shows, from traffic_light.json.
+    """Return sample token -> "red", "yellow", "green" or "none", the traffic light ahead, from traffic_light.json.
 
-    nuScenes has no such table, and without one nothing is known; the embedded world has, since it draws the lights.
+    The result is empty where there is no such table. nuScenes has none; the synthetic world, which draws the lights, has.
+
+    Raises:
+        DataError: the table cannot be read or has an unknown state.
     """
     path = Path(tables.table_root) / "traffic_light.json"
     if not path.is_file():
@@ -88,38 +110,44 @@ def traffic_lights(tables: "NuScenes") -> dict[str, str]:
     try:
         lights = {row["sample_token"]: row["state"] for row in json.loads(path.read_bytes())}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is not a table of traffic lights ({type(error).__name__}: {error})") from error
-    if unknown := set(lights.values()) - set(LIGHTS):
-        raise DataError(f"{path}: state {unknown.pop()!r} is none of {', '.join(LIGHTS)}")
+        raise DataError(
+            f"not a table of traffic lights ({type(error).__name__}: {error})",
+            remedy="write rows of sample_token and state, or remove the file",
+            file=path,
+        ) from error
+    if unknown := set(lights.values()) - set(_LIGHT_STATES):
+        raise DataError(
+            f"state {unknown.pop()!r} is unknown", remedy=f"use one of {', '.join(_LIGHT_STATES)}", file=path
+        )
     return lights
 
 
 @contextmanager
-def _kept_from_the_collector() -> Iterator[None]:
-    """Python's cycle collector would walk through the millions of rows again and again, while loading and ever after."""
-    collects = gc.isenabled()
+def _garbage_collection_paused() -> Iterator[None]:
+    """Keep the millions of rows out of Python's cyclic garbage collection, which would traverse them repeatedly."""
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
         gc.freeze()
     finally:
-        if collects:
+        if was_enabled:
             gc.enable()
 
 
 def _table_folder(dataroot: str | Path, version: str) -> Path:
     if version not in _SPLITS:
-        raise UsageError(f"there is no nuScenes {version}; --version is one of {', '.join(VERSIONS)}")
+        raise UsageError(f"there is no nuScenes {version}", remedy=f"give --version one of {', '.join(VERSIONS)}")
     folder = Path(dataroot) / version
     if not (folder / "scene.json").is_file():
         found = [name for name in VERSIONS if (Path(dataroot) / name / "scene.json").is_file()]
-        there = (
-            f"it holds {', '.join(found)}: choose with --version" if found else "is this where nuScenes is unpacked?"
-        )
-        raise UsageError(f"{folder} holds no nuScenes tables (scene.json); {there}")
+        holds = f", but {dataroot} has {', '.join(found)}" if found else ""
+        remedy = "choose it with --version" if found else "give the folder where nuScenes is unpacked"
+        raise UsageError(f"{folder} has no nuScenes tables (scene.json){holds}", remedy=remedy)
     return folder
 
 
-def _named(scenes: Sequence[str]) -> str:
+def _subject(scenes: Sequence[str]) -> str:
+    """Return the scenes as the beginning of a sentence, with its verb."""
     shown = ", ".join(scenes[:5]) + (f" and {len(scenes) - 5} more" if len(scenes) > 5 else "")
     return f"{shown} {'is' if len(scenes) == 1 else 'are'}"

@@ -1,4 +1,4 @@
-"""nuScenes to records: frame by frame, so that memory does not grow with their number and a run may stop at any moment."""
+"""From nuScenes to records, frame by frame: memory does not grow with the number of frames, and a run can stop anytime."""
 
 import os
 import sys
@@ -13,30 +13,31 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from senna.convert.caption_checks import Caption, ask
-from senna.convert.captioners import Captioner, Request
+from senna.convert.captioners import ANNOTATIONS, Captioner, Request
 from senna.convert.facts import Frame
 from senna.convert.frames import frames_of
-from senna.convert.journal import Part, open_part
-from senna.convert.quality import asked_view, facts_of
-from senna.convert.questions import Answer, Templates, questions_of, records_of
+from senna.convert.journal import ShardWriter, open_shard
+from senna.convert.quality import facts_of
+from senna.convert.questions import Answer, Question, questions_of, records_of
 from senna.convert.shards import Scene
 from senna.errors import DataError, UsageError
+from senna.templates import Templates
 from senna.views import VIEWS
 
 if TYPE_CHECKING:
     from nuscenes.nuscenes import NuScenes
 
-ANNOTATIONS = "annotations"
 _LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where frames come from.
+    """The data set that is converted.
 
     Attributes:
-        tables: the data set's, loaded (``senna.convert.frames.load_tables``).
-        can_bus: the folder of its CAN bus messages, None without.
+        tables: its tables (``senna.convert.frames.load_tables``).
+        can_bus: the folder of its CAN bus messages, None where there is none.
+        compat: see ``senna.convert.frames.read_frames``.
     """
 
     tables: "NuScenes"
@@ -44,19 +45,19 @@ class Source:
     compat: str | None = None
 
     def frames(self, scenes: Sequence[str]) -> Iterator[Frame]:
-        """The key frames of scenes, in the order of their names here."""
+        """Yield the key frames of the named scenes in the given order."""
         return frames_of(self.tables, self.can_bus, scenes, self.compat)
 
 
 class Images:
-    """Which image files are there. A folder is listed once: asking for each file takes long on a network's disk."""
+    """Lookup of existing image files. Each folder is listed once, because single lookups are slow on network disks."""
 
     def __init__(self, dataroot: Path) -> None:
         self.dataroot = dataroot
         self._folders: dict[str, set[str]] = {}
 
     def has(self, path: str) -> bool:
-        """Whether there is a file of this path, relative to the data set's root."""
+        """Return whether the file exists; ``path`` is relative to the data set's root."""
         folder, name = os.path.split(path)
         if folder not in self._folders:
             try:
@@ -67,11 +68,11 @@ class Images:
 
 
 def check_images(source: Source, scenes: Sequence[Scene], images: Images) -> None:
-    """Raise UsageError where image files of the scenes are missing, naming the first and how many they are."""
+    """Raise UsageError where image files of the scenes are missing; it names the first and their number."""
     missing, first, total = 0, "", 0
-    samples = {one["name"]: one["first_sample_token"] for one in source.tables.scene}
+    first_samples = {scene["name"]: scene["first_sample_token"] for scene in source.tables.scene}
     for scene in scenes:
-        token = samples[scene.name]
+        token = first_samples[scene.name]
         for _ in range(scene.frames):
             sample = source.tables.get("sample", token)
             token = sample["next"]
@@ -85,117 +86,135 @@ def check_images(source: Source, scenes: Sequence[Scene], images: Images) -> Non
                 break
     if missing:
         raise UsageError(
-            f"{missing} of {total} image files are not in {images.dataroot}; the first is {first}. Unpack the missing "
-            "parts of nuScenes there, or go on without them: --allow-missing-images"
+            f"{missing} of {total} image files are not in {images.dataroot}; the first is {first}",
+            remedy="unpack the missing parts of nuScenes there, or continue without them: --allow-missing-images",
         )
 
 
 @dataclass
-class _Waiting:
-    """A frame, what the captioner is to be asked about it, and what is missing."""
+class _PendingFrame:
+    """A frame whose captions are not known yet.
+
+    Attributes:
+        requests: the questions for the captioner.
+        missing: number of its image files that do not exist.
+    """
 
     frame: Frame
     split: str
+    questions: list[Question]
     requests: list[Request]
-    missing: int  # image files
+    missing: int
 
 
 def convert_part(
     source: Source, scenes: Sequence[Scene], folder: Path, captioner: Captioner, templates: Templates, images: Images
-) -> Part:
-    """Convert a shard's scenes into ``folder``, from where an earlier run of it stopped.
+) -> ShardWriter:
+    """Convert a shard's scenes into ``folder``, starting where an earlier, interrupted call stopped.
 
-    Raises SennaError as the captioner, the data and the disk do; what is finished by then is kept.
+    Raises:
+        SennaError: the captioner, the data set or the disk failed. Finished frames stay saved.
     """
     total = sum(scene.frames for scene in scenes)
-    part = open_part(folder)
+    shard = open_shard(folder)
     try:
-        if part.frames or part.lost:
-            lost = f"; {part.lost} were not whole and are made again" if part.lost else ""
-            print(f"going on: {part.frames} of {total} frames are there already{lost}", flush=True)
-        with _progress(total, part.frames) as advance:
-            frames = _to_do(source, scenes, part)
-            waiting = (_wait(frame, split, captioner, templates, images) for frame, split in frames)
-            for batch in _batches(waiting, captioner.window):
-                requests = [request for one in batch for request in one.requests]
+        if shard.frames or shard.discarded:
+            again = f"; {shard.discarded} incomplete frames are converted again" if shard.discarded else ""
+            print(f"resuming: {shard.frames} of {total} frames are done{again}", flush=True)
+        with _progress(total, shard.frames) as advance:
+            remaining = _remaining_frames(source, scenes, shard)
+            pending = (_prepare(frame, split, captioner, templates, images) for frame, split in remaining)
+            for batch in _batches(pending, captioner.window):
+                requests = [request for item in batch for request in item.requests]
                 captions = iter(ask(captioner, requests) if requests else [])
-                for one in batch:
-                    _append(part, one, [next(captions) for _ in one.requests], captioner.name, templates)
+                for item in batch:
+                    _append(shard, item, [next(captions) for _ in item.requests], captioner.name)
                     advance()
-        if part.frames != total:
+        if shard.frames != total:
             raise DataError(
-                f"{source.tables.dataroot}: {total} frames were to be read, and the chains of its scenes have "
-                f"{part.frames}; the tables do not hold together, unpack them anew"
+                f"the tables are inconsistent: they list {total} frames, but the chains of their scenes have {shard.frames}",
+                remedy="unpack the tables again",
+                file=source.tables.dataroot,
             )
-        part.finish()
+        shard.finish()
     finally:
-        part.close()
-    return part
+        shard.close()
+    return shard
 
 
-def _to_do(source: Source, scenes: Sequence[Scene], part: Part) -> Iterator[tuple[Frame, str]]:
-    """Frames that the part does not have yet, with the split of each."""
-    done, rest = part.frames, list(scenes)
+def _remaining_frames(source: Source, scenes: Sequence[Scene], shard: ShardWriter) -> Iterator[tuple[Frame, str]]:
+    """Yield the frames that the shard does not have yet, each with its split."""
+    done, rest = shard.frames, list(scenes)
     while rest and done >= rest[0].frames:
         done -= rest.pop(0).frames
     wanted = {scene.name: scene for scene in rest}
     for name, frames in groupby(source.frames(list(wanted)), key=lambda frame: frame.scene):
-        for place, frame in enumerate(frames):
-            if place == done - 1 and frame.token != part.last:
+        for index, frame in enumerate(frames):
+            if index == done - 1 and frame.token != shard.last:
                 raise DataError(
-                    f"{part.folder} ends with frame {part.last} where {source.tables.dataroot} has {frame.token}: another "
-                    "data set, or it changed; delete the folder to begin anew"
+                    f"the shard ends with frame {shard.last}, where {source.tables.dataroot} has {frame.token}: the data set "
+                    "is another one, or it changed",
+                    remedy="delete the folder to start again",
+                    file=shard.folder,
                 )
-            if done <= place < wanted[name].frames:
+            if done <= index < wanted[name].frames:
                 yield frame, wanted[name].split
         done = 0
 
 
-def _wait(frame: Frame, split: str, captioner: Captioner, templates: Templates, images: Images) -> _Waiting:
-    there = {view: images.has(path) for view, path in zip(VIEWS, frame.images, strict=True)}
-    paths = dict(zip(VIEWS, frame.images, strict=True))
-    blind = captioner.name == ANNOTATIONS  # it reads the tables, so that it can answer without the picture
+def _prepare(frame: Frame, split: str, captioner: Captioner, templates: Templates, images: Images) -> _PendingFrame:
+    """Select the questions for the captioner: those that the tables do not answer and whose image exists."""
+    paths: dict[str, str] = dict(zip(VIEWS, frame.images, strict=True))
+    exists = {view: images.has(path) for view, path in paths.items()}
+    needs_images = captioner.name != ANNOTATIONS
+    questions = questions_of(frame, templates)
     requests = [
-        Request(frame, one.view, images.dataroot / paths[one.view], one.kind, one.text)
-        for one in questions_of(frame, templates)
-        if one.answer is None and (blind or there[one.view])
+        Request(frame, question.view, images.dataroot / paths[question.view], question.kind, question.text)
+        for question in questions
+        if question.answer is None and (exists[question.view] or not needs_images)
     ]
-    return _Waiting(frame, split, requests, sum(not here for here in there.values()))
+    return _PendingFrame(frame, split, questions, requests, sum(not found for found in exists.values()))
 
 
-def _batches(waiting: Iterable[_Waiting], window: int) -> Iterator[list[_Waiting]]:
-    """As many frames at a time as give the captioner enough to do."""
-    batch: list[_Waiting] = []
-    for one in waiting:
-        batch.append(one)
-        if sum(len(each.requests) for each in batch) >= window:
+def _batches(pending: Iterable[_PendingFrame], window: int) -> Iterator[list[_PendingFrame]]:
+    """Group frames until a group has ``window`` requests or more, which keeps the captioner busy."""
+    batch: list[_PendingFrame] = []
+    for item in pending:
+        batch.append(item)
+        if sum(len(waiting.requests) for waiting in batch) >= window:
             yield batch
             batch = []
     if batch:
         yield batch
 
 
-def _append(part: Part, one: _Waiting, captions: Sequence[Caption], name: str, templates: Templates) -> None:
-    """Make a frame's records and write them. A caption that cannot be used stays, marked; an empty one is left out."""
-    answers, problems, blind = {}, {}, name == ANNOTATIONS
-    for request, caption in zip(one.requests, captions, strict=True):
+def _append(shard: ShardWriter, item: _PendingFrame, captions: Sequence[Caption], captioner: str) -> None:
+    """Write a frame's records. Captions with problems stay, marked; empty captions are left out."""
+    answers, problems = {}, {}
+    for request, caption in zip(item.requests, captions, strict=True):
         if caption.text:
-            answers[request.kind, request.view] = Answer(caption.text, name)
-        elif blind:
-            continue  # it has nothing to say about this, and no more was promised
+            answers[request.kind, request.view] = Answer(caption.text, captioner)
+        elif captioner == ANNOTATIONS:
+            continue  # this captioner leaves some questions unanswered by design, which is no problem
         if caption.problems:
             problems[request.kind, request.view] = list(caption.problems)
-    records = records_of(one.frame, answers, templates)
+    records = records_of(item.frame, item.questions, answers)
     for record in records:
-        if found := problems.get((record["kind"], asked_view(record))):
+        if found := problems.get((record["kind"], record["view"])):
             record["problems"] = found
-    said = [f"caption {trouble}: {kind}, {view} view" for (kind, view), found in problems.items() for trouble in found]
-    part.append(one.split, records, facts_of(one.frame, records, said, one.missing))
+    reported = [
+        f"caption {problem}: {kind}, {view} view" for (kind, view), found in problems.items() for problem in found
+    ]
+    shard.append(item.split, records, facts_of(item.frame, records, reported, item.missing))
 
 
 @contextmanager
-def _progress(total: int, done: int) -> Iterator[Callable[[], None]]:
-    """A bar with frames a second and time left on a terminal; elsewhere a line now and then. Call what it gives, each frame."""
+def _progress(total: int, done: int) -> Iterator[Callable[[], object]]:
+    """Show a progress bar on a terminal, and print a line every few seconds elsewhere.
+
+    Yields:
+        A function to call after each frame.
+    """
     if sys.stderr.isatty():
         with tqdm(total=total, initial=done, unit="frame", dynamic_ncols=True) as bar:
             yield bar.update

@@ -1,9 +1,10 @@
-"""Whether what was made can be right: labels held against each other, and counts of all that a data set has.
+"""The quality report's data: contradictions between labels, and counts over a data set.
 
-``facts_of`` looks at one frame while its facts are at hand; the journal keeps what it says. ``Summary`` adds frames up:
-its memory does not grow with their number.
+``facts_of`` summarizes and checks one frame, and the journal stores its result. ``Summary`` accumulates these results; its
+memory does not grow with the number of frames.
 """
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -11,23 +12,24 @@ from typing import Any
 import numpy as np
 
 from senna.convert.facts import Agent, Frame
-from senna.meta_actions import STEP, parse_meta_action
+from senna.kinds import OTHER, PLAN, kind_named
+from senna.meta_actions import STEP, STOP_SPEED, MetaAction, parse_meta_action
 from senna.records import Record
 from senna.views import IMAGE_TOKEN, VIEWS
 
-STOP_SPEED = 2.0  # m/s: the published threshold of STOP
-MOST_SPEED = {"vehicle": 45.0, "cyclist": 20.0, "pedestrian": 6.0, "static": 2.0}  # m/s; more is a fault of the boxes
-MOST_BRAKING = 12.0  # m/s², harder than any car brakes or accelerates
-MOST_WORDS = 400  # of an answer
+MAX_SPEED = {"vehicle": 45.0, "cyclist": 20.0, "pedestrian": 6.0, "static": 2.0}  # m/s; more means faulty boxes
+MAX_ACCELERATION = 12.0  # m/s², more than any car brakes or accelerates
+MAX_WORDS = 400  # in an answer
 _SPEED_BIN = 2.0  # m/s
+_VIEW_SUFFIX = re.compile(rf"-({'|'.join(view.replace(' ', '-') for view in VIEWS)})\Z")
 
 
 def facts_of(frame: Frame, records: Sequence[Record], caption_problems: Sequence[str] = (), missing: int = 0) -> dict:
-    """What the journal keeps of a frame, all of it plain JSON.
+    """Return a frame's facts and problems for the journal, as plain JSON.
 
     Args:
-        caption_problems: what is wrong with answers of the captioner, each "name: detail".
-        missing: how many of its six image files are not there.
+        caption_problems: problems of the captioner's answers, each "name: detail".
+        missing: number of its image files that do not exist.
     """
     problems = [*label_problems(frame), *(p for record in records for p in record_problems(record)), *caption_problems]
     return {
@@ -46,47 +48,47 @@ def facts_of(frame: Frame, records: Sequence[Record], caption_problems: Sequence
 
 
 def label_problems(frame: Frame) -> list[str]:
-    """What in a frame's labels cannot be right together, each "name: detail"."""
+    """Return the contradictions between a frame's labels, each "name: detail"."""
     problems = []
     if (frame.plan is not None) != frame.future_valid:
         problems.append(
-            f"plan and future differ: {frame.plan} where the 3 s are {'whole' if frame.future_valid else 'not'}"
+            f"plan and future differ: {frame.plan}, but the 3 s are {'complete' if frame.future_valid else 'incomplete'}"
         )
     if frame.plan is not None and frame.future_valid:
-        problems += _plan_problems(frame)
+        problems += _plan_problems(frame, frame.plan)
     for agent in frame.agents:
         problems += _agent_problems(agent)
     return problems
 
 
-def _plan_problems(frame: Frame) -> list[str]:
+def _plan_problems(frame: Frame, plan: MetaAction) -> list[str]:
     problems = []
-    side = frame.plan.path.split("_")[0].lower()  # "left", "right" or "straight"
-    other = {"left": "right", "right": "left"}.get(side)
+    side = plan.path.split("_")[0].lower()  # "left", "right" or "straight"
+    opposite = {"left": "right", "right": "left"}.get(side)
     end = f"{frame.future[-1][0]:+.1f} m to the side, {frame.future[-1][1]:.1f} m ahead after 3 s"
-    if other and other in frame.command:
-        problems.append(f"plan against navigation: {frame.plan} where it says {frame.command} ({end})")
-    elif other and side not in frame.command:
-        problems.append(f"plan turns, navigation does not: {frame.plan} where it says {frame.command} ({end})")
-    if frame.plan.speed == "STOP" and frame.speed > STOP_SPEED:
-        problems.append(f"stop while moving: {frame.plan} at {frame.speed:.1f} m/s")
+    if opposite and opposite in frame.command:
+        problems.append(f"plan against navigation: {plan}, but the command is {frame.command} ({end})")
+    elif opposite and side not in frame.command:
+        problems.append(f"plan turns, navigation does not: {plan}, but the command is {frame.command} ({end})")
+    if plan.speed == "STOP" and frame.speed > STOP_SPEED:
+        problems.append(f"stop while moving: {plan} at {frame.speed:.1f} m/s")
     first = float(np.linalg.norm(frame.future[0])) / STEP
-    # The speed now and that of the half second to come are a quarter of a second apart, in the mean.
-    if abs(first - frame.speed) > MOST_BRAKING * STEP / 2 + 1.0:
-        problems.append(f"speed jumps: {frame.speed:.1f} m/s now, {first:.1f} m/s in the half second to come")
+    # The current speed and the mean speed of the next step are half a step apart in time.
+    if abs(first - frame.speed) > MAX_ACCELERATION * STEP / 2 + 1.0:
+        problems.append(f"speed jumps: {frame.speed:.1f} m/s now, {first:.1f} m/s in the next half second")
     return problems
 
 
 def _agent_problems(agent: Agent) -> list[str]:
     what = f"{agent.name} {agent.x:+.1f} m to the side, {agent.y:.1f} m ahead"
-    if agent.speed > MOST_SPEED.get(agent.group, 45.0):
+    if agent.speed > MAX_SPEED.get(agent.group, 45.0):
         return [f"object too fast: {what} at {agent.speed:.1f} m/s"]
     return []
 
 
 def record_problems(record: Record) -> list[str]:
-    """What is wrong with a record by itself, each "name: detail"."""
-    problems, kind = [], record.get("kind", "other")
+    """Return the problems of a single record, each "name: detail"."""
+    problems, kind = [], record.get("kind", OTHER)
     turns = record["conversations"]
     shown = sum(turn["value"].count(IMAGE_TOKEN) for turn in turns)
     if shown not in (0, 1, len(record.get("images", ()))):
@@ -94,33 +96,35 @@ def record_problems(record: Record) -> list[str]:
     answer = turns[-1]["value"].strip()
     if not answer:
         problems.append(f"empty answer: {kind}")
-    if len(answer.split()) > MOST_WORDS:
+    if len(answer.split()) > MAX_WORDS:
         problems.append(f"long answer: {kind} of {len(answer.split())} words")
-    if kind == "plan" and parse_meta_action(answer) is None:
+    if kind == PLAN and parse_meta_action(answer) is None:
         problems.append(f"not a plan: {answer[:60]!r}")
     return problems
 
 
 def _measure(record: Record) -> list:
-    """[kind, view, words of the answer, labels]: the labels of plan, motion and traffic light."""
+    """Return [kind, view, words of the answer, labels]; ``QuestionKind.labels`` gives the labels."""
     answer = record["conversations"][-1]["value"]
-    kind = record.get("kind", "other")
-    labels: list[str] = []
-    if kind in ("plan", "traffic_light"):
-        labels = [answer.strip()]
-    elif kind == "motion":
-        labels = [line.split(":", 1)[1].strip() for line in answer.splitlines() if ":" in line]
+    kind = record.get("kind", OTHER)
+    registered = kind_named(kind)
+    labels = registered.labels(answer) if registered and registered.labels else []
     return [kind, asked_view(record), len(answer.split()), labels]
 
 
 def asked_view(record: Record) -> str:
-    """The view that a record of ours asks about: the end of its id says it, "front" where it does not."""
-    name = record["id"].removeprefix(f"{record['token']}-{record['kind']}").strip("-").replace("-", " ")
-    return name if name in VIEWS else "front"
+    """Return the view that a record asks about.
+
+    Records without ``view``, which earlier versions wrote, name the view at the end of their id; without one it is "front".
+    """
+    if "view" in record:
+        return record["view"]
+    suffix = _VIEW_SUFFIX.search(str(record.get("id", "")))
+    return suffix[1].replace("-", " ") if suffix else "front"
 
 
 class Summary:
-    """Counts over frames. ``as_json`` is quality.json."""
+    """Counts over the frames of a data set."""
 
     def __init__(self) -> None:
         self.frames: Counter[str] = Counter()
@@ -137,7 +141,7 @@ class Summary:
         self.words: dict[str, Counter[int]] = defaultdict(Counter)
 
     def add(self, split: str, facts: dict[str, Any]) -> None:
-        """Add what ``facts_of`` says of a frame."""
+        """Add a frame, given its result of ``facts_of``."""
         self.frames[split] += 1
         self.records[split] += len(facts["records"])
         self.missing += facts["missing"]
@@ -155,6 +159,7 @@ class Summary:
             self.words[kind][words] += 1
 
     def as_json(self) -> dict[str, Any]:
+        """Return the counts under the keys of quality.json."""
         bins = range(max(self.speeds, default=-1) + 1)
         return {
             "frames": dict(self.frames),
@@ -174,26 +179,26 @@ class Summary:
 
 
 def _spread(counts: Counter[int]) -> dict[str, float]:
-    """Mean, median, 95th percentile and largest of counted numbers."""
+    """Return mean, median, 95th percentile and maximum of numbers, given how often each occurs."""
     values = np.array(sorted(counts))
     cumulated = np.cumsum([counts[value] for value in values])
     total = int(cumulated[-1])
-    at = {share: int(values[np.searchsorted(cumulated, share * total)]) for share in (0.5, 0.95)}
+    quantiles = {share: int(values[np.searchsorted(cumulated, share * total)]) for share in (0.5, 0.95)}
     mean = sum(value * count for value, count in counts.items()) / total
-    return {"mean": round(mean, 1), "median": at[0.5], "p95": at[0.95], "max": int(values[-1])}
+    return {"mean": round(mean, 1), "median": quantiles[0.5], "p95": quantiles[0.95], "max": int(values[-1])}
 
 
-def pick(flags: Sequence[bool], count: int) -> list[int]:
-    """Places of the frames to show: the flagged first, at most half of them all flagged, then others evenly spread.
+def pick(flags: Sequence[int], count: int) -> list[int]:
+    """Return the indices of the frames to show: flagged frames first, then others, each evenly spread.
 
-    Where there are fewer of one sort the other fills up.
+    Half of them are flagged frames; where there are fewer of either sort, the other sort fills up.
     """
-    flagged = [place for place, flag in enumerate(flags) if flag]
-    others = [place for place, flag in enumerate(flags) if not flag]
+    flagged = [index for index, flag in enumerate(flags) if flag]
+    others = [index for index, flag in enumerate(flags) if not flag]
     from_flagged = min(len(flagged), max(count // 2, count - len(others)))
     return _evenly(flagged, from_flagged) + _evenly(others, count - from_flagged)
 
 
-def _evenly(places: Sequence[int], count: int) -> list[int]:
-    count = min(count, len(places))
-    return [places[number * len(places) // count] for number in range(count)]
+def _evenly(indices: Sequence[int], count: int) -> list[int]:
+    count = min(count, len(indices))
+    return [indices[number * len(indices) // count] for number in range(count)]

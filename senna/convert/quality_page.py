@@ -1,4 +1,4 @@
-"""quality.html: one page that needs nothing else, made of counts (``quality.Summary``) and a few frames to look at."""
+"""quality.html: a self-contained page of counts (``quality.Summary``) and a few frames to inspect."""
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,36 +12,44 @@ import numpy as np
 
 from senna.convert.facts import Agent, Frame
 from senna.convert.quality_images import COLOURS
+from senna.kinds import kind_named
 from senna.records import Record
 from senna.views import IMAGE_TOKEN
 
-_ROW = ("front left", "front", "front right", "back left", "back", "back right")  # as they look around the car
-_RANGE = 42.0  # metres from the ego to an edge of the view from above
-_SIDE = 240  # its pixels
+_ROW = (
+    "front left",
+    "front",
+    "front right",
+    "back left",
+    "back",
+    "back right",
+)  # as the cameras are arranged around the car
+_RANGE = 42.0  # metres from the ego vehicle to an edge of the top view
+_SIDE = 240  # pixels of the top view
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A frame of the page.
+class FrameCard:
+    """The content of one frame's card on the page.
 
     Attributes:
-        pictures: a JPEG a view, boxes drawn (``pictures.draw_frame``).
-        problems: what its facts say of it, each "name: detail".
+        images: view -> JPEG with the boxes drawn (``quality_images.draw_frame``).
+        problems: its problems, each "name: detail".
     """
 
     split: str
     frame: Frame
     records: Sequence[Record]
-    pictures: Mapping[str, bytes]
+    images: Mapping[str, bytes]
     problems: Sequence[str]
 
 
-def write_page(title: str, subtitle: str, summary: Mapping[str, Any], shown: Sequence[Shown]) -> str:
-    """The page's HTML.
+def write_page(title: str, subtitle: str, summary: Mapping[str, Any], cards: Sequence[FrameCard]) -> str:
+    """Return the page's HTML.
 
     Args:
-        summary: ``Summary.as_json()``.
-        shown: in the order in which they stand on the page.
+        summary: the result of ``Summary.as_json()``.
+        cards: the frames to show, in order.
     """
     template = Template((files("senna.convert") / "quality.html").read_text(encoding="utf-8"))
     return template.substitute(
@@ -50,8 +58,8 @@ def write_page(title: str, subtitle: str, summary: Mapping[str, Any], shown: Seq
         tiles=_tiles(summary),
         checks=_checks(summary),
         charts="".join(_charts(summary)),
-        shown=len(shown),
-        frames="".join(_frame(one) for one in shown),
+        shown=len(cards),
+        frames="".join(_frame(card) for card in cards),
     )
 
 
@@ -67,29 +75,34 @@ def _tiles(summary: Mapping[str, Any]) -> str:
 
 def _checks(summary: Mapping[str, Any]) -> str:
     if not summary["problems"]:
-        return '<span class="good">No contradiction between labels, and no caption that cannot be used.</span>'
+        return '<span class="good">No contradictions between labels, and no unusable captions.</span>'
     rows = "".join(
         f'<tr><td>{escape(name)}</td><td class="n">{count:,}</td></tr>' for name, count in summary["problems"].items()
     )
-    return f'<table><tr><th>what was found</th><th class="n">times</th></tr>{rows}</table>'
+    return f'<table><tr><th>problem</th><th class="n">count</th></tr>{rows}</table>'
 
 
 def _charts(summary: Mapping[str, Any]) -> Iterable[str]:
     splits = list(summary["frames"])
-    kinds = {kind: [counts.get(split, 0) for split in splits] for kind, counts in summary["kinds"].items()}
+    kinds = {_title(kind): [counts.get(split, 0) for split in splits] for kind, counts in summary["kinds"].items()}
     yield _bars(f"Records by kind ({', '.join(splits)})", kinds)
     for kind, counts in summary["labels"].items():
-        yield _bars(f"Answers: {kind}", {label: [count] for label, count in list(counts.items())[:20]})
-    yield _bars("Navigation command, frames", _single(summary["commands"]))
-    yield _bars("Speed now, frames", _single(summary["speed_now"]))
+        yield _bars(f"Answers: {_title(kind)}", {label: [count] for label, count in list(counts.items())[:20]})
+    yield _bars("Frames by navigation command", _single(summary["commands"]))
+    yield _bars("Frames by current speed", _single(summary["speed_now"]))
     yield _bars("Objects by class", _single(summary["objects"]))
     yield _bars("Objects by view", _single(summary["object_views"]))
     views: dict[str, int] = {}
     for counts in summary["views"].values():
         for view, count in counts.items():
             views[view] = views.get(view, 0) + count
-    yield _bars("Records by the view asked about", _single(views))
+    yield _bars("Records by view", _single(views))
     yield _words(summary["words"])
+
+
+def _title(kind: str) -> str:
+    registered = kind_named(kind)
+    return registered.title if registered else kind
 
 
 def _single(counts: Mapping[str, int]) -> dict[str, list[int]]:
@@ -97,7 +110,7 @@ def _single(counts: Mapping[str, int]) -> dict[str, list[int]]:
 
 
 def _bars(title: str, counts: Mapping[str, Sequence[int]]) -> str:
-    """A bar chart, one bar a name, of one part or several."""
+    """Return a bar chart with a bar for each name; a bar has one part or several."""
     most = max((sum(parts) for parts in counts.values()), default=0) or 1
     rows = []
     for name, parts in counts.items():
@@ -116,35 +129,35 @@ def _words(words: Mapping[str, Mapping[str, float]]) -> str:
     rows = ""
     for kind, spread in words.items():
         cells = "".join(f'<td class="n">{spread[name]:g}</td>' for name in names)
-        rows += f"<tr><td>{escape(kind)}</td>{cells}</tr>"
-    return f'<section class="card"><h3>Words of an answer</h3><table><tr><th></th>{head}</tr>{rows}</table></section>'
+        rows += f"<tr><td>{escape(_title(kind))}</td>{cells}</tr>"
+    return f'<section class="card"><h3>Words per answer</h3><table><tr><th></th>{head}</tr>{rows}</table></section>'
 
 
-def _frame(one: Shown) -> str:
-    frame = one.frame
-    plan = str(frame.plan) if frame.plan else "no plan: the 3 s are not whole"
+def _frame(card: FrameCard) -> str:
+    frame = card.frame
+    plan = str(frame.plan) if frame.plan else "no plan: the next 3 s are incomplete"
     tags = [
-        f"{frame.speed:.1f} m/s" if np.isfinite(frame.speed) else "speed not known",
+        f"{frame.speed:.1f} m/s" if np.isfinite(frame.speed) else "speed unknown",
         frame.command,
         plan,
         f"{len(frame.agents)} objects",
-        one.split,
+        card.split,
     ]
-    flags = "".join(f"<li>{escape(problem)}</li>" for problem in one.problems)
-    pictures = "".join(
+    flags = "".join(f"<li>{escape(problem)}</li>" for problem in card.problems)
+    images = "".join(
         f'<figure class="{view.replace(" ", "-")}"><img loading="lazy" width="480" height="270" alt="{view}" '
-        f'src="data:image/jpeg;base64,{base64.b64encode(one.pictures[view]).decode()}"><figcaption>{view}</figcaption></figure>'
+        f'src="data:image/jpeg;base64,{base64.b64encode(card.images[view]).decode()}"><figcaption>{view}</figcaption></figure>'
         for view in _ROW
     )
-    answers = "".join(_answer(record) for record in one.records)
+    answers = "".join(_answer(record) for record in card.records)
     details = '<details class="qa" open>' if flags else '<details class="qa">'
     return (
         f'<article class="card frame"><header><b>{escape(frame.scene)}</b>'
         + "".join(f'<span class="tag">{escape(tag)}</span>' for tag in tags)
         + f'<span class="soft">{escape(frame.token)}</span></header>'
         + (f'<ul class="flags">{flags}</ul>' if flags else "")
-        + f'<div class="views">{pictures}</div><div class="below">{draw_above(frame)}{details}'
-        + f"<summary>{len(one.records)} questions and answers</summary>{answers}</details></div></article>"
+        + f'<div class="views">{images}</div><div class="below">{draw_top_view(frame)}{details}'
+        + f"<summary>{len(card.records)} questions and answers</summary>{answers}</details></div></article>"
     )
 
 
@@ -152,24 +165,25 @@ def _answer(record: Record) -> str:
     turns = record["conversations"]
     lines = (line for line in turns[0]["value"].split("\n") if IMAGE_TOKEN not in line and not line.endswith(" VIEW>:"))
     by = f", by {record['captioner']}" if record.get("captioner") else ""
+    heading = _title(str(record.get("kind", ""))) + by
     return (
-        f'<div><span class="kind">{escape(str(record.get("kind", "")) + by)}</span><p>{escape(chr(10).join(lines).strip())}</p>'
+        f'<div><span class="kind">{escape(heading)}</span><p>{escape(chr(10).join(lines).strip())}</p>'
         f'<p class="answer">{escape(turns[-1]["value"].strip())}</p></div>'
     )
 
 
-def draw_above(frame: Frame) -> str:
-    """An SVG of the frame from above: rings each 10 m, objects with their ways to come, the ego's way."""
+def draw_top_view(frame: Frame) -> str:
+    """Return an SVG of the frame from above: distance rings, objects, and the ego vehicle's future path."""
     rings = "".join(
         f'<circle cx="120" cy="120" r="{metres * _SIDE / 2 / _RANGE:.1f}" fill="none" stroke="var(--line)"/>'
         f'<text x="122" y="{120 - metres * _SIDE / 2 / _RANGE - 1:.1f}">{metres} m</text>'
         for metres in (10, 20, 40)
     )
     agents = "".join(_agent(agent) for agent in frame.agents if max(abs(agent.x), abs(agent.y)) < _RANGE)
-    way = _line(np.vstack([[0.0, 0.0], frame.future[np.isfinite(frame.future).all(axis=1)]]))
+    path = _line(np.vstack([[0.0, 0.0], frame.future[np.isfinite(frame.future).all(axis=1)]]))
     return (
-        f'<svg viewBox="0 0 {_SIDE} {_SIDE}" role="img" aria-label="the frame from above">{rings}{agents}'
-        f'<polyline points="{way}" fill="none" stroke="var(--good)" stroke-width="2.5"/>'
+        f'<svg viewBox="0 0 {_SIDE} {_SIDE}" role="img" aria-label="top view of the frame">{rings}{agents}'
+        f'<polyline points="{path}" fill="none" stroke="var(--good)" stroke-width="2.5"/>'
         f'<path d="M120 113l5 12h-10z" fill="var(--ink)"/></svg>'
     )
 
@@ -178,16 +192,16 @@ def _agent(agent: Agent) -> str:
     colour = COLOURS.get(agent.group, "#888")
     speed = f", {agent.speed:.1f} m/s" if np.isfinite(agent.speed) else ""
     plan = f", {agent.plan}" if agent.plan else ""
-    x, y = _place(agent.x, agent.y)
-    told = f"<title>{escape(agent.name + speed + plan)}</title>"
-    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}">{told}</circle>'
+    x, y = _pixel(agent.x, agent.y)
+    title = f"<title>{escape(agent.name + speed + plan)}</title>"
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}">{title}</circle>'
 
 
 def _line(points: np.ndarray) -> str:
-    return " ".join("{:.1f},{:.1f}".format(*_place(x, y)) for x, y in points)
+    return " ".join("{:.1f},{:.1f}".format(*_pixel(x, y)) for x, y in points)
 
 
-def _place(x: float, y: float) -> tuple[float, float]:
-    """Pixels of a point in metres; forward is up."""
+def _pixel(x: float, y: float) -> tuple[float, float]:
+    """Return the pixel of a point in metres; forward is up."""
     scale = _SIDE / 2 / _RANGE
     return _SIDE / 2 + x * scale, _SIDE / 2 - y * scale

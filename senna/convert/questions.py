@@ -1,4 +1,4 @@
-"""Facts -> QA: what is asked about a frame, what the tables answer, and the records that it becomes."""
+"""From the facts of a frame to its questions, the answers that the tables give, and its records."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,16 +11,14 @@ from senna.convert.categories import is_vulnerable
 from senna.convert.facts import Agent, Frame
 from senna.kinds import all_kinds, kind_named, resolve
 from senna.records import Record
-from senna.templates import Templates, load_templates
+from senna.templates import Templates
 from senna.views import VIEWS, image_block
 
-__all__ = ["Answer", "Question", "Templates", "load_templates", "questions_of", "records_of"]
-
-TABLES = "tables"  # who answered, where no captioner did
+TABLES = "tables"  # the value of `captioner` in records that the tables answer
 
 _VRU_REACH = 20.0  # metres
 _REACH = {view: 40.0 if view == "front" else 20.0 for view in VIEWS}  # metres
-_MOST_OBJECTS = 20  # the nearest: more, and six views, question and answer no longer fit into 2048 tokens
+_MAX_OBJECTS = 20  # the nearest; with more, question and answer about six views exceed 2048 tokens
 _PUBLISHED_ORDER = [
     VIEWS.index(view) for view in ("front", "front right", "front left", "back", "back left", "back right")
 ]
@@ -30,39 +28,42 @@ _ALL_IMAGES = image_block()
 class Question(NamedTuple):
     """A question about a frame."""
 
-    kind: str  # of KINDS
-    views: tuple[str, ...]  # that the record shows
-    text: str  # without the image block: what a captioner is asked, about the picture of `view`
-    answer: str | None  # None where the captioner must give it
-    view: str  # that it is about
+    kind: str  # name of a kind in `senna.kinds`
+    views: tuple[str, ...]  # the images that the record shows
+    text: str  # without the image block; a captioner is asked this text with the image of `view`
+    answer: str | None  # None where the captioner must answer
+    view: str  # the view that the question is about
+    command: str | None = None  # the navigation command, where the question states it
+    speed: float | None = None  # the ego vehicle's speed in m/s as the question states it, None where unknown
 
 
 class Answer(NamedTuple):
-    """What a captioner said."""
+    """A captioner's answer."""
 
-    text: str  # "" where it could not tell
+    text: str  # "" where the captioner has no answer
     captioner: str  # its name
 
 
 def questions_of(frame: Frame, templates: Templates) -> list[Question]:
-    """What is asked about a frame, in the order of KINDS and VIEWS.
+    """Return the questions about a frame, in the order of the registry of kinds and of ``VIEWS``.
 
-    No plan and no explanation where the 3 s to come are not whole, and nothing about road users where nobody annotated
-    them. At most one question a kind and view.
+    There is at most one question for each kind and view. Plan and explanation are left out where the next 3 s are not
+    completely known, and questions about road users where the frame is not annotated.
     """
     return [question for kind in all_kinds() for question in resolve(kind.ask)(frame, templates)]
 
 
-def records_of(frame: Frame, captions: Mapping[tuple[str, str], Answer], templates: Templates) -> list[Record]:
-    """The records of a frame, one a question (design: "The QA record").
+def records_of(frame: Frame, questions: Iterable[Question], captions: Mapping[tuple[str, str], Answer]) -> list[Record]:
+    """Return a frame's records, one for each answered question (format: ``senna.records``).
 
     Args:
-        captions: (kind, view) -> the answer to each question that the tables do not answer. A question without one, or
-            with an empty one, is left out.
+        questions: the result of ``questions_of`` for this frame.
+        captions: (kind, view) -> answer, for the questions that the tables do not answer. A question with no answer or an
+            empty one is left out.
     """
-    images = [frame.images[place] for place in _PUBLISHED_ORDER] if frame.compat else list(frame.images)
+    images = [frame.images[index] for index in _PUBLISHED_ORDER] if frame.compat else list(frame.images)
     known = frame.future[np.isfinite(frame.future).all(axis=1)].round(3).tolist()
-    about = {
+    frame_fields = {
         "token": frame.token,
         "image": frame.images[0],
         "images": images,
@@ -70,24 +71,26 @@ def records_of(frame: Frame, captions: Mapping[tuple[str, str], Answer], templat
         "next": frame.next,
         "scene_token": frame.scene_token,
         "fut_valid_flag": len(known) == len(frame.future),
-        "ego_fut_trajs": known,  # (T, 2): the steps that are known, all six where the flag is set
+        "ego_fut_trajs": known,  # (T, 2): the known steps, all six where the flag is set
     }
     records = []
-    for question in questions_of(frame, templates):
+    for question in questions:
         answer = Answer(question.answer, TABLES) if question.answer else captions.get((question.kind, question.view))
         if answer is not None and answer.text:
-            records.append(_record(about, question, answer))
+            records.append(_record(frame_fields, question, answer))
     return records
 
 
-def _record(about: Record, question: Question, answer: Answer) -> Record:
+def _record(frame_fields: Record, question: Question, answer: Answer) -> Record:
     name = f"{question.kind}-{question.view.replace(' ', '-')}" if _is_per_view(question.kind) else question.kind
     block = _ALL_IMAGES if question.views is VIEWS else image_block(question.views)
+    stated = {"view": question.view, "command": question.command, "speed": question.speed}
     return {
-        "id": f"{about['token']}-{name}",
+        "id": f"{frame_fields['token']}-{name}",
         "kind": question.kind,
         "captioner": answer.captioner,
-        **about,
+        **{key: value for key, value in stated.items() if value is not None},
+        **frame_fields,
         "conversations": [
             {"from": "human", "value": block + question.text},
             {"from": "gpt", "value": answer.text},
@@ -107,7 +110,7 @@ def ask_vru(frame: Frame, templates: Templates) -> Iterator[Question]:
         and is_vulnerable(agent.category, agent.group)
         and math.hypot(agent.x, agent.y) < _VRU_REACH
     )
-    objects = [texts["object"].format(name=user.name, **_place(user, templates["words"])) for user in users]
+    objects = [texts["object"].format(name=user.name, **_position(user, templates["words"])) for user in users]
     answer = (
         texts["some"].format(objects=", ".join(objects), reach=reach, are="is" if len(users) == 1 else "are")
         if users
@@ -144,25 +147,30 @@ def ask_description(frame: Frame, templates: Templates) -> Iterator[Question]:
     """Ask for a description of each view; a captioner answers."""
     text = templates["description"]["question"]
     for view in VIEWS:
-        yield Question("description", VIEWS, _piece(text, "view", view), None, view)
+        yield Question("description", VIEWS, _fill(text, "view", view), None, view)
 
 
 def ask_explanation(frame: Frame, templates: Templates) -> Iterator[Question]:
-    """Ask for the reasons of the plan, where the whole 3 s future is known; a captioner answers."""
+    """Ask for the reasons of the plan, where the next 3 s are completely known; a captioner answers."""
     if frame.plan is not None:
         text = templates["explanation"]["question"].format(plan=frame.plan, **_situation(frame, templates))
-        yield Question("explanation", VIEWS, text, None, "front")
+        yield Question("explanation", VIEWS, text, None, "front", frame.command, _stated_speed(frame))
 
 
 def ask_plan(frame: Frame, templates: Templates) -> Iterator[Question]:
-    """Ask for the plan, where the whole 3 s future is known; the tables answer."""
+    """Ask for the plan, where the next 3 s are completely known; the tables answer."""
     if frame.plan is not None:
         text = templates["plan"]["question"].format(**_situation(frame, templates))
-        yield Question("plan", VIEWS, text, f"{frame.plan}\n", "front")
+        yield Question("plan", VIEWS, text, f"{frame.plan}\n", "front", frame.command, _stated_speed(frame))
 
 
 def _situation(frame: Frame, templates: Templates) -> dict[str, str]:
     return {"command": frame.command, "speed": _speed(frame.speed, templates["words"])}
+
+
+def _stated_speed(frame: Frame) -> float | None:
+    """Return the speed as `_speed` writes it into a question, None where it is unknown."""
+    return None if math.isnan(frame.speed) else float(f"{frame.speed:.1f}")
 
 
 def _is_per_view(name: str) -> bool:
@@ -171,25 +179,25 @@ def _is_per_view(name: str) -> bool:
 
 
 def _motion_line(number: int, agent: Agent, text: str, words: Mapping[str, str]) -> str:
-    return text.format(number=number, name=agent.name, speed=_speed(agent.speed, words), **_place(agent, words))
+    return text.format(number=number, name=agent.name, speed=_speed(agent.speed, words), **_position(agent, words))
 
 
 def _nearest(agents: Iterable[Agent]) -> Sequence[Agent]:
-    return sorted(agents, key=lambda agent: math.hypot(agent.x, agent.y))[:_MOST_OBJECTS]
+    return sorted(agents, key=lambda agent: math.hypot(agent.x, agent.y))[:_MAX_OBJECTS]
 
 
-def _place(agent: Agent, words: Mapping[str, str]) -> dict[str, str]:
+def _position(agent: Agent, words: Mapping[str, str]) -> dict[str, str]:
     ahead, aside = words["ahead" if agent.y >= 0 else "behind"], words["right" if agent.x >= 0 else "left"]
     return {
-        "ahead": _piece(ahead, "metres", round(abs(agent.y))),
-        "aside": _piece(aside, "metres", round(abs(agent.x))),
+        "ahead": _fill(ahead, "metres", round(abs(agent.y))),
+        "aside": _fill(aside, "metres", round(abs(agent.x))),
     }
 
 
 def _speed(speed: float, words: Mapping[str, str]) -> str:
-    return words["speed_unknown"] if math.isnan(speed) else _piece(words["speed"], "speed", f"{speed:.1f}")
+    return words["speed_unknown"] if math.isnan(speed) else _fill(words["speed"], "speed", f"{speed:.1f}")
 
 
-@lru_cache(maxsize=4096)  # a few hundred pieces make up all of a data set's lines
-def _piece(text: str, slot: str, value: int | str) -> str:
+@lru_cache(maxsize=4096)  # a data set's lines consist of a few hundred different phrases
+def _fill(text: str, slot: str, value: int | str) -> str:
     return text.format(**{slot: value})

@@ -1,6 +1,7 @@
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -41,7 +42,7 @@ def asked(about, kind="description", view="front"):
 # annotations
 
 
-def test_a_description_says_weather_counts_and_the_nearest_with_place_and_motion():
+def test_description_has_weather_counts_and_the_nearest_road_users():
     cars = [agent(x=0.5, y=30, speed=0.7), agent(x=3, y=9, speed=0.1)]
     seen = [agent("truck", -5, 20, 6.2), *cars, agent("barrier", 4, 5, group="static")]
     text = describe(frame(*seen, agent("bus", view="back", y=-9)), "front")
@@ -55,7 +56,7 @@ def test_a_description_says_weather_counts_and_the_nearest_with_place_and_motion
     assert "It is 9 m away (straight behind, not moving)." in describe(frame(agent("bus", view="back", y=-9)), "back")
 
 
-def test_what_is_unknown_or_not_named_is_not_said():
+def test_unknown_facts_are_not_mentioned():
     text = describe(frame(agent(speed=float("nan")), description="Parked truck, intersection"), "front")
     assert "moving" not in text
     assert "night" not in text
@@ -63,18 +64,18 @@ def test_what_is_unknown_or_not_named_is_not_said():
 
 
 @pytest.mark.parametrize(
-    ("description", "said"),
+    ("description", "sentence"),
     [
         ("Night, after rain, many peds", "It is night and the road is wet after rain."), ("Rain, parked cars", "It rains."),
         ("Sunny day, construction", "It is day and the sky is clear."), ("Train station, birthday party, Sunday", ""),
         ("Night, difficult lighting", "It is night and the lighting is difficult."), ("Parking lot", ""), ("", ""),
     ],
 )  # fmt: skip
-def test_the_scenes_words_about_the_sky_are_understood(description, said):
-    assert sky_of(description) == said
+def test_weather_and_time_of_day_come_from_the_scenes_description(description, sentence):
+    assert sky_of(description) == sentence
 
 
-def test_reasons_come_from_who_is_on_the_way():
+def test_reasons_name_road_users_on_the_path():
     slower, faster = agent(y=14, speed=2), agent(y=14, speed=12)
     stop, slow, go = (MetaAction(speed, "STRAIGHT") for speed in ("STOP", "DECELERATE", "ACCELERATE"))
     assert "a car 14 m away (straight ahead, moving at 2 m/s)" in explain(frame(slower), slow)
@@ -87,7 +88,7 @@ def test_reasons_come_from_who_is_on_the_way():
     )
 
 
-def test_the_way_is_the_one_that_the_car_drives():
+def test_path_follows_the_future_positions():
     left = np.array([[0, 4], [-1, 8], [-4, 11], [-8, 12], [-12, 12], [-16, 12]], dtype=float)
     beside, ahead = agent(x=-14, y=12.5), agent(x=0, y=22)
     turning = frame(beside, ahead, future=left, plan=MetaAction("KEEP", "LEFT_TURN"))
@@ -97,7 +98,7 @@ def test_the_way_is_the_one_that_the_car_drives():
 
 @pytest.mark.parametrize("plan", ALL_META_ACTIONS)
 @pytest.mark.parametrize("speed", [0.0, 7.5, float("nan")])
-def test_every_plan_has_an_explanation_that_passes_the_checks(plan, speed):
+def test_explanation_of_every_plan_passes_the_checks(plan, speed):
     for command in ("go straight", "turn left", "go straight and turn right"):
         text = explain(frame(agent(), plan=plan, speed=speed, command=command, future=np.zeros((6, 2))), plan)
         assert check("explanation", text) == []
@@ -105,51 +106,50 @@ def test_every_plan_has_an_explanation_that_passes_the_checks(plan, speed):
         assert command in text
 
 
-def test_a_frame_always_gets_the_same_words_and_others_get_others():
+def test_texts_are_reproducible_and_vary_between_frames():
     texts = [describe(frame(agent(), token=str(number)), "front") for number in range(40)]
     assert texts == [describe(frame(agent(), token=str(number)), "front") for number in range(40)]
     assert len(set(texts)) > 2
     assert all(check("description", describe(frame(), view)) == [] for view in VIEWS)
 
 
-def test_nothing_is_claimed_about_traffic_lights_or_where_nobody_annotated():
+def test_no_text_without_annotations_or_about_traffic_lights():
     captioner = make_captioner("annotations")
     assert captioner.answer([asked(frame(agent()), "traffic_light")]) == [""]
     assert captioner.answer([asked(frame(annotated=False)), asked(frame(plan=None), "explanation")]) == ["", ""]
 
 
-def test_real_frames_get_captions_that_pass_the_checks(data):
+def test_captions_of_simulated_frames_pass_the_checks(drawn_world):
     pytest.importorskip("nuscenes", reason="nuscenes-devkit is not installed")
     from senna.convert.frames import read_frames
 
     captioner, count = make_captioner("annotations"), 0
-    for one in read_frames(data / "nuscenes_mini10_tables", "v1.0-mini"):
-        requests = [asked(one, "description", view) for view in VIEWS] + [asked(one, "explanation")] * (
-            one.plan is not None
-        )
+    for about in read_frames(drawn_world, "v1.0-mini"):
+        requests = [asked(about, "description", view) for view in VIEWS]
+        requests += [asked(about, "explanation")] * (about.plan is not None)
         captions = ask(captioner, requests)
         assert [caption.problems for caption in captions] == [()] * len(requests)
         count += len(captions)
-    assert count == 404 * 6 + 344
+    assert count == 48 * 6 + 36
 
 
-# the factory
+# make_captioner
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "said"),
+    ("name", "options", "message"),
     [
         ("gpt", {}, "annotations, llava, openai"), ("annotations", {"model": "x"}, "no model"), ("openai", {}, "--server"),
         ("llava", {"server": "x"}, "--server"), ("openai", {"server": "a", "concurrency": 0}, "--concurrency"),
         ("llava", {"max_tokens": 0}, "0 tokens"),
     ],
 )  # fmt: skip
-def test_a_wrong_choice_is_refused_at_once(name, options, said):
-    with pytest.raises(UsageError, match=said):
+def test_wrong_options_are_refused_immediately(name, options, message):
+    with pytest.raises(UsageError, match=message):
         make_captioner(name, **options)
 
 
-def test_choosing_a_captioner_loads_no_torch():
+def test_creating_a_captioner_imports_no_torch():
     program = (
         "import sys; from senna.convert.captioners import make_captioner as make; import senna.convert.caption_checks\n"
         "from pathlib import Path\n"
@@ -164,7 +164,7 @@ def test_choosing_a_captioner_loads_no_torch():
 
 
 class Model:
-    """Answers that tell picture and question apart, and a count of what was asked."""
+    """A captioner whose answers depend on image and question; it records the requests."""
 
     window, settings = 4, ""
 
@@ -172,36 +172,36 @@ class Model:
         self.name, self.asked = name, []
 
     def stream(self, requests):
-        for place in reversed(range(len(requests))):
-            self.asked.append(requests[place])
-            yield place, f"{requests[place].question} {requests[place].image.read_bytes().decode()} {len(self.asked)}"
+        for index, request in reversed(list(enumerate(requests))):
+            self.asked.append(request)
+            yield index, f"{request.question} {request.image.read_bytes().decode()} {len(self.asked)}"
 
     def answer(self, requests):
         return [text for _, text in sorted(self.stream(requests))]
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def images(tmp_path):
     for name, content in {"a": "cat", "b": "dog", "c": "cat"}.items():
         (tmp_path / name).write_text(content)
     return lambda *names: [Request(None, "front", tmp_path / name, "description", "what?") for name in names]
 
 
-def test_nothing_is_asked_twice_in_one_call_or_in_two_runs(pictures, tmp_path):
+def test_no_question_is_asked_twice_in_one_call_or_two_runs(images, tmp_path):
     model = Model()
-    first = CachedCaptioner(model, tmp_path / "cache" / "captions.sqlite").answer(pictures("a", "b", "c", "a"))
-    assert len(model.asked) == 2  # a and c are the same picture under two names
+    first = CachedCaptioner(model, tmp_path / "cache" / "captions.sqlite").answer(images("a", "b", "c", "a"))
+    assert len(model.asked) == 2  # a and c are the same image under two names
     assert first[0] == first[2] == first[3] != first[1]
-    again = CachedCaptioner(model, tmp_path / "cache" / "captions.sqlite").answer(pictures("c", "b"))
+    again = CachedCaptioner(model, tmp_path / "cache" / "captions.sqlite").answer(images("c", "b"))
     assert again == [first[0], first[1]]
     assert len(model.asked) == 2
 
 
-def test_another_picture_question_or_model_is_asked_for(pictures, tmp_path):
+def test_changed_image_question_model_or_settings_are_asked_again(images, tmp_path):
     model, path = Model(), tmp_path / "captions.sqlite"
-    CachedCaptioner(model, path).answer(pictures("a"))
+    CachedCaptioner(model, path).answer(images("a"))
     (tmp_path / "a").write_text("horse")
-    CachedCaptioner(model, path).answer(pictures("a"))
+    CachedCaptioner(model, path).answer(images("a"))
     assert len(model.asked) == 2
     other = [Request(None, "front", tmp_path / "a", "description", "why?")]
     CachedCaptioner(model, path).answer(other)
@@ -222,16 +222,16 @@ from senna.convert.captioners.cache import CachedCaptioner
 class Model:
     name, window, settings = "model", 4, ""
     def stream(self, requests):
-        for place, request in enumerate(requests):
-            yield place, request.question
+        for index, request in enumerate(requests):
+            yield index, request.question
 requests = [Request(None, "front", Path(sys.argv[1]), "description", str(number)) for number in range(100000)]
-for place, text in CachedCaptioner(Model(), Path(sys.argv[2])).stream(requests):
+for index, text in CachedCaptioner(Model(), Path(sys.argv[2])).stream(requests):
     print(text, flush=True)
 """
 
 
 @pytest.mark.slow
-def test_answers_that_came_before_kill_9_are_there_after_it(tmp_path):
+def test_answers_survive_a_killed_process(tmp_path):
     (tmp_path / "a").write_text("cat")
     command, chance = (
         [sys.executable, "-c", KILLED, str(tmp_path / "a"), str(tmp_path / "captions.sqlite")],
@@ -243,27 +243,48 @@ def test_answers_that_came_before_kill_9_are_there_after_it(tmp_path):
             process.stdout.readline()
             time.sleep(chance.uniform(0.05, 0.4))
             os.kill(process.pid, signal.SIGKILL)
-            told = 1 + sum(1 for line in process.stdout if line.endswith("\n"))
+            printed = 1 + sum(1 for line in process.stdout if line.endswith("\n"))
         model = Model()
         cached = CachedCaptioner(model, tmp_path / "captions.sqlite")
-        cached.answer([Request(None, "front", tmp_path / "a", "description", str(number)) for number in range(told)])
+        cached.answer([Request(None, "front", tmp_path / "a", "description", str(number)) for number in range(printed)])
         assert model.asked == []
         cached.close()
-        known = max(known, told)
+        known = max(known, printed)
     assert known > 5
 
 
-def test_two_shards_may_share_a_cache(pictures, tmp_path):
-    one, two = (CachedCaptioner(model, tmp_path / "captions.sqlite") for model in (Model(), Model()))
-    streams = [one.stream(pictures("a", "b")), two.stream(pictures("b", "a"))]
+def test_two_shards_can_share_a_cache(images, tmp_path):
+    first, second = (CachedCaptioner(model, tmp_path / "captions.sqlite") for model in (Model(), Model()))
+    streams = [first.stream(images("a", "b")), second.stream(images("b", "a"))]
     assert len([next(stream) for _ in range(2) for stream in streams]) == 4
 
 
-def test_a_cache_that_is_none_and_one_that_cannot_be_written_are_told(pictures, tmp_path):
+def test_unusable_cache_files_and_missing_images_are_named(images, tmp_path):
     (tmp_path / "notes").write_text("no database, but a text that is longer than the head of one " * 20)
-    with pytest.raises(UsageError, match=r"notes.*move it away"):
-        CachedCaptioner(Model(), tmp_path / "notes").answer(pictures("a"))
+    with pytest.raises(UsageError, match="notes") as error:
+        CachedCaptioner(Model(), tmp_path / "notes").answer(images("a"))
+    assert error.value.remedy == "move it away"
     with pytest.raises(SennaError, match="cache"):
-        CachedCaptioner(Model(), tmp_path / "a" / "captions.sqlite").answer(pictures("a"))
-    with pytest.raises(DataError, match="gone"):
-        CachedCaptioner(Model(), tmp_path / "captions.sqlite").answer(pictures("gone"))
+        CachedCaptioner(Model(), tmp_path / "a" / "captions.sqlite").answer(images("a"))
+    with pytest.raises(DataError) as missing:
+        CachedCaptioner(Model(), tmp_path / "captions.sqlite").answer(images("gone"))
+    assert (missing.value.file, missing.value.kind) == (tmp_path / "gone", DataError.MISSING_IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"), [(13, "make room"), (10 | 3 << 8, "make room"), (8, "can be written"), (None, "can be written")]
+)
+def test_full_disk_is_recognized_by_its_sqlite_code(images, tmp_path, monkeypatch, code, remedy):
+    fault = sqlite3.OperationalError("some text")
+    if code is not None:
+        fault.sqlite_errorcode = code
+    cached = CachedCaptioner(Model(), tmp_path / "captions.sqlite")
+
+    def fail(key, text):
+        with cached._reporting_errors():
+            raise fault
+
+    monkeypatch.setattr(cached, "_store", fail)
+    with pytest.raises(SennaError) as error:
+        cached.answer(images("a"))
+    assert remedy in error.value.remedy

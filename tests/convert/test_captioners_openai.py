@@ -1,4 +1,4 @@
-"""Against real HTTP servers on the loopback: one of ours that misbehaves, and `transformers serve`."""
+"""The openai captioner against local HTTP servers: a faulty one of these tests, and `transformers serve`."""
 
 import base64
 import json
@@ -27,7 +27,7 @@ from senna.convert.captioners.openai import OpenAICaptioner, RetryPolicy
 from senna.errors import DataError, SennaError, UsageError
 from tests.convert.tiny_llava import tiny_llava
 
-HASTE = RetryPolicy(timeout=1.5, attempts=8, first_pause=0.01, longest_pause=0.05)
+QUICK = RetryPolicy(timeout=1.5, attempts=8, first_pause=0.01, longest_pause=0.05)
 
 
 class _Server(ThreadingHTTPServer):
@@ -45,12 +45,12 @@ class _Server(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def handle_error(self, request, client_address):
-        """A client that gave up is no news."""
+        """Ignore clients that closed the connection."""
 
 
 class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_):
-        """Nothing."""
+        """Print nothing."""
 
     def do_GET(self):
         self.reply({"data": [{"id": name} for name in self.server.models]})
@@ -58,7 +58,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         server, body = self.server, json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         image, text = body["messages"][0]["content"]
-        question, picture = text["text"], base64.b64decode(image["image_url"]["url"].partition(",")[2])
+        question, content = text["text"], base64.b64decode(image["image_url"]["url"].partition(",")[2])
         with server.lock:
             server.tries[question] += 1
             server.times.setdefault(question, []).append(time.monotonic())
@@ -70,8 +70,8 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             with server.lock:
                 server.answered[question] += 1
-            content = f"{question} {len(picture)}"
-            self.reply({"choices": [{"message": {"content": content}, "finish_reason": "stop"}]})
+            answer = f"{question} {len(content)}"
+            self.reply({"choices": [{"message": {"content": answer}, "finish_reason": "stop"}]})
 
     def reply(self, value, status=200, headers=(), raw=None, length=None):
         content = raw if raw is not None else json.dumps(value).encode()
@@ -82,8 +82,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def fault_status(self, status, said="no", headers=()):
-        self.reply({"error": {"message": said}}, status, headers)
+    def fault_status(self, status, message="no", headers=()):
+        self.reply({"error": {"message": message}}, status, headers)
 
     def fault_garbage(self):
         self.reply(None, raw=b"<html>this is no JSON")
@@ -95,7 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.reply(None, raw=b'{"choices": [{"message": {"content": "hal', length=400)
 
     def fault_stall(self):
-        time.sleep(2 * HASTE.timeout)
+        time.sleep(2 * QUICK.timeout)
 
     def fault_reset(self):
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -109,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         for _ in range(40):
             self.wfile.write(b" ")
-            time.sleep(HASTE.timeout / 10)
+            time.sleep(QUICK.timeout / 10)
 
     def fault_slow(self, seconds):
         with self.server.lock:
@@ -138,12 +138,12 @@ def serving(behave=lambda question, attempt: None):
 @pytest.fixture
 def ask_for(tmp_path):
     def make(count):
-        made = []
+        requests = []
         for number in range(count):
             path = tmp_path / f"{number}.png"
             Image.fromarray(np.full((4, 4 + number, 3), number, np.uint8)).save(path)
-            made.append(Request(None, "front", path, "description", f"question {number}"))
-        return made
+            requests.append(Request(None, "front", path, "description", f"question {number}"))
+        return requests
 
     return make
 
@@ -158,49 +158,50 @@ FAULTS = [
 ]  # fmt: skip
 
 
-def test_no_answer_is_lost_and_none_doubled_by_a_server_that_fails_in_every_way(ask_for):
+def test_every_temporary_failure_is_retried_and_no_answer_is_lost_or_doubled(ask_for):
     def behave(question, attempt):
         number = int(question.split()[1])
         return FAULTS[(number + attempt) % len(FAULTS)] if attempt <= number % 4 else None
 
     requests = ask_for(44)
     with serving(behave) as server:
-        got = list(OpenAICaptioner(server.address, "tiny", 8, patience=HASTE).stream(requests))
+        got = list(OpenAICaptioner(server.address, "tiny", 8, retry=QUICK).stream(requests))
         assert sorted(got) == list(enumerate(answers_to(requests)))
         assert {server.answered[request.question] for request in requests} == {1}
         assert [server.tries[request.question] for request in requests] == [1 + number % 4 for number in range(44)]
 
 
-def test_as_many_requests_as_allowed_are_under_way_at_once(ask_for):
+def test_concurrency_limits_simultaneous_requests(ask_for):
     with serving(lambda question, attempt: ("slow", 0.1)) as server:
         OpenAICaptioner(server.address, "tiny", 4).answer(ask_for(16))
         assert server.busiest == 4
 
 
-def test_a_server_that_says_when_to_come_back_is_obeyed(ask_for):
+def test_retry_after_header_is_respected(ask_for):
     def behave(question, attempt):
         return ("status", 429, "busy", [("Retry-After", "0.2")]) if attempt == 1 else None
 
     with serving(behave) as server:
-        OpenAICaptioner(server.address, "tiny", 2, patience=HASTE).answer(ask_for(2))
+        OpenAICaptioner(server.address, "tiny", 2, retry=QUICK).answer(ask_for(2))
         assert all(0.19 < second - first < 1 for first, second in server.times.values())
 
 
-def test_a_refusal_is_final_and_names_picture_and_reason_and_keeps_what_was_under_way(ask_for):
-    requests = ask_for(3)
+def test_permanent_failure_names_image_and_reason_and_keeps_other_answers(ask_for):
+    requests, all_received = ask_for(3), threading.Barrier(3)
 
     def behave(question, attempt):
-        return ("status", 400, "the picture is too large") if question.endswith("1") else ("slow", 0.2)
+        all_received.wait(10)
+        return ("status", 400, "the image is too large") if question.endswith("1") else ("slow", 0.2)
 
     got = []
     with serving(behave) as server:
-        with pytest.raises(SennaError, match=r"1\.png.*the picture is too large"):
-            got.extend(OpenAICaptioner(server.address, "tiny", 3, patience=HASTE).stream(requests))
+        with pytest.raises(SennaError, match=r"1\.png.*the image is too large"):
+            got.extend(OpenAICaptioner(server.address, "tiny", 3, retry=QUICK).stream(requests))
         assert server.tries["question 1"] == 1
-    assert sorted(place for place, _ in got) == [0, 2]
+    assert sorted(index for index, _ in got) == [0, 2]
 
 
-def test_after_a_failure_only_what_is_missing_is_asked(ask_for, tmp_path):
+def test_after_a_failure_only_missing_answers_are_requested(ask_for, tmp_path):
     requests = ask_for(6)
     broken = threading.Event()
     broken.set()
@@ -209,9 +210,7 @@ def test_after_a_failure_only_what_is_missing_is_asked(ask_for, tmp_path):
         return ("status", 400) if question.endswith("4") and broken.is_set() else None
 
     with serving(behave) as server:
-        cached = CachedCaptioner(
-            OpenAICaptioner(server.address, "tiny", 1, patience=HASTE), tmp_path / "captions.sqlite"
-        )
+        cached = CachedCaptioner(OpenAICaptioner(server.address, "tiny", 1, retry=QUICK), tmp_path / "captions.sqlite")
         with pytest.raises(SennaError):
             cached.answer(requests)
         broken.clear()
@@ -219,24 +218,24 @@ def test_after_a_failure_only_what_is_missing_is_asked(ask_for, tmp_path):
         assert [server.answered[f"question {number}"] for number in range(6)] == [1] * 6
 
 
-def test_a_server_that_is_not_there_is_given_up_in_the_end(ask_for):
+def test_unreachable_server_is_reported_after_all_attempts(ask_for):
     with serving() as server:
         address = server.address
     with pytest.raises(SennaError, match=r"after 3 attempts .*refused.*run the same command again"):
-        OpenAICaptioner(address, "tiny", 2, patience=RetryPolicy(1, 3, 0.01, 0.01)).answer(ask_for(3))
+        OpenAICaptioner(address, "tiny", 2, retry=RetryPolicy(1, 3, 0.01, 0.01)).answer(ask_for(3))
 
 
-def test_a_missing_key_is_named(ask_for, monkeypatch):
+def test_missing_key_is_named(ask_for, monkeypatch):
     with serving(lambda question, attempt: ("status", 401, "who are you?")) as server:
         with pytest.raises(SennaError, match="OPENAI_API_KEY"):
-            OpenAICaptioner(server.address, "tiny", patience=HASTE).answer(ask_for(1))
+            OpenAICaptioner(server.address, "tiny", retry=QUICK).answer(ask_for(1))
         monkeypatch.setenv("OPENAI_API_KEY", "sesame")
         with pytest.raises(SennaError):
-            OpenAICaptioner(server.address, "tiny", patience=HASTE).answer(ask_for(1))
+            OpenAICaptioner(server.address, "tiny", retry=QUICK).answer(ask_for(1))
         assert server.keys == {None, "Bearer sesame"}
 
 
-def test_the_model_is_asked_for_where_the_server_has_one_only(ask_for):
+def test_name_of_the_only_model_is_requested(ask_for):
     with serving() as server:
         captioner = make_captioner("openai", server=server.address, max_tokens=77)
         captioner.answer(ask_for(1))
@@ -251,41 +250,46 @@ def test_the_model_is_asked_for_where_the_server_has_one_only(ask_for):
             make_captioner("openai", server=server.address).answer(ask_for(1))
 
 
-def test_a_redirect_is_not_followed(ask_for):
-    away = ("status", 307, "", [("Location", "http://127.0.0.1:1/v1")])
-    with serving(lambda question, attempt: away) as server, pytest.raises(SennaError, match="307"):
-        OpenAICaptioner(server.address, "tiny", patience=HASTE).answer(ask_for(1))
+def test_redirect_is_not_followed(ask_for):
+    redirect = ("status", 307, "", [("Location", "http://127.0.0.1:1/v1")])
+    with serving(lambda question, attempt: redirect) as server, pytest.raises(SennaError, match="307"):
+        OpenAICaptioner(server.address, "tiny", retry=QUICK).answer(ask_for(1))
 
 
 @pytest.mark.parametrize(
     ("content", "text"), [(None, ""), (" ", ""), ([{"type": "text", "text": "in parts"}], "in parts")]
 )
-def test_an_answer_may_be_empty_or_in_parts(ask_for, content, text):
+def test_answer_can_be_empty_or_in_parts(ask_for, content, text):
     with serving(lambda question, attempt: ("content", content)) as server:
-        assert OpenAICaptioner(server.address, "tiny", patience=HASTE).answer(ask_for(1)) == [text]
+        assert OpenAICaptioner(server.address, "tiny", retry=QUICK).answer(ask_for(1)) == [text]
 
 
 @pytest.mark.parametrize(
     "written", ["127.0.0.1:{port}", "http://127.0.0.1:{port}/", "http://127.0.0.1:{port}/v1/chat/completions"]
 )
-def test_an_address_may_be_written_in_several_ways(written, ask_for):
+def test_address_can_be_written_in_several_ways(written, ask_for):
     with serving() as server:
         captioner = OpenAICaptioner(written.format(port=server.server_address[1]), "tiny")
         assert captioner.answer(ask_for(1)) == answers_to(ask_for(1))
 
 
 @pytest.mark.parametrize(
-    ("server", "said"),
-    [(None, "needs --server"), ("http://", "no address"), ("ftp://a/v1", "no address"), ("a:b", "no address")],
+    ("server", "message"),
+    [
+        (None, "needs --server"),
+        ("http://", "not an address"),
+        ("ftp://a/v1", "not an address"),
+        ("a:b", "not an address"),
+    ],
 )
-def test_what_is_no_address_is_refused(server, said):
-    with pytest.raises(UsageError, match=said):
+def test_invalid_addresses_are_refused(server, message):
+    with pytest.raises(UsageError, match=message):
         make_captioner("openai", server=server)
 
 
-def test_a_file_that_is_no_picture_is_named(tmp_path):
+def test_files_that_are_not_images_are_named(tmp_path):
     path = tmp_path / "notes.txt"
-    path.write_text("no picture")
+    path.write_text("not an image")
     with serving() as server, pytest.raises(DataError, match=r"notes\.txt"):
         OpenAICaptioner(server.address, "tiny").answer([Request(None, "front", path, "description", "what?")])
     with serving() as server, pytest.raises(DataError, match="gone"):
@@ -296,9 +300,9 @@ def test_a_file_that_is_no_picture_is_named(tmp_path):
 
 @contextmanager
 def transformers_serve(model):
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     program = "from transformers.cli.transformers import main; main()"
     flags = ["serve", str(model), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -310,7 +314,7 @@ def transformers_serve(model):
                     urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
                     break
                 except (OSError, urllib.error.URLError):
-                    assert process.poll() is None, "transformers serve ended at once"
+                    assert process.poll() is None, "transformers serve ended immediately"
                     time.sleep(0.1)
             yield f"http://127.0.0.1:{port}"
         finally:
@@ -319,7 +323,7 @@ def transformers_serve(model):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not is_serve_available(), reason="transformers serve needs fastapi, uvicorn and openai")
-def test_transformers_serve_answers_as_the_same_model_does_here(tmp_path):
+def test_transformers_serve_gives_the_answers_of_the_llava_captioner(tmp_path):
     model, rng = tiny_llava(tmp_path / "model"), np.random.default_rng(0)
     requests = []
     for number, (height, width) in enumerate([(90, 160), (90, 160), (64, 64)]):

@@ -1,4 +1,4 @@
-"""What is found wrong with labels, how frames are counted, which are shown, and that the page holds what it should."""
+"""Contradictions between labels, counts, the choice of frames to show, and the quality page."""
 
 import io
 from dataclasses import replace
@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from senna.convert.facts import Agent, Frame
-from senna.convert.quality import Summary, facts_of, label_problems, pick, record_problems
+from senna.convert.quality import Summary, asked_view, facts_of, label_problems, pick, record_problems
 from senna.convert.quality_images import project_edges
-from senna.convert.quality_page import Shown, draw_above, write_page
+from senna.convert.quality_page import FrameCard, draw_top_view, write_page
 from senna.meta_actions import MetaAction
 from senna.views import VIEWS, image_block
 
@@ -43,7 +43,7 @@ def names(problems):
     return [problem.split(":")[0] for problem in problems]
 
 
-def test_labels_that_go_together_have_no_problem():
+def test_consistent_labels_have_no_problem():
     assert label_problems(make_frame()) == []
 
 
@@ -64,7 +64,7 @@ def test_labels_that_go_together_have_no_problem():
         ({"agents": (make_agent(speed=80.0),)}, "object too fast"),
     ],
 )
-def test_labels_that_contradict_each_other_are_named(changes, problem):
+def test_contradictory_labels_are_named(changes, problem):
     assert names(label_problems(make_frame(**changes))) == [problem]
 
 
@@ -78,11 +78,11 @@ def test_labels_that_contradict_each_other_are_named(changes, problem):
         {"agents": (make_agent(speed=float("nan")),)},
     ],
 )
-def test_what_may_be_is_not_flagged(changes):
+def test_unusual_but_possible_labels_are_not_flagged(changes):
     assert label_problems(make_frame(**changes)) == []
 
 
-def test_a_record_that_cannot_be_trained_on_is_named():
+def test_records_unfit_for_training_are_named():
     assert record_problems(make_record()) == []
     assert names(record_problems(make_record(answer="drive on"))) == ["not a plan"]
     assert names(record_problems(make_record("description", "word " * 500))) == ["long answer"]
@@ -92,7 +92,13 @@ def test_a_record_that_cannot_be_trained_on_is_named():
     assert names(record_problems(short)) == ["images"]
 
 
-def test_a_summary_counts_frames_kinds_views_labels_and_words():
+def test_views_come_from_the_field_and_else_from_the_id():
+    assert asked_view({"view": "back left", "id": "t-description-front"}) == "back left"
+    assert asked_view({"id": "t-description-front-right"}) == "front right"
+    assert asked_view({"id": "t-plan"}) == asked_view({"token": "t"}) == "front"
+
+
+def test_summary_counts_frames_kinds_views_labels_and_words():
     summary = Summary()
     motion = make_record("motion", "Object 1: STOP, STRAIGHT\nObject 2: KEEP, LEFT_TURN\n", name="motion-back-left")
     summary.add("train", facts_of(make_frame(), [make_record(), motion]))
@@ -114,8 +120,8 @@ def test_a_summary_counts_frames_kinds_views_labels_and_words():
     assert counts["problems"] == {"caption cut off": 1, "stop while moving": 1}
 
 
-def test_flagged_frames_are_shown_first_and_the_others_spread_evenly():
-    flags = [place in (3, 90) for place in range(100)]
+def test_flagged_frames_come_first_and_others_are_evenly_spread():
+    flags = [index in (3, 90) for index in range(100)]
     chosen = pick(flags, 10)
     assert chosen[:2] == [3, 90]
     assert len(set(chosen)) == 10
@@ -125,7 +131,7 @@ def test_flagged_frames_are_shown_first_and_the_others_spread_evenly():
     assert len(pick([True] * 60 + [False] * 60, 50)) == 50
 
 
-def test_a_point_is_projected_to_its_pixel_and_what_is_behind_the_camera_is_cut():
+def test_edges_are_projected_and_clipped_behind_the_camera():
     intrinsic = np.array([[1000.0, 0, 800], [0, 1000, 450], [0, 0, 1]])
     cube = np.array([[x, y, z] for z in (9.0, 11.0) for x, y in ((1, 1), (-1, 1), (-1, -1), (1, -1))])
     start, end = next(project_edges(cube, intrinsic))
@@ -160,17 +166,17 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_the_page_is_whole_needs_no_network_and_shows_frames_with_their_answers():
+def test_page_is_well_formed_and_self_contained_and_shows_frames_with_answers():
     buffer = io.BytesIO()
     Image.new("RGB", (48, 27)).save(buffer, format="JPEG")
     frame = make_frame(scene="scene-<1>")
     summary = Summary()
     summary.add("train", facts_of(frame, [make_record()], ["caption cut off: x"]))
-    shown = [
-        Shown("train", frame, [make_record()], dict.fromkeys(VIEWS, buffer.getvalue()), ["caption cut off: x"]),
-        Shown("train", make_frame(plan=None), [], dict.fromkeys(VIEWS, buffer.getvalue()), []),
+    cards = [
+        FrameCard("train", frame, [make_record()], dict.fromkeys(VIEWS, buffer.getvalue()), ["caption cut off: x"]),
+        FrameCard("train", make_frame(plan=None), [], dict.fromkeys(VIEWS, buffer.getvalue()), []),
     ]
-    text = write_page("a < b", "captions by nobody", summary.as_json(), shown)
+    text = write_page("a < b", "captions by nobody", summary.as_json(), cards)
     page = Page(text)
     assert page.open == []
     assert page.seen.count("img") == 12
@@ -178,14 +184,14 @@ def test_the_page_is_whole_needs_no_network_and_shows_frames_with_their_answers(
     assert all(source.startswith("data:") for source in page.sources)
     assert "http" not in text
     assert "<script" not in text
-    for said in ("scene-<1>", "KEEP, STRAIGHT", "What now?", "caption cut off", "a < b"):
-        assert said in page.text
+    for text in ("scene-<1>", "KEEP, STRAIGHT", "What now?", "caption cut off", "a < b"):
+        assert text in page.text
     assert "<image>" not in page.text
     assert "FRONT LEFT VIEW" not in page.text
 
 
-def test_from_above_forward_is_up_and_right_is_right():
-    drawn = draw_above(make_frame(agents=(make_agent(x=10.0, y=20.0, name="tram"),)))
+def test_in_the_top_view_forward_is_up_and_right_is_right():
+    drawn = draw_top_view(make_frame(agents=(make_agent(x=10.0, y=20.0, name="tram"),)))
     circle = drawn.split("<circle")[-1]
     x, y = (float(circle.split(f'{name}="')[1].split('"')[0]) for name in ("cx", "cy"))
     assert x > 120

@@ -6,13 +6,13 @@ import pytest
 import yaml
 
 from senna.convert.facts import Agent, Frame
-from senna.convert.questions import Answer, load_templates, questions_of, records_of
+from senna.convert.questions import Answer, questions_of, records_of
 from senna.errors import UsageError
 from senna.kinds import all_kinds
 from senna.meta_actions import MetaAction, parse_meta_action
 from senna.record_file import open_records
 from senna.records import prompt_images, record_kind, write_records
-from senna.templates import DEFAULT
+from senna.templates import DEFAULT, load_templates
 from senna.views import VIEWS, camera_of, image_block, view_of
 
 KEEP = MetaAction("KEEP", "STRAIGHT")
@@ -50,7 +50,7 @@ def answers_to(of):
     }
 
 
-def test_a_frame_is_asked_every_kind_and_no_kind_and_view_twice():
+def test_frame_has_questions_of_every_kind_and_none_twice():
     questions = questions_of(frame(agent(0, 10), agent(0, -10)), TEMPLATES)
     assert list(dict.fromkeys(question.kind for question in questions)) == [kind.name for kind in all_kinds()]
     assert len({(question.kind, question.view) for question in questions}) == len(questions)
@@ -60,13 +60,13 @@ def test_a_frame_is_asked_every_kind_and_no_kind_and_view_twice():
     }  # fmt: skip
 
 
-def test_motion_lists_what_moves_within_reach_nearest_first():
+def test_motion_lists_moving_objects_within_reach_nearest_first():
     scene = frame(
         agent(3, 39, speed=7.26),
         agent(-2, 12, name="truck", plan=MetaAction("DECELERATE", "LEFT_TURN")),
         agent(0, 41),  # too far
         agent(1, 8, "movable_object.trafficcone", "traffic cone", "static", plan=STANDS),
-        agent(1, 9, plan=None),  # not wholly known
+        agent(1, 9, plan=None),  # its next 3 s are incomplete
         agent(0, -19, name="bus", speed=float("nan"), plan=STANDS),
         agent(0, -21),  # too far at the back
     )
@@ -80,15 +80,15 @@ def test_motion_lists_what_moves_within_reach_nearest_first():
     assert (back.view, back.answer) == ("back", "Object 1: STOP, STRAIGHT\n")
 
 
-def test_a_crowd_is_cut_to_the_nearest_twenty_so_that_the_prompt_fits():
+def test_only_the_nearest_twenty_objects_are_listed():
     (motion,) = asked(frame(*(walker(0, 5 + index) for index in range(30))), "motion")
     assert motion.answer.count("\n") == 20
     assert "24 m ahead" in motion.text
     assert "25 m ahead" not in motion.text
 
 
-def test_vulnerable_are_who_walks_or_rides_within_20_m_in_the_front_view():
-    there = frame(
+def test_vulnerable_road_users_are_pedestrians_and_riders_within_20_m_in_front():
+    scene = frame(
         walker(2.6, 14),
         agent(-1, 8, "vehicle.bicycle", "bicycle", "cyclist", plan=None),
         walker(0, 21),
@@ -96,7 +96,7 @@ def test_vulnerable_are_who_walks_or_rides_within_20_m_in_the_front_view():
         agent(0, 5, "animal", "animal", "pedestrian"),
         agent(0, 6),
     )
-    (question,) = asked(there, "vru")
+    (question,) = asked(scene, "vru")
     assert question.answer == (
         "Within 20 m there are: a bicycle 8 m ahead and 1 m to the left, a pedestrian 14 m ahead and 3 m to the right."
     )
@@ -104,7 +104,7 @@ def test_vulnerable_are_who_walks_or_rides_within_20_m_in_the_front_view():
     assert asked(frame(agent(0, 6)), "vru")[0].answer.startswith("No one")
 
 
-def test_without_a_whole_future_there_is_no_plan_and_no_explanation():
+def test_incomplete_future_gives_no_plan_and_no_explanation():
     future = np.array(frame().future)
     future[4:] = np.nan
     cut = frame(future=future, plan=None)
@@ -113,29 +113,33 @@ def test_without_a_whole_future_there_is_no_plan_and_no_explanation():
         "explanation",
         "motion",
     }
-    record = records_of(cut, {}, TEMPLATES)[0]
+    record = records_of(cut, questions_of(cut, TEMPLATES), {})[0]
     assert (record["fut_valid_flag"], record["ego_fut_trajs"]) == (False, future[:4].tolist())
 
 
-def test_the_plan_is_asked_with_command_and_speed_and_its_explanation_with_the_plan():
+def test_plan_question_states_command_and_speed_and_its_explanation_the_plan():
     (plan,), (why,) = asked(frame(), "plan"), asked(frame(), "explanation")
     assert plan.answer == "KEEP, STRAIGHT\n"
     assert "turn left" in plan.text
     assert "8.0 m/s" in plan.text
     assert "KEEP, STRAIGHT" in why.text
     assert "KEEP, STRAIGHT" not in plan.text
+    assert (plan.command, plan.speed) == (why.command, why.speed) == ("turn left", 8.0)
 
 
-def test_records_are_what_the_other_half_reads(tmp_path):
+def test_records_are_complete_and_readable(tmp_path):
     of = frame(agent(0, 10), walker(-9, 9), agent(12, 2))
-    records = records_of(of, answers_to(of), TEMPLATES)
-    assert [record["kind"] for record in records] == [question.kind for question in questions_of(of, TEMPLATES)]
+    questions = questions_of(of, TEMPLATES)
+    records = records_of(of, questions, answers_to(of))
+    assert [(record["kind"], record["view"]) for record in records] == [(q.kind, q.view) for q in questions]
     path = tmp_path / "records.jsonl"
     write_records(path, records)
     assert list(open_records(path)) == records
-    keys = {"id", "kind", "captioner", "token", "image", "images", "prev", "next", "scene_token", "fut_valid_flag",
-            "ego_fut_trajs", "conversations"}  # fmt: skip
-    assert all(record.keys() == keys for record in records)
+    first, last = ["id", "kind", "captioner", "view"], [*("token", "image", "images", "prev", "next", "scene_token"),
+                   *("fut_valid_flag", "ego_fut_trajs", "conversations")]  # fmt: skip
+    for record in records:
+        stated = ["command", "speed"] if record["kind"] in ("plan", "explanation") else []
+        assert list(record) == [*first, *stated, *last]
     assert len({record["id"] for record in records}) == len(records)
     for record in records:
         assert record["conversations"][0]["value"].startswith(image_block())
@@ -143,32 +147,35 @@ def test_records_are_what_the_other_half_reads(tmp_path):
         assert record["captioner"] == ("tables" if record["kind"] in ("vru", "motion", "plan") else "somebody")
         if record["kind"] in ("plan", "motion"):
             bare = {key: value for key, value in record.items() if key != "kind"}
-            assert record_kind(bare) == record["kind"], "by the form of the answer alone"
+            assert record_kind(bare) == record["kind"], "the form of the answer shows the kind"
     assert parse_meta_action(records[-1]["conversations"][1]["value"]) == KEEP
     assert np.array(records[-1]["ego_fut_trajs"]).shape == (6, 2)
 
 
-def test_what_nobody_answered_is_left_out():
+def test_unanswered_questions_have_no_record():
     answers = answers_to(frame())
     answers["traffic_light", "front"] = Answer("", "somebody")
     del answers["explanation", "front"]
-    kinds = [record["kind"] for record in records_of(frame(), answers, TEMPLATES)]
+    kinds = [record["kind"] for record in records_of(frame(), questions_of(frame(), TEMPLATES), answers)]
     assert "traffic_light" not in kinds
     assert "explanation" not in kinds
     assert kinds.count("description") == 6
 
 
 def test_compat_lists_the_images_in_the_published_order():
-    record = records_of(frame(compat="original"), {}, TEMPLATES)[0]
+    of = frame(compat="original")
+    record = records_of(of, questions_of(of, TEMPLATES), {})[0]
     cameras = ["front", "front right", "front left", "back", "back left", "back right"]
     assert [camera_of(path) for path in record["images"]] == cameras
     assert camera_of(record["image"]) == "front"
-    assert [camera_of(path) for path in prompt_images(record)] == list(VIEWS), "readers go by the tags"
+    assert [camera_of(path) for path in prompt_images(record)] == list(VIEWS), "tags determine the order"
 
 
-def test_no_question_says_nan_or_shows_a_slot():
+def test_questions_contain_neither_nan_nor_unfilled_slots():
     of = replace(frame(agent(0, 10, speed=float("nan"))), speed=float("nan"))
-    text = json.dumps(records_of(of, answers_to(of), TEMPLATES), allow_nan=False)
+    records = records_of(of, questions_of(of, TEMPLATES), answers_to(of))
+    text = json.dumps(records, allow_nan=False)
+    assert not any("speed" in record for record in records)
     assert not any(word in text for word in ("nan", "{view}", "{speed}", "{objects}"))
 
 
@@ -183,42 +190,40 @@ def prompts(tmp_path, change):
     return path
 
 
-def test_other_prompts_are_asked(tmp_path):
+def test_other_prompts_replace_the_questions(tmp_path):
     path = prompts(tmp_path, lambda texts: texts["plan"].update(question="{{Route}} {command}, schnell {speed}?"))
     assert questions_of(frame(), load_templates(path))[-1].text == "{Route} turn left, schnell 8.0 m/s?"
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "words"),
     [
-        (lambda t: t.pop("plan"), "the sections lack plan"),
-        (lambda t: t.update(plans={}), "the sections have plans"),
-        (lambda t: t["motion"].pop("object"), "the keys under motion lack object"),
-        (lambda t: t.update(vru="?"), "the keys under vru must be question"),
-        (
-            lambda t: t["plan"].update(question="{comand}?"),
-            r"plan\.question has the unknown slot \{comand\}.*\{command\}",
-        ),
-        (lambda t: t["plan"].update(question="{}?"), r"plan\.question has the unknown slot \{\}"),
-        (lambda t: t["motion"].update(question="{view}?"), r"motion\.question lacks the slot \{objects\}"),
-        (lambda t: t["plan"].update(question="{speed:.1f}?"), r"plan\.question: write the slot plainly, \{speed\}"),
-        (lambda t: t["plan"].update(question="{speed?"), r"plan\.question is no template"),
-        (lambda t: t["plan"].update(question="<image>?"), r"plan\.question must not hold <image>"),
-        (lambda t: t["plan"].update(question=3), r"plan\.question must be text"),
-        (lambda t: t["traffic_light"].update(question="{view}?"), "it may use none at all"),
+        (lambda t: t.pop("plan"), ("sections", "plan")),
+        (lambda t: t.update(plans={}), ("sections", "plans")),
+        (lambda t: t["motion"].pop("object"), ("motion", "object")),
+        (lambda t: t.update(vru="?"), ("vru", "question")),
+        (lambda t: t["plan"].update(question="{comand}?"), ("plan.question", "{comand}", "{command}")),
+        (lambda t: t["plan"].update(question="{}?"), ("plan.question", "{}")),
+        (lambda t: t["motion"].update(question="{view}?"), ("motion.question", "{objects}")),
+        (lambda t: t["plan"].update(question="{speed:.1f}?"), ("plan.question", "{speed}")),
+        (lambda t: t["plan"].update(question="{speed?"), ("plan.question", "template")),
+        (lambda t: t["plan"].update(question="<image>?"), ("plan.question", "<image>")),
+        (lambda t: t["plan"].update(question=3), ("plan.question", "text")),
+        (lambda t: t["traffic_light"].update(question="{view}?"), ("traffic_light.question", "{view}")),
     ],
 )
-def test_a_fault_of_a_prompts_file_is_told_by_its_place(tmp_path, change, message):
-    with pytest.raises(UsageError, match=rf"prompts\.yaml.*{message}"):
+def test_fault_of_a_prompts_file_is_located(tmp_path, change, words):
+    with pytest.raises(UsageError) as error:
         load_templates(prompts(tmp_path, change))
+    assert all(word in str(error.value) for word in ("prompts.yaml", *words))
 
 
-def test_a_prompts_file_that_cannot_be_read_is_told(tmp_path):
-    with pytest.raises(UsageError, match="cannot be read"):
+def test_unreadable_prompts_file_is_named(tmp_path):
+    with pytest.raises(UsageError, match=r"none\.yaml"):
         load_templates(tmp_path / "none.yaml")
     (tmp_path / "bad.yaml").write_text("a: [")
-    with pytest.raises(UsageError, match="is not YAML"):
+    with pytest.raises(UsageError, match=r"bad\.yaml.*YAML"):
         load_templates(tmp_path / "bad.yaml")
     (tmp_path / "list.yaml").write_text("- a")
-    with pytest.raises(UsageError, match="the sections must be words"):
+    with pytest.raises(UsageError, match=r"list\.yaml.*sections"):
         load_templates(tmp_path / "list.yaml")

@@ -1,4 +1,4 @@
-"""Which scenes a run takes, what makes two runs the same, and what it keeps in memory: on frames made by hand."""
+"""Selection of scenes, shards, the journal, and memory, on frames that the tests construct."""
 
 import tracemalloc
 from dataclasses import replace
@@ -8,10 +8,11 @@ import pytest
 
 from senna.convert import pipeline
 from senna.convert.captioners import make_captioner
-from senna.convert.journal import open_part, read_entries, read_records
+from senna.convert.journal import open_shard, read_entries, read_records
 from senna.convert.pipeline import Images, Source, convert_part
-from senna.convert.shards import Scene, claim, compare, parse_shard, plan_scenes, shard_of
+from senna.convert.shards import Scene, parse_shard, plan_scenes, shard_of
 from senna.errors import UsageError
+from senna.run_folder import claim
 from senna.templates import load_templates
 from tests.convert.test_quality import make_frame
 
@@ -22,7 +23,7 @@ def tables(**lengths):
     return SimpleNamespace(scene=scenes, sample=samples, dataroot="data")
 
 
-def test_scenes_keep_the_order_of_the_table_and_a_limit_cuts_the_last():
+def test_scenes_keep_the_order_of_the_table_and_a_limit_shortens_the_last():
     splits = {"val": ["b"], "train": ["c", "a"]}
     assert plan_scenes(tables(a=3, b=4, c=5), splits) == [
         Scene("a", "train", 3),
@@ -33,34 +34,34 @@ def test_scenes_keep_the_order_of_the_table_and_a_limit_cuts_the_last():
 
 
 @pytest.mark.parametrize("shards", [1, 2, 3, 7, 20])
-def test_shards_hold_every_scene_once_in_order_and_about_as_many_frames(shards):
+def test_shards_have_every_scene_once_in_order_and_similar_numbers_of_frames(shards):
     scenes = [Scene(str(number), "train", 39 + number % 3) for number in range(60)]
-    parts = [shard_of(scenes, shard, shards) for shard in range(1, shards + 1)]
-    assert [scene for part in parts for scene in part] == scenes
-    frames = [sum(scene.frames for scene in part) for part in parts]
+    divided = [shard_of(scenes, shard, shards) for shard in range(1, shards + 1)]
+    assert [scene for shard in divided for scene in shard] == scenes
+    frames = [sum(scene.frames for scene in shard) for shard in divided]
     assert max(frames) - min(frames) <= 2 * 41
 
 
-def test_a_shard_counts_from_one():
+def test_shards_are_counted_from_one():
     assert parse_shard("2/8") == (2, 8)
     for wrong in ("0/8", "9/8", "1", "1/", "a/b", "-1/2"):
         with pytest.raises(UsageError, match="from 1 to N"):
             parse_shard(wrong)
 
 
-def test_a_run_is_claimed_once_and_another_is_named(tmp_path):
+def test_folder_is_claimed_once_and_other_settings_are_named(tmp_path):
     settings = {"--version": "v1.0-mini", "--limit": None}
-    compare(tmp_path, settings)
-    claim(tmp_path / "work", settings)
-    claim(tmp_path / "work", settings)
-    with pytest.raises(UsageError, match="--limit was None and is 3"):
-        claim(tmp_path / "work", settings | {"--limit": 3})
+    claim(tmp_path / "work", settings, remedy="give another --out")
+    claim(tmp_path / "work", settings, remedy="give another --out")
+    with pytest.raises(UsageError, match="--limit was None and is 3") as error:
+        claim(tmp_path / "work", settings | {"--limit": 3}, remedy="give another --out")
+    assert error.value.remedy == "give another --out"
     assert [path.name for path in (tmp_path / "work").iterdir()] == ["run.json"]
 
 
 @pytest.fixture
 def convert(tmp_path, monkeypatch):
-    """Convert scenes of frames made by hand, with a captioner of our own where one is given."""
+    """Return a function that converts scenes of constructed frames, with a given captioner or with annotations."""
 
     def frames_of(tables, can_bus, scenes, compat):
         lengths = {scene["name"]: tables.lengths[scene["name"]] for scene in tables.scene}
@@ -69,31 +70,31 @@ def convert(tmp_path, monkeypatch):
                 yield replace(make_frame(), token=f"{name}-{number}", scene=name)
 
     def run(folder, captioner=None, **lengths):
-        made = tables(**lengths)
-        made.lengths = lengths
-        scenes = plan_scenes(made, {"train": list(lengths)})
+        source = tables(**lengths)
+        source.lengths = lengths
+        scenes = plan_scenes(source, {"train": list(lengths)})
         captioner = captioner or make_captioner("annotations")
-        return convert_part(Source(made), scenes, tmp_path / folder, captioner, load_templates(), Images(tmp_path))
+        return convert_part(Source(source), scenes, tmp_path / folder, captioner, load_templates(), Images(tmp_path))
 
     monkeypatch.setattr(pipeline, "frames_of", frames_of)
     return run
 
 
 def test_memory_does_not_grow_with_the_number_of_frames(convert, tmp_path):
-    convert("warm", scene=50)  # fills what is cached once
+    convert("warm", scene=50)  # fills caches
     tracemalloc.start()
-    convert("part", scene=800)
+    convert("shard", scene=800)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    written = (tmp_path / "part" / "train.jsonl").stat().st_size
+    written = (tmp_path / "shard" / "train.jsonl").stat().st_size
     assert written > 5e6
     assert peak < written / 10
 
 
-class Odd:
-    """A captioner whose answers about the back cannot be used, however often it is asked."""
+class UnusableAtTheBack:
+    """A captioner whose answers about the back view are never usable."""
 
-    name, window = "odd", 10
+    name, window = "unusable", 10
 
     def answer(self, requests):
         return ["Yes" if request.view == "back" else self.good(request.kind) for request in requests]
@@ -102,50 +103,50 @@ class Odd:
         return "Red" if kind == "traffic_light" else "A road with two lanes lies ahead, and it is empty."
 
 
-def test_nothing_is_asked_about_pictures_that_are_not_there(convert, tmp_path):
-    convert("part", Odd(), scene=3)
-    for entry in read_entries(tmp_path / "part"):
-        assert {record["kind"] for record in read_records(tmp_path / "part", entry)} == {"vru", "motion", "plan"}
+def test_captioners_are_not_asked_about_missing_images(convert, tmp_path):
+    convert("shard", UnusableAtTheBack(), scene=3)
+    for entry in read_entries(tmp_path / "shard"):
+        assert {record["kind"] for record in read_records(tmp_path / "shard", entry)} == {"vru", "motion", "plan"}
         assert entry.facts["missing"] == 6
 
 
-def test_captions_that_cannot_be_used_are_marked_in_record_and_report(convert, tmp_path):
+def test_unusable_captions_are_marked_in_record_and_report(convert, tmp_path):
     for path in make_frame().images:
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).touch()
-    convert("part", Odd(), scene=3)
-    for entry in read_entries(tmp_path / "part"):
-        records = {record["id"]: record for record in read_records(tmp_path / "part", entry)}
+    convert("shard", UnusableAtTheBack(), scene=3)
+    for entry in read_entries(tmp_path / "shard"):
+        records = {record["id"]: record for record in read_records(tmp_path / "shard", entry)}
         marked = {
             name.removeprefix(f"{entry.facts['token']}-") for name, record in records.items() if "problems" in record
         }
         assert marked == {"description-back"}
         assert "caption too short: description, back view" in entry.facts["problems"]
-        assert len(records) == 11  # two of the tables' kinds, the plan, and the eight captions
+        assert len(records) == 11  # vru, motion and plan from the tables, and eight captions
 
 
-def test_a_data_set_that_changed_is_not_mixed_in(convert, tmp_path, monkeypatch):
-    convert("part", scene=5)
-    whole = (tmp_path / "part" / "train.jsonl").read_bytes()
-    journal = tmp_path / "part" / "journal.jsonl"
+def test_changed_data_set_is_not_mixed_into_a_shard(convert, tmp_path, monkeypatch):
+    convert("shard", scene=5)
+    complete = (tmp_path / "shard" / "train.jsonl").read_bytes()
+    journal = tmp_path / "shard" / "journal.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join(lines[:2]) + lines[2].replace(b"scene-2", b"other-2"))
     with pytest.raises(pipeline.DataError, match="ends with frame other-2"):
-        convert("part", scene=5)
+        convert("shard", scene=5)
     journal.write_bytes(b"".join(lines[:3]) + lines[3][:20])
-    assert convert("part", scene=5).frames == 5
-    assert (tmp_path / "part" / "train.jsonl").read_bytes() == whole
+    assert convert("shard", scene=5).frames == 5
+    assert (tmp_path / "shard" / "train.jsonl").read_bytes() == complete
 
 
-def test_what_is_half_written_is_cut_off(convert, tmp_path):
-    convert("part", scene=4)
-    whole = (tmp_path / "part" / "train.jsonl").read_bytes()
-    lines = (tmp_path / "part" / "journal.jsonl").read_bytes().splitlines(keepends=True)
+def test_incomplete_frames_are_truncated(convert, tmp_path):
+    convert("shard", scene=4)
+    complete = (tmp_path / "shard" / "train.jsonl").read_bytes()
+    lines = (tmp_path / "shard" / "journal.jsonl").read_bytes().splitlines(keepends=True)
     for keep in range(5):
-        (tmp_path / "part" / "journal.jsonl").write_bytes(b"".join(lines[:keep]))
-        part = open_part(tmp_path / "part")
-        part.close()
-        assert part.frames == keep
-        assert whole.startswith((tmp_path / "part" / "train.jsonl").read_bytes())
-        assert convert("part", scene=4).frames == 4
-        assert (tmp_path / "part" / "train.jsonl").read_bytes() == whole
+        (tmp_path / "shard" / "journal.jsonl").write_bytes(b"".join(lines[:keep]))
+        shard = open_shard(tmp_path / "shard")
+        shard.close()
+        assert shard.frames == keep
+        assert complete.startswith((tmp_path / "shard" / "train.jsonl").read_bytes())
+        assert convert("shard", scene=4).frames == 4
+        assert (tmp_path / "shard" / "train.jsonl").read_bytes() == complete

@@ -1,4 +1,4 @@
-"""A LlavaNext of random weights with a real processor, as a folder that anything of transformers opens."""
+"""A folder with a tiny LlavaNext: random weights and a real processor, loadable with transformers."""
 
 from pathlib import Path
 
@@ -24,17 +24,17 @@ TEMPLATE = (
 
 
 def tiny_llava(folder: Path, hidden: int = 64, layers: int = 2) -> Path:
-    """Write the model. Its weights are large enough that what it says depends on picture and question."""
+    """Write the model. Its weights are large enough that answers depend on image and question."""
     folder.mkdir(parents=True)
     tokenizer = AutoTokenizer.from_pretrained(llama_folder(folder / "words"))
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"], "pad_token": "<unk>"})
     tokenizer.chat_template = TEMPLATE
     pinpoints = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE]]
     size = {"height": SIDE, "width": SIDE}
-    pictures = LlavaNextImageProcessorPil(
+    images = LlavaNextImageProcessorPil(
         size={"shortest_edge": SIDE}, crop_size=size, image_grid_pinpoints=pinpoints, do_pad=True
     )
-    LlavaNextProcessor(pictures, tokenizer, PATCH, "default", TEMPLATE, num_additional_image_tokens=1).save_pretrained(
+    LlavaNextProcessor(images, tokenizer, PATCH, "default", TEMPLATE, num_additional_image_tokens=1).save_pretrained(
         folder
     )
     config = LlavaNextConfig(

@@ -1,4 +1,4 @@
-"""A small data set in nuScenes' format, without pictures: one scene that a test drives as it likes."""
+"""A minimal data set in nuScenes' format, without image files: one scene whose tracks a test defines."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -11,11 +11,11 @@ from senna.views import VIEWS
 
 CHANNELS = ("LIDAR_TOP", *(f"CAM_{view.upper().replace(' ', '_')}" for view in VIEWS))
 UPRIGHT = [1.0, 0.0, 0.0, 0.0]
-LIDAR_TURN = [2**-0.5, 0.0, 0.0, -(2**-0.5)]  # its y looks where the ego's x does
+LIDAR_ROTATION = [2**-0.5, 0.0, 0.0, -(2**-0.5)]  # the lidar's y axis is the ego vehicle's x axis
 START = 1_500_000_000_000_000  # microseconds
 STEP = 500_000
 
-Track = Callable[[int], tuple[float, float]]  # key frame -> x, y, global
+Track = Callable[[int], tuple[float, float]]  # key frame -> global x, y
 
 
 def write_world(
@@ -33,71 +33,71 @@ def write_world(
     """Write the tables of a scene; returns ``root``.
 
     Args:
-        objects: "vehicle.car" or "vehicle.car#2" -> where it is in each key frame, None where it is not annotated; its
-            heading is that of the ego.
-        camera_lead: microseconds that the cameras fire before the lidar, the ego's pose then being on its way.
-        heading: radians, of the ego and all objects, from the global x axis.
+        objects: "vehicle.car" or "vehicle.car#2" -> its position in each key frame, None where it is not annotated. All
+            objects have the heading of the ego vehicle.
+        camera_lead: microseconds by which the cameras are triggered before the lidar; their ego poses differ accordingly.
+        heading: radians from the global x axis, of the ego vehicle and all objects.
     """
-    turn = [float(np.cos(heading / 2)), 0.0, 0.0, float(np.sin(heading / 2))]
+    rotation = [float(np.cos(heading / 2)), 0.0, 0.0, float(np.sin(heading / 2))]
     tables = _empty(scene)
     for index in range(frames):
         token = f"sample-{index}"
         tables["sample"].append(
             {"token": token, "timestamp": START + index * STEP, "scene_token": "scene",
-             **_links("sample-{}", index, 0, frames)}
+             **_links("sample-{}", index, frames)}
         )  # fmt: skip
-        here, before = np.array(ego(index)), np.array(ego(index - 1))
+        now, before = np.array(ego(index)), np.array(ego(index - 1))
         for channel in CHANNELS:
             lead = 0 if channel == "LIDAR_TOP" else camera_lead
-            place = here + (before - here) * lead / STEP
+            position = now + (before - now) * lead / STEP
             name = f"{channel}-{index}"
             tables["ego_pose"].append(
-                {"token": name, "timestamp": START + index * STEP - lead, "rotation": turn,
-                 "translation": [*place.tolist(), 0.0]}
+                {"token": name, "timestamp": START + index * STEP - lead, "rotation": rotation,
+                 "translation": [*position.tolist(), 0.0]}
             )  # fmt: skip
             tables["sample_data"].append(
                 {"token": name, "sample_token": token, "ego_pose_token": name, "calibrated_sensor_token": channel,
                  "timestamp": START + index * STEP - lead, "fileformat": "jpg", "is_key_frame": True, "height": 900,
                  "width": 1600, "filename": f"samples/{channel}/{index}__{channel}.jpg",
-                 **_links(f"{channel}-{{}}", index, 0, frames)}
+                 **_links(f"{channel}-{{}}", index, frames)}
             )  # fmt: skip
     tables["scene"][0] |= {"nbr_samples": frames, "last_sample_token": f"sample-{frames - 1}"}
-    for name, places in (objects or {}).items():
-        _annotate(tables, name, places, turn, points)
+    for name, positions in (objects or {}).items():
+        _annotate(tables, name, positions, rotation, points)
     folder = root / version
     folder.mkdir(parents=True)
     (root / "maps").mkdir()
-    Image.new("L", (1, 1)).save(root / "maps" / "one.png")  # the devkit asks for it
+    Image.new("L", (1, 1)).save(root / "maps" / "one.png")  # the devkit requires a map
     for name, rows in tables.items():
         (folder / f"{name}.json").write_text(json.dumps(rows))
     return root
 
 
-def _annotate(tables: dict, name: str, places: Sequence, turn: list[float], points: int) -> None:
+def _annotate(tables: dict, name: str, positions: Sequence, rotation: list[float], points: int) -> None:
     category = name.partition("#")[0]
     if all(row["name"] != category for row in tables["category"]):
         tables["category"].append(
             {"token": category, "name": category, "description": "", "index": len(tables["category"])}
         )
-    there = [index for index, place in enumerate(places) if place is not None]
-    tokens = [f"{name}-{index}" for index in there]
+    annotated = [index for index, position in enumerate(positions) if position is not None]
+    tokens = [f"{name}-{index}" for index in annotated]
     tables["instance"].append(
-        {"token": name, "category_token": category, "nbr_annotations": len(there),
+        {"token": name, "category_token": category, "nbr_annotations": len(annotated),
          "first_annotation_token": tokens[0], "last_annotation_token": tokens[-1]}
     )  # fmt: skip
-    for order, (index, token) in enumerate(zip(there, tokens, strict=True)):
+    for order, (index, token) in enumerate(zip(annotated, tokens, strict=True)):
         tables["sample_annotation"].append(
             {"token": token, "sample_token": f"sample-{index}", "instance_token": name, "visibility_token": "4",
-             "attribute_tokens": [], "translation": [*places[index], 1.0], "size": [2, 4, 2], "rotation": turn,
+             "attribute_tokens": [], "translation": [*positions[index], 1.0], "size": [2, 4, 2], "rotation": rotation,
              "prev": tokens[order - 1] if order else "", "next": (*tokens, "")[order + 1],
              "num_lidar_pts": points, "num_radar_pts": 0}
         )  # fmt: skip
 
 
-def _links(form: str, index: int, first: int, end: int) -> dict[str, str]:
+def _links(form: str, index: int, count: int) -> dict[str, str]:
     return {
-        "prev": form.format(index - 1) if index > first else "",
-        "next": form.format(index + 1) if index + 1 < end else "",
+        "prev": form.format(index - 1) if index else "",
+        "next": form.format(index + 1) if index + 1 < count else "",
     }
 
 
@@ -112,7 +112,7 @@ def _empty(scene: str) -> dict[str, list]:
         "sensor": [{"token": channel, "channel": channel,
                     "modality": "lidar" if channel == "LIDAR_TOP" else "camera"} for channel in CHANNELS],
         "calibrated_sensor": [{"token": channel, "sensor_token": channel, "translation": [0.0, 0.0, 1.5],
-                               "rotation": LIDAR_TURN if channel == "LIDAR_TOP" else UPRIGHT,
+                               "rotation": LIDAR_ROTATION if channel == "LIDAR_TOP" else UPRIGHT,
                                "camera_intrinsic": []} for channel in CHANNELS],
         "sample": [], "sample_data": [], "ego_pose": [], "sample_annotation": [], "instance": [], "category": [],
         "attribute": [], "visibility": [],

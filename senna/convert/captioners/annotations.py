@@ -1,6 +1,6 @@
-"""Text from the tables alone: boxes, the scene's description, the car's own motion. No model, no picture, no waiting.
+"""Captions composed from the tables: boxes, the scene's description, the ego vehicle's motion. It needs no model or image.
 
-It says what is annotated and no more. What a traffic light shows is in no table, so about that it says nothing.
+The texts state only what is annotated. No table of nuScenes has the state of traffic lights, so they have no caption.
 """
 
 import itertools
@@ -11,22 +11,23 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 
-from senna.convert.captioners import Request
+from senna.convert.captioners import ANNOTATIONS, Request
 from senna.convert.facts import Agent, Frame
+from senna.kinds import kind_named, resolve
 from senna.meta_actions import MetaAction
 
-REACH = 60.0  # metres: boxes beyond are a few pixels
-LANE = 2.0  # metres to each side of the middle of the car's way
-AHEAD = 30.0  # metres: what a plan of 3 s must mind
+REACH = 60.0  # metres; farther boxes are a few pixels large
+LANE = 2.0  # metres to each side of the center of the ego vehicle's path
+AHEAD = 30.0  # metres; the distance that matters for a plan of 3 s
 
-_NEAR = 15.0  # metres: who is farther does not keep a standing car waiting
-_MOVES = 0.5  # m/s
-_NAMED = 3  # the nearest road users are told one by one
+_NEAR = 15.0  # metres; only nearer road users are given as the reason for a stop
+_MOVES = 0.5  # m/s; slower objects are described as not moving
+_NAMED = 3  # number of nearest road users that are described individually
 _NUMBERS = "no one two three four five six seven eight nine ten eleven twelve".split()
 _PLURALS = {"child": "children", "debris": "pieces of debris", "bus": "buses"}
 _SINGULARS = {"debris": "piece of debris"}
 
-# A word of nuScenes' scene descriptions -> what it says of the air and of the light. Of several the first counts.
+# (pattern in nuScenes' scene descriptions, phrase). In each table the first pattern that matches counts.
 _WEATHER = (
     (r"after rain|wet road", "the road is wet after rain"),
     (r"(?:heavy|hard|strong) rain", "it rains hard"),
@@ -75,32 +76,27 @@ _NOBODY = (
 
 
 class AnnotationsCaptioner:
-    """The captioner that knows the tables; the same frame always gives the same words."""
+    """Composes answers from the tables; the same frame always gives the same text."""
 
-    name = "annotations"
+    name = ANNOTATIONS
     window = 1
 
     def answer(self, requests: Sequence[Request]) -> list[str]:
-        """One text a request; "" about a traffic light, and where nobody annotated the frame."""
+        """Return one text for each request; "" for kinds without ``compose`` and for frames without annotations."""
         return [_text(request) for request in requests]
 
 
 def _text(request: Request) -> str:
-    frame = request.frame
-    if not frame.annotated:
-        return ""
-    if request.kind == "description":
-        return describe(frame, request.view)
-    if request.kind == "explanation" and frame.plan is not None:
-        return explain(frame, frame.plan)
-    return ""
+    kind = kind_named(request.kind)
+    compose = kind.caption.compose if kind and kind.caption else None
+    return resolve(compose)(request.frame, request.view) if compose and request.frame.annotated else ""
 
 
 def describe(frame: Frame, view: str) -> str:
-    """The air and the light as the scene's description has them, what is in the view, and the nearest road users of it."""
-    seen = sorted((one for one in frame.agents if one.view == view and _distance(one) <= REACH), key=_distance)
+    """Return a description of a view: weather and light, the number of objects, and the nearest road users."""
+    seen = sorted((agent for agent in frame.agents if agent.view == view and _distance(agent) <= REACH), key=_distance)
     forms = _COUNTS if seen else _NOBODY
-    objects = listed([_number(count, name) for name, count in Counter(one.name for one in seen).most_common()])
+    objects = listed([_number(count, name) for name, count in Counter(agent.name for agent in seen).most_common()])
     first = forms[_choice(frame.token, view, len(forms))].format(
         view=view,
         objects=objects,
@@ -111,21 +107,26 @@ def describe(frame: Frame, view: str) -> str:
     return " ".join(text for text in (sky_of(frame.description), first, _nearest(seen)) if text)
 
 
+def explain_plan(frame: Frame, view: str) -> str:
+    """Return the explanation of a frame's plan, "" where it has none; the view does not matter."""
+    return "" if frame.plan is None else explain(frame, frame.plan)
+
+
 def explain(frame: Frame, plan: MetaAction) -> str:
-    """The plan in words, with what the tables give as its reason, or that they give none."""
-    standing = frame.speed < _MOVES
-    words = _WAITS if standing and plan.speed == "STOP" else _SPEEDS[plan.speed]
+    """Return the plan in words, with the reason that the tables give, or the statement that they give none."""
+    is_standing = frame.speed < _MOVES
+    words = _WAITS if is_standing and plan.speed == "STOP" else _SPEEDS[plan.speed]
     doing = words[_choice(frame.token, "speed", len(words))]
     if plan != MetaAction("STOP", "STRAIGHT"):
         doing += f" and {_PATHS[plan.path]}"
-    now = ", which stands now," if standing else f", which drives at {frame.speed:.1f} m/s,"
+    now = ", which stands now," if is_standing else f", which drives at {frame.speed:.1f} m/s,"
     reasons = (_speed_reason(frame, plan), _path_reason(frame, plan))
     return f"The car{'' if math.isnan(frame.speed) else now} {doing}. " + " ".join(_sentence(text) for text in reasons)
 
 
-@lru_cache(maxsize=64)  # a scene has one description for all its views and frames
+@lru_cache(maxsize=64)  # all frames of a scene have the same description
 def sky_of(description: str) -> str:
-    """A sentence about weather and time of day, as far as the scene's description names them, else ""."""
+    """Return a sentence about the weather and time of day that the scene's description names; "" where it names none."""
     words = [
         text
         for table in (_TIME, _WEATHER, (_DIM,))
@@ -136,12 +137,15 @@ def sky_of(description: str) -> str:
 
 
 def listed(words: Sequence[str]) -> str:
-    """``a``, ``a and b``, ``a, b and c``."""
+    """Return the words as ``a``, ``a and b`` or ``a, b and c``."""
     return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
 
 
 def on_the_way(frame: Frame) -> list[Agent]:
-    """The road users on the car's way of the next 3 s, drawn out to ``AHEAD`` metres unless it turns; the nearest first."""
+    """Return the road users on the ego vehicle's path of the next 3 s, the nearest first.
+
+    Unless the vehicle turns, the path is extended to ``AHEAD`` metres.
+    """
     points = [(0.0, 0.0), *((float(x), float(y)) for x, y in frame.future)]
     (x0, y0), (x1, y1) = points[-2:]
     step = math.hypot(x1 - x0, y1 - y0)
@@ -149,40 +153,41 @@ def on_the_way(frame: Frame) -> list[Agent]:
     rest = AHEAD - math.hypot(x1, y1)
     if rest > 0 and not (frame.plan and frame.plan.path.endswith("TURN")):
         points.append((x1 + rest * along[0], y1 + rest * along[1]))
-    users = (one for one in frame.agents if one.group != "static" and one.y > 0 and _distance(one) <= AHEAD)
-    return sorted((one for one in users if _gap(one, points) <= LANE), key=_distance)
+    users = (agent for agent in frame.agents if agent.group != "static" and agent.y > 0 and _distance(agent) <= AHEAD)
+    return sorted((user for user in users if _gap(user, points) <= LANE), key=_distance)
 
 
 def _gap(agent: Agent, points: list[tuple[float, float]]) -> float:
-    """Metres between an agent's middle and a line of points."""
+    """Return the distance in metres between an agent's center and a polyline."""
     gaps = []
     for (x0, y0), (x1, y1) in itertools.pairwise(points):
         dx, dy = x1 - x0, y1 - y0
-        part = ((agent.x - x0) * dx + (agent.y - y0) * dy) / max(dx * dx + dy * dy, 1e-9)
-        part = min(max(part, 0.0), 1.0)
-        gaps.append(math.hypot(agent.x - x0 - part * dx, agent.y - y0 - part * dy))
+        share = ((agent.x - x0) * dx + (agent.y - y0) * dy) / max(dx * dx + dy * dy, 1e-9)
+        share = min(max(share, 0.0), 1.0)
+        gaps.append(math.hypot(agent.x - x0 - share * dx, agent.y - y0 - share * dy))
     return min(gaps)
 
 
 def _nearest(seen: Sequence[Agent]) -> str:
-    """A sentence about the nearest of what a view shows, which is sorted by distance; "" where it shows nothing."""
+    """Return a sentence about the nearest objects of a view, given sorted by distance; "" where there are none."""
     if len(seen) == 1:
-        return f"It is {_placed(seen[0])}."
-    users = [one for one in seen if one.group != "static"] or list(seen[:1])
-    told = [f"{_article(one.name)} {_placed(one)}" for one in users[:_NAMED]]
-    what = "" if seen and users[0].group == "static" else " road users" if len(told) > 1 else " road user"
-    return f"The nearest{what} {'are' if len(told) > 1 else 'is'} {listed(told)}." if told else ""
+        return f"It is {_position(seen[0])}."
+    users = [agent for agent in seen if agent.group != "static"] or list(seen[:1])
+    phrases = [f"{_article(user.name)} {_position(user)}" for user in users[:_NAMED]]
+    noun = "" if seen and users[0].group == "static" else " road users" if len(phrases) > 1 else " road user"
+    return f"The nearest{noun} {'are' if len(phrases) > 1 else 'is'} {listed(phrases)}." if phrases else ""
 
 
 def _speed_reason(frame: Frame, plan: MetaAction) -> str:
-    way, walkers = on_the_way(frame), _walkers(frame)
-    first = f"on its way there is {_article(way[0].name)} {_placed(way[0])}" if way else ""
-    if plan.speed == "STOP" and way and _distance(way[0]) <= _NEAR:
+    users, pedestrians = on_the_way(frame), _pedestrians_near_path(frame)
+    first = f"on its way there is {_article(users[0].name)} {_position(users[0])}" if users else ""
+    if plan.speed == "STOP" and users and _distance(users[0]) <= _NEAR:
         return first
-    if plan.speed == "DECELERATE" and way and not way[0].speed >= frame.speed:  # of unknown speed it is in the way too
+    if plan.speed == "DECELERATE" and users and not users[0].speed >= frame.speed:  # true for an unknown speed too
         return first
-    if plan.speed in _UNEXPLAINED and walkers:
-        return f"close to its way there {'is' if len(walkers) == 1 else 'are'} {_number(len(walkers), 'pedestrian')}"
+    if plan.speed in _UNEXPLAINED and pedestrians:
+        count = len(pedestrians)
+        return f"close to its way there {'is' if count == 1 else 'are'} {_number(count, 'pedestrian')}"
     if plan.speed == "DECELERATE" and plan.path.endswith("TURN"):
         return "the turn asks for a low speed"
     if plan.speed in _UNEXPLAINED:
@@ -203,18 +208,20 @@ def _path_reason(frame: Frame, plan: MetaAction) -> str:
     return f"its route says: {frame.command}, and the turn has not begun"
 
 
-def _walkers(frame: Frame) -> list[Agent]:
-    """Pedestrians who are or may soon be on the car's way."""
+def _pedestrians_near_path(frame: Frame) -> list[Agent]:
+    """Return the pedestrians who are, or may soon be, in front of the ego vehicle."""
     return [
-        one for one in frame.agents if one.group == "pedestrian" and abs(one.x) <= 2 * LANE and 0 < one.y <= AHEAD / 2
+        agent
+        for agent in frame.agents
+        if agent.group == "pedestrian" and abs(agent.x) <= 2 * LANE and 0 < agent.y <= AHEAD / 2
     ]
 
 
-def _placed(agent: Agent) -> str:
-    """``12 m away (ahead on the left, moving at 5 m/s)``."""
-    steep, side = "ahead" if agent.y >= 0 else "behind", "on the left" if agent.x < 0 else "on the right"
-    far = abs(agent.y) > LANE
-    where = f"straight {steep}" if abs(agent.x) <= LANE else f"{steep} {side}" if far else side
+def _position(agent: Agent) -> str:
+    """Return an agent's position and motion: ``12 m away (ahead on the left, moving at 5 m/s)``."""
+    direction, side = "ahead" if agent.y >= 0 else "behind", "on the left" if agent.x < 0 else "on the right"
+    is_beside = abs(agent.y) <= LANE
+    where = f"straight {direction}" if abs(agent.x) <= LANE else side if is_beside else f"{direction} {side}"
     return f"{_distance(agent):.0f} m away ({where}{_motion(agent)})"
 
 
@@ -246,6 +253,6 @@ def _article(name: str) -> str:
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
-def _choice(token: str, what: str, count: int) -> int:
-    """Varied from frame to frame and view to view, the same at every run."""
-    return zlib.crc32(f"{token} {what}".encode()) % count
+def _choice(token: str, topic: str, count: int) -> int:
+    """Return an index below ``count`` that varies between frames and topics and is the same in every run."""
+    return zlib.crc32(f"{token} {topic}".encode()) % count

@@ -1,9 +1,10 @@
-"""Answers kept on disk under what decides them: the picture's content, the question, and who was asked.
+"""Captions stored on disk, keyed by what determines them: the image's content, the question, and the captioner.
 
-One SQLite file, written an answer at a time: whatever came before a kill -9 is there afterwards, and several shards on
-one machine may share it.
+The cache is one SQLite file. Each answer is committed by itself, so that it survives a killed process. Several shards on
+one machine may share the file.
 """
 
+import errno
 import hashlib
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -14,103 +15,117 @@ from pathlib import Path
 from senna.convert.captioners import Request, StreamingCaptioner, in_order
 from senna.errors import DataError, SennaError, UsageError
 
-_WAIT = 60.0  # seconds for another shard to finish its writing
-_FULL = ("full", "disk i/o")
+_LOCK_SECONDS = 60.0  # time to wait while another shard writes
+_FULL, _IO_ERROR = 13, 10  # primary SQLite result codes, https://www.sqlite.org/rescode.html
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 class CachedCaptioner:
-    """A captioner that asks the one inside only what the file does not hold yet. ``close`` it, or let it go."""
+    """A captioner that asks an inner captioner only what the file does not have yet; ``close`` it when done."""
 
     def __init__(self, inner: StreamingCaptioner, path: Path) -> None:
         self._inner, self._path = inner, path
 
     @property
     def name(self) -> str:
-        """The name of the one inside: a record says who answered, not where the answer was kept."""
+        """The name of the inner captioner, which records show as the author of the answer."""
         return self._inner.name
 
     @property
     def window(self) -> int:
-        """How many requests keep the one inside busy."""
+        """The number of requests that keep the inner captioner busy."""
         return self._inner.window
 
     @property
     def settings(self) -> str:
-        """Of the one inside."""
+        """The settings of the inner captioner."""
         return self._inner.settings
 
     def answer(self, requests: Sequence[Request]) -> list[str]:
-        """One text a request, in their order."""
+        """Return one text for each request, in order."""
         return in_order(self.stream(requests))
 
     def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, str]]:
-        """(place, text), first those that are known, then the others as they come, each kept before it is handed on."""
-        pictures = {path: _content(path) for path in {request.image for request in requests}}
+        """Yield (index, text): first the stored answers, then new ones, each stored before it is yielded."""
+        hashes = {path: _content_hash(path) for path in {request.image for request in requests}}
         missing: dict[str, list[int]] = {}
-        for place, request in enumerate(requests):
-            key = self._key(pictures[request.image], request.question)
-            if key in missing or (text := self._kept(key)) is None:
-                missing.setdefault(key, []).append(place)
+        for index, request in enumerate(requests):
+            key = self._key(hashes[request.image], request.question)
+            if key in missing or (text := self._load(key)) is None:
+                missing.setdefault(key, []).append(index)
             else:
-                yield place, text
-        keys, places = list(missing), list(missing.values())
-        for number, text in self._inner.stream([requests[same[0]] for same in places]) if places else ():
-            self._keep(keys[number], text)
-            for place in places[number]:
-                yield place, text
+                yield index, text
+        keys, groups = list(missing), list(missing.values())
+        for number, text in self._inner.stream([requests[same[0]] for same in groups]) if groups else ():
+            self._store(keys[number], text)
+            for index in groups[number]:
+                yield index, text
 
     def close(self) -> None:
-        """Let the file go."""
+        """Close the file."""
         if "_database" in self.__dict__:
             self._database.close()
             del self._database
 
-    def _key(self, picture: str, question: str) -> str:
-        parts = (picture, self._inner.name, self._inner.settings, question)
+    def _key(self, image_hash: str, question: str) -> str:
+        parts = (image_hash, self._inner.name, self._inner.settings, question)
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     @cached_property
     def _database(self) -> sqlite3.Connection:
-        with self._reported():
+        with self._reporting_errors():
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            database = sqlite3.connect(
-                self._path, timeout=_WAIT, isolation_level=None
-            )  # None: each answer is committed
+            # isolation_level=None commits every statement.
+            database = sqlite3.connect(self._path, timeout=_LOCK_SECONDS, isolation_level=None)
             database.execute(
                 "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID"
             )
             return database
 
-    def _kept(self, key: str) -> str | None:
-        with self._reported():
+    def _load(self, key: str) -> str | None:
+        with self._reporting_errors():
             row = self._database.execute("SELECT text FROM answers WHERE key = ?", (key,)).fetchone()
         return row[0] if row else None
 
-    def _keep(self, key: str, text: str) -> None:
-        with self._reported():
+    def _store(self, key: str, text: str) -> None:
+        with self._reporting_errors():
             self._database.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, text))
 
     @contextmanager
-    def _reported(self) -> Iterator[None]:
-        """Turn what SQLite and the disk say into what the user can do."""
+    def _reporting_errors(self) -> Iterator[None]:
+        """Turn errors of SQLite and the file system into errors with a remedy."""
         try:
             yield
         except sqlite3.OperationalError as error:
-            remedy = "make room" if any(word in str(error).lower() for word in _FULL) else "see that it can be written"
+            remedy = "make room" if _is_full(error) else "make sure that it can be written"
             raise SennaError(
-                f"the captions' cache {self._path}: {error}; {remedy} and run the same command again"
+                f"the cache of captions {self._path} failed: {error}", remedy=f"{remedy} and run the same command again"
             ) from error
         except sqlite3.DatabaseError as error:
             raise UsageError(
-                f"the captions' cache {self._path} is damaged or no cache ({error}); move it away"
+                f"{self._path} is damaged or not a cache of captions ({error})", remedy="move it away"
             ) from error
         except OSError as error:
-            raise SennaError(f"the captions' cache {self._path} cannot be made: {error.strerror or error}") from error
+            remedy = "make room" if error.errno in _NO_SPACE else "give another --captions-cache"
+            raise SennaError(
+                f"the cache of captions {self._path} cannot be created: {error.strerror or error}", remedy=remedy
+            ) from error
 
 
-def _content(path: Path) -> str:
-    """The SHA-256 of a picture file."""
+def _is_full(error: sqlite3.OperationalError) -> bool:
+    """Return whether the disk is full or failed; Python 3.10 does not give the code of an error, so the answer is no."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF in (_FULL, _IO_ERROR)  # the low byte of an extended code is the primary code
+
+
+def _content_hash(path: Path) -> str:
+    """Return the SHA-256 of an image file."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise DataError(f"image {path} cannot be read ({error.strerror or error})") from error
+        raise DataError(
+            f"the image cannot be read ({error.strerror or error})",
+            remedy="copy it again",
+            file=path,
+            kind=DataError.MISSING_IMAGE if isinstance(error, FileNotFoundError) else None,
+        ) from error

@@ -1,7 +1,7 @@
-"""LLaVA-1.6 (transformers' LlavaNext) on this machine: several pictures at a time, each picture encoded once.
+"""LLaVA-1.6 (transformers' LlavaNext) on this machine, in batches; each image is encoded once.
 
-Letters: B requests of a batch, T tokens of the longest prompt among them, N a picture's tokens, D the language model's width,
-P the crops of a picture.
+Letters: B requests in a batch, T tokens of the longest prompt in it, N tokens of an image, D width of the language model,
+P crops of an image.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from senna.convert.captioners import PRECISIONS, Request, in_order
 from senna.errors import DataError, SennaError, UsageError
+from senna.kinds import kind_named
 
 if TYPE_CHECKING:
     import torch
@@ -26,25 +27,26 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 IMAGE_TOKEN = "<image>"
-SHORT_ANSWER = 24  # tokens, where one word is asked for
-_FIRST_BATCH = {"cuda": 32, "cpu": 8}  # what "auto" tries before it halves
-_PICTURES = 8  # encoded at once: 40 crops of 336 x 336
+SHORT_ANSWER = 24  # maximum tokens of an answer that is one word
+_FIRST_BATCH = {"cuda": 32, "cpu": 8}  # the first batch size of "auto"
+_IMAGES = 8  # images encoded at a time: 40 crops of 336 x 336
 _UNQUANTIZED = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
-_NO_ROOM = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+# The allocators of the CPU and of CUDA libraries raise a bare RuntimeError, which only its text identifies.
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
 
 
 @dataclass
 class _Prompt:
-    """A request as the model reads it."""
+    """A tokenized request."""
 
-    place: int  # among the requests
+    index: int  # of the request
     ids: list[int]
-    most: int  # tokens of its answer
+    max_tokens: int  # maximum length of the answer
     image: Path
 
 
 class LlavaCaptioner:
-    """Greedy answers of a LlavaNext, which is loaded when the first one is asked for."""
+    """Answers questions with greedy decoding of a LlavaNext, which is loaded on the first request."""
 
     def __init__(
         self,
@@ -55,66 +57,72 @@ class LlavaCaptioner:
         attn_implementation: str = "sdpa",
         device: str | None = None,
     ) -> None:
-        """See ``make_captioner``; ``device`` is the first GPU where there is one, else the CPU.
+        """Initialize the captioner; see ``make_captioner`` for the arguments.
 
-        Raises UsageError for a batch that is no number and not "auto", and for an unknown quantization.
+        Args:
+            device: default: the first GPU, or the CPU where there is none.
+
+        Raises:
+            UsageError: ``batch`` is neither a positive number nor "auto", or the quantization is unknown.
         """
         if quantization not in PRECISIONS:
-            raise UsageError(f"--captioner-quantization {quantization}: it is one of {', '.join(PRECISIONS)}")
+            raise UsageError(
+                f"--captioner-quantization {quantization} is unknown", remedy=f"use one of {', '.join(PRECISIONS)}"
+            )
         if batch != "auto" and (not str(batch).isdigit() or int(batch) < 1):
-            raise UsageError(f"--captioner-batch {batch}: a number of 1 or more, or auto")
+            raise UsageError(f"--captioner-batch {batch} is not a batch size", remedy="give auto or a number from 1")
         self.name, self.settings = f"llava:{model}:{quantization}", f"max_tokens={max_tokens}"
         self._path, self._quantization, self._attention = model, quantization, attn_implementation
         self._max_tokens, self._asked_device = max_tokens, device
         self._fixed = None if batch == "auto" else int(batch)
-        self._shrunk: int | None = None  # what "auto" came down to
+        self._reduced: int | None = None  # the batch size of "auto" after memory ran out
 
     @property
     def batch(self) -> int:
-        """Requests at once."""
-        return self._fixed or self._shrunk or _FIRST_BATCH[self._device]
+        """The current batch size."""
+        return self._fixed or self._reduced or _FIRST_BATCH[self._device]
 
     @property
     def window(self) -> int:
-        """Four batches: enough to put prompts of like length together."""
+        """Four batches, so that prompts of similar length can be grouped."""
         return 4 * self.batch
 
     def answer(self, requests: Sequence[Request]) -> list[str]:
-        """One text a request, in their order. Raises DataError for a picture that cannot be read."""
+        """Return one text for each request, in order. Raises DataError for an image that cannot be read."""
         return in_order(self.stream(requests))
 
     def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, str]]:
-        """(place, text), a batch at a time, in the order of the batches."""
-        window = self.window  # of now: a batch that shrinks on the way must not skip requests
+        """Yield (index, text), batch by batch."""
+        window = self.window  # fixed here: the batch size may shrink during the loop
         for start in range(0, len(requests), window):
-            part = requests[start : start + window]
-            features = self._encode_pictures(part)
-            waiting = self._prompts(part, features)
+            group = requests[start : start + window]
+            features = self._encode_images(group)
+            waiting = self._prompts(group, features)
             while waiting:
-                taken = _alike(waiting, self.batch)
-                texts = self._try(taken, features)
+                taken = _same_limit(waiting, self.batch)
+                texts = self._generate_or_shrink(taken, features)
                 if texts is None:
                     continue
                 waiting = waiting[len(taken) :]
                 for prompt, text in zip(taken, texts, strict=True):
-                    yield start + prompt.place, text
+                    yield start + prompt.index, text
 
-    def _try(self, prompts: list[_Prompt], features: dict[Path, torch.Tensor]) -> list[str] | None:
-        """The texts, or None where memory ran out and the batch is smaller now."""
-        texts, reason = _unless_full(lambda: self._generate(prompts, features))
+    def _generate_or_shrink(self, prompts: list[_Prompt], features: dict[Path, torch.Tensor]) -> list[str] | None:
+        """Return the texts, or reduce the batch size and return None where memory ran out."""
+        texts, reason = _unless_out_of_memory(lambda: self._generate(prompts, features))
         if texts is not None:
             return texts
         if self._fixed or len(prompts) == 1:
-            raise self._full(reason, len(prompts))
-        self._shrunk = (len(prompts) + 1) // 2
-        logger.warning("memory ran out; the captioner goes on with %d requests at once", self._shrunk)
+            raise self._out_of_memory(reason, len(prompts))
+        self._reduced = (len(prompts) + 1) // 2
+        logger.warning("memory ran out; the captioner continues with batches of %d requests", self._reduced)
         return None
 
-    def _full(self, reason: str, count: int) -> SennaError:
+    def _out_of_memory(self, reason: str, count: int) -> SennaError:
         smaller = "--captioner-batch auto, " if self._fixed and count > 1 else ""
         return SennaError(
-            f"--captioner-batch {count}: memory ran out ({reason}); try {smaller}a smaller model (--captioner-model) or "
-            "--captioner-quantization nf4; the answers so far are kept"
+            f"--captioner-batch {count}: memory ran out ({reason}); the answers so far are saved",
+            remedy=f"try {smaller}a smaller model (--captioner-model) or --captioner-quantization nf4",
         )
 
     def _generate(self, prompts: list[_Prompt], features: dict[Path, torch.Tensor]) -> list[str]:
@@ -131,12 +139,12 @@ class LlavaCaptioner:
         with torch.inference_mode():
             embedded = embed(ids.to(device))  # (B, T, D)
             for row, prompt in enumerate(prompts):
-                here = (ids[row] == self._image_id) & (mask[row] == 1)
-                embedded[row, here.to(device)] = features[prompt.image].to(device, embedded.dtype)
+                is_image = (ids[row] == self._image_id) & (mask[row] == 1)  # (T,)
+                embedded[row, is_image.to(device)] = features[prompt.image].to(device, embedded.dtype)
             out = self._model.generate(
                 inputs_embeds=embedded,
                 attention_mask=mask.to(device),
-                max_new_tokens=max(prompt.most for prompt in prompts),
+                max_new_tokens=max(prompt.max_tokens for prompt in prompts),
                 do_sample=False,
                 num_beams=1,
                 temperature=None,
@@ -147,58 +155,60 @@ class LlavaCaptioner:
         return [text.strip() for text in tokenizer.batch_decode(out, skip_special_tokens=True)]
 
     def _prompts(self, requests: Sequence[Request], features: dict[Path, torch.Tensor]) -> list[_Prompt]:
-        """Like ones together: first those with short answers, then by length; a longer answer makes the others wait."""
+        """Return the tokenized requests, sorted by maximum answer length and prompt length.
+
+        Answers of a batch are generated together, so similar prompts are grouped.
+        """
         tokenizer = self._processor.tokenizer
         prompts = []
-        for place, request in enumerate(requests):
+        for index, request in enumerate(requests):
             before, after = self._turn(request.question).split(IMAGE_TOKEN, 1)
             text = before + IMAGE_TOKEN * len(features[request.image]) + after.replace(IMAGE_TOKEN, "")
-            starts = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
-            ids = tokenizer(text, add_special_tokens=not starts)["input_ids"]
-            short = request.kind == "traffic_light"
-            most = min(SHORT_ANSWER, self._max_tokens) if short else self._max_tokens
-            prompts.append(_Prompt(place, ids, most, request.image))
-        return sorted(prompts, key=lambda prompt: (prompt.most, len(prompt.ids), prompt.place))
+            has_bos = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
+            ids = tokenizer(text, add_special_tokens=not has_bos)["input_ids"]
+            limit = min(SHORT_ANSWER, self._max_tokens) if _is_one_word(request.kind) else self._max_tokens
+            prompts.append(_Prompt(index, ids, limit, request.image))
+        return sorted(prompts, key=lambda prompt: (prompt.max_tokens, len(prompt.ids), prompt.index))
 
     def _turn(self, question: str) -> str:
-        """The prompt's text, by the chat template of the model where it has one."""
+        """Return the prompt's text in the model's chat template, or in LLaVA's format where it has none."""
         content = [{"type": "image"}, {"type": "text", "text": question}]
         if not self._processor.chat_template:
             return f"USER: {IMAGE_TOKEN}\n{question} ASSISTANT:"
         turns = [{"role": "user", "content": content}]
         return self._processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
 
-    def _encode_pictures(self, requests: Sequence[Request]) -> dict[Path, torch.Tensor]:
-        """Each picture once, whatever is asked about it: its tokens (N, D), held in the machine's memory."""
-        waiting, count = sorted({request.image for request in requests}), _PICTURES
+    def _encode_images(self, requests: Sequence[Request]) -> dict[Path, torch.Tensor]:
+        """Encode each image once and return its tokens (N, D) in CPU memory."""
+        waiting, count = sorted({request.image for request in requests}), _IMAGES
         features: dict[Path, torch.Tensor] = {}
         prepare = self._processor.image_processor
         with ThreadPoolExecutor(4) as readers:
             while waiting:
-                some = waiting[:count]
-                pictures = list(readers.map(lambda path: _pixels(path, prepare), some))
-                encoded, reason = _unless_full(partial(self._encode, pictures))
+                paths = waiting[:count]
+                images = list(readers.map(lambda path: _pixels(path, prepare), paths))
+                encoded, reason = _unless_out_of_memory(partial(self._encode, images))
                 if encoded is not None:
-                    features.update(zip(some, encoded, strict=True))
-                    waiting = waiting[len(some) :]
-                elif len(some) == 1:
-                    raise self._full(reason, 1)
+                    features.update(zip(paths, encoded, strict=True))
+                    waiting = waiting[len(paths) :]
+                elif len(paths) == 1:
+                    raise self._out_of_memory(reason, 1)
                 else:
-                    count = len(some) // 2
+                    count = len(paths) // 2
         return features
 
-    def _encode(self, pictures: list[tuple[torch.Tensor, torch.Tensor]]) -> list[torch.Tensor]:
+    def _encode(self, images: list[tuple[torch.Tensor, torch.Tensor]]) -> list[torch.Tensor]:
         import torch
 
-        model, most = self._model, max(len(pixels) for pixels, _ in pictures)
+        model, most = self._model, max(len(pixels) for pixels, _ in images)
         device, dtype = model.get_input_embeddings().weight.device, model.model.image_newline.dtype
-        stacked = torch.zeros(len(pictures), most, *pictures[0][0].shape[1:], dtype=dtype)  # (pictures, P, 3, H, W)
-        for row, (pixels, _) in enumerate(pictures):
+        stacked = torch.zeros(len(images), most, *images[0][0].shape[1:], dtype=dtype)  # (images, P, 3, H, W)
+        for row, (pixels, _) in enumerate(images):
             stacked[row, : len(pixels)] = pixels
-        sizes = torch.stack([size for _, size in pictures])
+        sizes = torch.stack([size for _, size in images])
         with torch.inference_mode():
-            found = model.get_image_features(pixel_values=stacked.to(device), image_sizes=sizes.to(device))
-        return [one.to("cpu") for one in getattr(found, "pooler_output", found)]
+            features = model.get_image_features(pixel_values=stacked.to(device), image_sizes=sizes.to(device))
+        return [tokens.to("cpu") for tokens in getattr(features, "pooler_output", features)]
 
     @property
     def _image_id(self) -> int:
@@ -217,11 +227,11 @@ class LlavaCaptioner:
         try:
             config = AutoConfig.from_pretrained(self._path)
         except (OSError, ValueError) as error:
-            raise self._unopened(error) from error
+            raise self._cannot_open(error) from error
         if config.model_type != "llava_next":
             raise UsageError(
-                f"--captioner-model {self._path} is a {config.model_type}, and this captioner runs a llava_next (LLaVA-1.6); "
-                "serve the model with vLLM and use --captioner openai"
+                f"--captioner-model {self._path} is a {config.model_type}, but this captioner runs a llava_next (LLaVA-1.6)",
+                remedy="serve the model with vLLM and use --captioner openai",
             )
         return config
 
@@ -230,9 +240,9 @@ class LlavaCaptioner:
         from transformers import AutoTokenizer, LlavaNextProcessor
         from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
-        _ = self._config  # the first to be looked at: it says best what is wrong with a folder
+        _ = self._config  # first, because its errors explain best what is wrong with a folder
         try:
-            # Put together by hand: the ready-made way asks for torchvision where it finds none.
+            # Composed from its parts, because LlavaNextProcessor.from_pretrained needs torchvision.
             settings = LlavaNextProcessor.get_processor_dict(self._path)[0]
             return LlavaNextProcessor(
                 image_processor=LlavaNextImageProcessorPil.from_pretrained(self._path),
@@ -242,86 +252,91 @@ class LlavaCaptioner:
                 chat_template=settings.get("chat_template"),
             )
         except (OSError, ValueError) as error:
-            raise self._unopened(error) from error
+            raise self._cannot_open(error) from error
 
     @cached_property
-    def _model(self):
+    def _model(self) -> Any:  # a LlavaNextForConditionalGeneration, whose stubs lack `generate`
         import torch
         from transformers import LlavaNextForConditionalGeneration
 
         try:
             model = LlavaNextForConditionalGeneration.from_pretrained(
-                self._path, config=self._config, attn_implementation=self._attention, **self._form(torch)
+                self._path, config=self._config, attn_implementation=self._attention, **self._load_options(torch)
             )
         except (OSError, ImportError, ValueError) as error:
-            raise self._unopened(error) from error
+            raise self._cannot_open(error) from error
         return model.eval()
 
-    def _form(self, torch) -> dict:
-        """What ``from_pretrained`` is told about precision and place."""
+    def _load_options(self, torch) -> dict:
+        """Return the arguments of ``from_pretrained`` for precision and device."""
         from transformers import BitsAndBytesConfig
 
-        whole = {"fp16": torch.float16, "fp32": torch.float32}.get(self._quantization, torch.bfloat16)
+        dtype = {"fp16": torch.float16, "fp32": torch.float32}.get(self._quantization, torch.bfloat16)
         several = self._device == "cuda" and torch.cuda.device_count() > 1 and self._quantization not in ("nf4", "int8")
-        form = {"dtype": whole, "device_map": "auto" if several else {"": self._device}}
+        options = {"dtype": dtype, "device_map": "auto" if several else {"": self._device}}
         if self._quantization == "nf4":
-            form["quantization_config"] = BitsAndBytesConfig(
+            options["quantization_config"] = BitsAndBytesConfig(
                 load_in_4bit=True,
                 bnb_4bit_quant_type="nf4",
                 bnb_4bit_use_double_quant=True,
-                bnb_4bit_compute_dtype=whole,
+                bnb_4bit_compute_dtype=dtype,
                 llm_int8_skip_modules=_UNQUANTIZED,
             )
         if self._quantization == "int8":
-            logging.getLogger("bitsandbytes").setLevel(
-                logging.ERROR
-            )  # a warning a layer and token, about a cast it means
-            form["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=_UNQUANTIZED)
-        return form
+            # It warns about an intended cast for each layer and token.
+            logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+            options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=_UNQUANTIZED)
+        return options
 
-    def _unopened(self, error: Exception) -> UsageError:
+    def _cannot_open(self, error: Exception) -> UsageError:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        missing = "; pip install 'senna[gpu]'" if isinstance(error, ImportError) else ""
-        return UsageError(
-            f"--captioner-model {self._path} cannot be opened: {reason}{missing}; give a folder or a hub name of a LlavaNext "
-            "model, as llava-hf/llava-v1.6-34b-hf"
-        )
+        remedy = "give a folder or a hub name of a LlavaNext model, for example llava-hf/llava-v1.6-34b-hf"
+        if isinstance(error, ImportError):
+            remedy = "install the missing package: pip install 'senna[gpu]'"
+        return UsageError(f"--captioner-model {self._path} cannot be opened: {reason}", remedy=remedy)
 
 
 def _pixels(path: Path, prepare) -> tuple[torch.Tensor, torch.Tensor]:
-    """A picture's crops (P, 3, H, W) and its height and width (2,)."""
+    """Return an image's crops (P, 3, H, W) and its height and width (2,)."""
     from PIL import Image
 
     try:
-        with Image.open(path) as picture:
-            out = prepare(images=[picture.convert("RGB")], return_tensors="pt")
+        with Image.open(path) as image:
+            out = prepare(images=[image.convert("RGB")], return_tensors="pt")
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"image {path} cannot be read ({error}); copy it again") from error
+        kind = DataError.MISSING_IMAGE if isinstance(error, FileNotFoundError) else None
+        raise DataError(f"the image cannot be read ({error})", remedy="copy it again", file=path, kind=kind) from error
     return out["pixel_values"][0], out["image_sizes"][0]
 
 
-def _unless_full(work: Callable[[], Result]) -> tuple[Result | None, str]:
-    """What ``work`` returns; None and the reason where memory ran out, with the memory that it took free again."""
+def _unless_out_of_memory(work: Callable[[], Result]) -> tuple[Result | None, str]:
+    """Return the result of ``work`` and ""; or None and the reason where memory ran out, after freeing the memory."""
     import torch
 
     try:
         return work(), ""
-    except RuntimeError as error:  # torch.OutOfMemoryError is one, the CPU's allocator raises a bare one
+    except RuntimeError as error:  # the base class of torch.OutOfMemoryError
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if not isinstance(error, torch.OutOfMemoryError) and not any(word in reason.lower() for word in _NO_ROOM):
+        if not isinstance(error, torch.OutOfMemoryError) and not any(word in reason.lower() for word in _OUT_OF_MEMORY):
             raise
-    # Here the exception, which held the tensors, is gone.
+    # The exception, which referenced the tensors, no longer exists here.
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return None, reason
 
 
-def _alike(prompts: list[_Prompt], count: int) -> list[_Prompt]:
-    """The first prompts, at most ``count``, whose answers may be of one length."""
-    return [prompt for prompt in prompts[:count] if prompt.most == prompts[0].most]
+def _is_one_word(kind: str) -> bool:
+    """Return whether the answer to a kind of question is one of a few fixed words."""
+    registered = kind_named(kind)
+    return bool(registered and registered.caption and registered.caption.words)
+
+
+def _same_limit(prompts: list[_Prompt], count: int) -> list[_Prompt]:
+    """Return the first prompts, at most ``count``, that have the same maximum answer length."""
+    return [prompt for prompt in prompts[:count] if prompt.max_tokens == prompts[0].max_tokens]
 
 
 def _padding(tokenizer) -> int:
-    """Any id that exists will do: the attention mask hides it."""
-    return next(one for one in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if one is not None)
+    """Return an id to pad with. The attention mask hides padding, so any valid id works."""
+    return next(token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if token is not None)

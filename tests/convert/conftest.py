@@ -1,0 +1,1 @@
+from tests.worlds import drawn_world as drawn_world
