@@ -26,7 +26,10 @@ MACRO_F1 = (
     "<b>Macro F1</b> is the mean F1 of the classes that occur in the ground truth, with equal weights: a rare turn counts as "
     "much as driving straight, and a constant answer scores low. <b>Joint</b>: SPEED and PATH are both right."
 )
-INTERVALS = "Intervals are 95 % bootstrap intervals over scenes, because the frames of a scene are similar. The model's is shaded."
+INTERVALS = (
+    "Intervals are 95 % bootstrap intervals over scenes, because the frames of a scene are similar. "
+    "The model's interval is shaded."
+)
 CALIBRATION = (
     "<b>ECE</b>, the expected calibration error: the distance between the probability of an answer and the share of right "
     "answers, averaged over the bins, weighted by their counts; 0 is best. <b>Log loss</b>: the mean of minus the logarithm of "
@@ -171,9 +174,7 @@ def uses_images(model: Metrics, blackout: Metrics | None, gain: html.Interval | 
         gain: the paired difference in macro F1, if known.
     """
     if blackout is None:
-        return (
-            "<b>Does the model use its images?</b> Not tested; <code>--blackout</code> evaluates with black images too."
-        )
+        return "<b>Does the model use its images?</b> Not tested; <code>--blackout</code> tests it with black images."
     seeing, blind = model["macro_f1"]["both"], blackout["macro_f1"]["both"]
     figures = f"macro F1 is {number(blind['value'])} with black images and {number(seeing['value'])} with its images"
     if not html.has_interval(seeing) or not html.has_interval(blind):
