@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -13,7 +13,7 @@ from senna.data.dataset import ConversationDataset
 from senna.data.images import PixelRules
 from senna.data.tokenize import encode_prompt
 from senna.errors import DataError
-from senna.evaluate.predictions import Prediction, Store
+from senna.evaluate.predictions import Store
 from senna.evaluate.score import AnswerEncoder, PlanScorer, answer_ending
 from senna.meta_actions import parse_meta_action
 from senna.model.senna_llava_llama import SennaLlavaLlamaForCausalLM
@@ -22,12 +22,16 @@ from senna.records import Record, record_kind, record_name
 from senna.views import IMAGE_TOKEN
 
 Item = dict[str, Any]
+"""An item of a `PromptDataset`."""
+
+Fields = dict[str, Any]
+"""Some of the fields of a `senna.evaluate.predictions.Prediction`."""
 
 
 class PromptDataset(Dataset):
     """Map-style dataset: item ``i`` is the prompt of record ``i``, without its last answer.
 
-    An item is ``{"facts": Prediction, "images": float32 (V, 3, H, W)}`` and either the output of the `AnswerEncoder` or,
+    An item is ``{"facts": Fields, "images": float32 (V, 3, H, W)}`` and either the output of the `AnswerEncoder` or,
     if ``encoder`` is None, ``"input_ids"``, the prompt, LongTensor (T,). The item of a record that cannot be used is
     ``{"facts": {"index"}, "error": message}``.
 
@@ -71,8 +75,8 @@ class PromptDataset(Dataset):
         return level[:, None, None].expand(self.dataset.no_images().shape[1:]).repeat(views, 1, 1, 1)
 
 
-def facts_of(record: Record, paths: Sequence[str]) -> Prediction:
-    """Return the fields of a prediction that come from its record.
+def facts_of(record: Record, paths: Sequence[str]) -> Fields:
+    """Return the fields of a prediction, without ``index``, that come from its record.
 
     Raises:
         DataError: the record does not end with a question and its answer.
@@ -82,7 +86,7 @@ def facts_of(record: Record, paths: Sequence[str]) -> Prediction:
         raise DataError(
             "the record does not end with a question and its answer", remedy="evaluate on records with recorded answers"
         )
-    facts = {
+    return {
         "id": record_name(record, ""),
         "token": str(record.get("token") or ""),
         "scene": str(record.get("scene_token") or ""),
@@ -93,10 +97,9 @@ def facts_of(record: Record, paths: Sequence[str]) -> Prediction:
         "trajectory": record.get("ego_fut_trajs") or [],
         **stated_facts(record),
     }
-    return cast(Prediction, facts)
 
 
-def stated_facts(record: Record) -> dict[str, Any]:
+def stated_facts(record: Record) -> Fields:
     """Return those of the fields view, command and speed (m/s) that a record has."""
     return {key: record[key] for key in ("view", "command", "speed") if record.get(key) is not None}
 
@@ -131,10 +134,10 @@ class TextGenerator:
         return [self.tokenizer.decode(row, skip_special_tokens=True) for row in ids]
 
 
-def scored_fields(scorer: PlanScorer) -> Callable[[list[Item]], list[Prediction]]:
+def scored_fields(scorer: PlanScorer) -> Callable[[list[Item]], list[Fields]]:
     """Return a function from a batch of plan questions to the scored fields of their predictions."""
 
-    def fields(items: list[Item]) -> list[Prediction]:
+    def fields(items: list[Item]) -> list[Fields]:
         return [
             {
                 "log_probs": [float(value) for value in scores.log_probs],
@@ -148,10 +151,10 @@ def scored_fields(scorer: PlanScorer) -> Callable[[list[Item]], list[Prediction]
     return fields
 
 
-def generated_fields(generator: TextGenerator) -> Callable[[list[Item]], list[Prediction]]:
+def generated_fields(generator: TextGenerator) -> Callable[[list[Item]], list[Fields]]:
     """Return a function from a batch of questions to the generated fields of their predictions."""
 
-    def fields(items: list[Item]) -> list[Prediction]:
+    def fields(items: list[Item]) -> list[Fields]:
         texts = generator([item["input_ids"] for item in items], [item["images"] for item in items])
         return [{"text": text} for text in texts]
 
@@ -190,7 +193,7 @@ def predict(
     store: Store,
     prompts: PromptDataset,
     batches: Sequence[Sequence[int]],
-    answer: Callable[[list[Item]], list[Prediction]],
+    answer: Callable[[list[Item]], list[Fields]],
     share: RankShare,
     budget: SkipBudget,
     description: str,
@@ -205,7 +208,7 @@ def predict(
     # Batches are assigned by their number among all batches, not among the missing ones: another process that has already
     # started changes which are missing.
     own = batches[share.rank :: share.world]
-    missing = store.missing(own)
+    missing = [list(batch) for batch in store.missing(own)]
     loader: Iterable[list[Item]] = DataLoader(
         prompts, batch_sampler=missing, collate_fn=list, num_workers=min(share.workers, len(missing))
     )

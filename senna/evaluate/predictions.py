@@ -18,9 +18,7 @@ from senna.files import atomic_write
 PREDICTIONS, BLACKOUT = "predictions", "predictions_blackout"
 
 
-class Prediction(TypedDict, total=False):
-    """A line of predictions.jsonl. Only ``index`` is always present; a record that cannot be used has just ``error``."""
-
+class _RecordFacts(TypedDict):
     index: int  # of the record in its file
     id: str
     token: str  # of the nuScenes key frame; "" if unknown
@@ -30,10 +28,15 @@ class Prediction(TypedDict, total=False):
     question: str  # without the image block
     truth: str  # the recorded answer
     trajectory: list[list[float]]  # recorded ego positions ahead in metres, x right and y forward, 0.5 s apart
-    view: str  # that the question is about; this and the next two only if the record has them
+
+
+class Prediction(_RecordFacts, total=False):
+    """A line of predictions.jsonl: facts of the record, and the answer. An unusable record has only index and error."""
+
+    view: str  # that the question is about; this field and the next two are present if the record has them
     command: str  # navigation command
     speed: float  # m/s
-    log_probs: list[float]  # (20,), see `senna.evaluate.score.PlanScores`; these four in score mode
+    log_probs: list[float]  # (20,), see `senna.evaluate.score.PlanScores`; the first of four fields of score mode
     sum: str  # the most probable meta-action
     greedy: str  # the meta-action of greedy decoding within the twenty answers
     left_tree: str | None  # how unconstrained greedy text begins if it is none of the twenty answers
@@ -53,7 +56,7 @@ class Store:
         done = {line["index"] for line in self._lines()}
         return [batch for batch in batches if not done.issuperset(batch)]
 
-    def append(self, rank: int, lines: Iterable[Prediction]) -> None:
+    def append(self, rank: int, lines: Iterable[Mapping[str, Any]]) -> None:
         """Append a batch to the file of this process and sync it to disk. Raises SennaError if that fails."""
         data = b"".join(json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n" for line in lines)
         path = self.folder / f"{self._name}.part-{rank}.jsonl"
@@ -111,7 +114,7 @@ def read_predictions(path: Path) -> list[Prediction]:
     return found
 
 
-def write_lines(path: Path, lines: Iterable[Prediction]) -> None:
+def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Write JSON Lines; the file appears only when it is complete. Raises SennaError."""
     with atomic_write(path) as partial, partial.open("w", encoding="utf-8") as file:
         for line in lines:

@@ -78,7 +78,7 @@ class PlanScorer:
     ) -> None:
         use_packed_attention(model, pack_attention)
         self.model, self.encoder = model, AnswerEncoder(tokenizer, version, ending)
-        self._pad = tokenizer.pad_token_id or 0
+        self._pad: Any = tokenizer.pad_token_id or 0
 
     def __call__(self, questions: Sequence[Turns], images: Sequence[torch.Tensor]) -> list[PlanScores]:
         """Return the scores of F frames.
@@ -142,7 +142,7 @@ class PlanScorer:
                 tree[prefix] = Fork(log_probs, most_likely[row])
             sums = [sum(tree[answer[:i]].log_probs[answer[i]] for i in range(len(answer))) for answer in answers]
             chosen, left = walk(answers, tree)
-            left_tree = None if left is None else self.encoder.tokenizer.decode(left)
+            left_tree = None if left is None else str(self.encoder.tokenizer.decode(list(left)))
             scores.append(PlanScores(np.array(sums), ALL_META_ACTIONS[chosen], left_tree))
         return scores
 
@@ -154,6 +154,7 @@ class AnswerEncoder:
         if not tokenizer.eos_token:
             raise UsageError("the tokenizer has no eos token", remedy="set one; it terminates every answer")
         self.tokenizer, self.version, self.ending = tokenizer, version, ending
+        self._eos = str(tokenizer.eos_token)
 
     def __call__(self, question: Turns) -> dict[str, Any]:
         """Return the `answer_tree` of a question, the turns up to the answer. Raises DataError."""
@@ -163,7 +164,7 @@ class AnswerEncoder:
 
     def _encode(self, question: Turns, action: MetaAction) -> dict[str, torch.Tensor]:
         turns = [*question, {"from": "gpt", "value": f"{action}{self.ending}"}]
-        rendered = render(turns, self.version, self.tokenizer.eos_token)
+        rendered = render(turns, self.version, self._eos)
         return encode_rendered(type(rendered)(rendered.text, rendered.targets[-1:]), self.tokenizer)
 
 

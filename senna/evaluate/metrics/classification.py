@@ -55,7 +55,7 @@ def classify(truth: ArrayLike, predicted: ArrayLike, labels: Sequence[str], scen
     columns = np.where(predicted == INVALID, count, predicted)
     confusions = scenes.counts(truth * (count + 1) + columns, count * (count + 1)).reshape(-1, count, count + 1)
     known = list(range(count))
-    measures = precision_recall_fscore_support(truth, columns, labels=known, zero_division=0)
+    measures: Any = precision_recall_fscore_support(truth, columns, labels=known, zero_division=0)
     confusion = confusion_matrix(truth, columns, labels=[*known, count])[:count]
     invalid = float(np.mean(predicted == INVALID))
     return ClassificationResult(

@@ -42,9 +42,8 @@ def is_correct(prediction: Prediction) -> bool:
 
 def probabilities(prediction: Prediction) -> np.ndarray | None:
     """Return (20,) over ``ALL_META_ACTIONS``, the softmax of the log-probabilities; None in generate mode."""
-    if not prediction.get("log_probs"):
-        return None
-    return softmax(np.asarray(prediction["log_probs"], dtype=np.float64))
+    log_probs = prediction.get("log_probs")
+    return softmax(np.asarray(log_probs, dtype=np.float64)) if log_probs else None
 
 
 def confidence(prediction: Prediction) -> float:
@@ -131,8 +130,8 @@ def views_of(prediction: Prediction, find_images: ImageFinder) -> str:
     if not names:
         return '<p class="soft">This record has no images.</p>'
     paths = [*find_images(prediction), *[None] * len(names)][: len(names)]
-    cameras = [camera_of(name) for name in names]
-    if None in cameras or len(set(cameras)) < len(cameras):
+    cameras = [camera for name in names if (camera := camera_of(name))]
+    if len(set(cameras)) < len(names):
         cameras = (
             list(VIEWS) if len(names) == len(VIEWS) else [f"image {number}" for number in range(1, len(names) + 1)]
         )
@@ -265,7 +264,7 @@ def _question(prediction: Prediction) -> str:
     rows = (
         ("question", prediction["question"]),
         ("ground truth", prediction["truth"]),
-        ("answer", prediction["text"]),
+        ("answer", prediction.get("text", "")),
     )
     listed = "".join(f"<dt>{name}</dt><dd>{escape(text.strip()) or '(nothing)'}</dd>" for name, text in rows)
     return f'<div class="question"><span class="tag">{escape(str(prediction["kind"]))}</span><dl>{listed}</dl></div>'
