@@ -29,7 +29,7 @@ _CUE_REACH = 60  # characters between a cue and the fact that it announces
 
 
 def situation_of(fields: Mapping[str, Any], question: str) -> Situation:
-    """Return the situation of a record or a prediction: its ``command`` and ``speed``, else what its question states.
+    """Return ``command`` and ``speed`` of a record or a prediction; without ``command``, read both from its question.
 
     A record with a command and without a speed has an unknown speed. The speed is rounded to 0.1 m/s, as in our questions.
     """
