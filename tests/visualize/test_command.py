@@ -157,7 +157,7 @@ def test_a_broken_image_is_counted_and_drawn_when_it_is_mended(world, capsys):
         (["--fps", "0"], "--fps 0"),
         (["--describe"], "--describe asks the model"),
         (["--data", "records.txt"], "does not exist"),
-        (["--predictions", "nothing.jsonl"], "nothing.jsonl is not there"),
+        (["--predictions", "nothing.jsonl"], "nothing.jsonl does not exist"),
     ],
 )
 def test_what_cannot_be_shown_is_said_before_anything_is_drawn(world, flags, message):
