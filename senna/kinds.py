@@ -198,6 +198,9 @@ def recognize(answers: Iterable[str]) -> str:
 _QUESTIONS = "senna.convert.questions"
 _ANNOTATIONS = "senna.convert.captioners.annotations"
 _SCORES = "senna.evaluate.metrics"
+_CAPTION_NOTE = (
+    "Overlap with the recorded text, as in COCO's caption evaluation. It does not measure whether an answer is true."
+)
 
 register(
     QuestionKind(
@@ -213,6 +216,9 @@ register(
         },
         parse=f"{_SCORES}.road_users:parse_users",
         score=f"{_SCORES}.road_users:score_users",
+        metric_note="People on foot or on two wheels: does the answer say correctly whether anyone is there, and does it name "
+        "the right users, matched by name? The distance error is that of the distance from the ego vehicle, the place error "
+        "that of the position; both are means over matched users.",
     )
 )
 register(
@@ -224,6 +230,7 @@ register(
         template={"question": slots("objects view"), "object": slots("number name", "ahead aside speed")},
         parse=parse_motion,
         score=f"{_SCORES}.text:score_motion",
+        metric_note="Figures over objects, matched by their number. A missing object counts as wrong.",
         recognize=_is_motion,
         labels=_motion_labels,
         per_view=True,
@@ -257,6 +264,7 @@ register(
         template={"question": slots("view")},
         parse=parse_text,
         score=f"{_SCORES}.captions:score_captions",
+        metric_note=_CAPTION_NOTE,
         caption=CaptionRules(shortest=4, compose=f"{_ANNOTATIONS}:describe"),
         per_view=True,
     )
@@ -270,6 +278,7 @@ register(
         template={"question": slots("plan", "command speed")},
         parse=parse_text,
         score=f"{_SCORES}.captions:score_captions",
+        metric_note=_CAPTION_NOTE,
         caption=CaptionRules(
             shortest=4,
             hint="Answer in one or two short, complete sentences, and say nothing twice.",

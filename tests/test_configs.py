@@ -19,7 +19,7 @@ CONFIGS = REPOSITORY / "configs"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
 PAGE = (CONFIGS / "README.md").read_text(encoding="utf-8")
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-SENNA_7B = ModelShape.of(published_config())
+SENNA_7B = ModelShape.from_config(published_config())
 STAGE_FILES = {1: "stage1_pretrain.yaml", 2: "stage2_driving.yaml", 3: "stage3_planning.yaml"}
 GLOBAL_BATCH = {1: 256, 2: 16, 3: 192}
 METHOD_FILES = {"LoRA": ["lora.yaml"], "QLoRA": ["qlora.yaml"]}

@@ -18,8 +18,8 @@ from senna.convert.captioners import make_captioner
 from senna.convert.categories import category_of
 from senna.convert.frames import load_tables, read_frames, scenes_of
 from senna.convert.join import join
-from senna.convert.pipeline import Images, Source, convert_part
-from senna.convert.shards import plan_scenes
+from senna.convert.pipeline import Images, Source, convert_shard
+from senna.convert.shards import select_scenes
 from senna.meta_actions import COMMAND_STEPS, FUTURE_STEPS, PEDESTRIAN_STOP_SPEED, STOP_SPEED, label_trajectory
 from senna.navigation import command_to
 from senna.templates import load_templates
@@ -99,9 +99,9 @@ def _label(future: Sequence[Any], stop: float = 2.0) -> str:
 def convert_here(root: Path, version: str, folder: Path) -> int:
     """Convert like `senna convert`, from reading the tables to writing the records, and return the number of frames."""
     source = Source(load_tables(root, version), can_bus_folder(None, root))
-    scenes = plan_scenes(source.tables, scenes_of(root, version))
+    scenes = select_scenes(source.tables, scenes_of(root, version))
     with contextlib.redirect_stdout(io.StringIO()):
-        part = convert_part(source, scenes, folder, make_captioner("annotations"), load_templates(), Images(root))
+        part = convert_shard(source, scenes, folder, make_captioner("annotations"), load_templates(), Images(root))
     join([folder], folder, "senna_nusc", "jsonl")
     return part.frames
 

@@ -13,10 +13,10 @@ from torch.autograd.profiler import profile
 from senna.data import Collator, PackCollator
 from senna.model import SennaLlavaLlamaForCausalLM
 from senna.model.config import IGNORE_INDEX
-from senna.model.loading import requantized
+from senna.model.loading import requantize
 from senna.model.lora import add_lora
 from senna.model.packed_attention import use_packed_attention
-from senna.train.memory.activations import Attention, Numbers, Trained, Work
+from senna.train.memory.activations import Attention, MicroBatch, NumberBytes, Trained
 from senna.train.memory.estimate import Setup, estimate
 from senna.train.memory.model_shape import ModelShape
 
@@ -88,7 +88,7 @@ def model_of(setting: Setting, device: str) -> SennaLlavaLlamaForCausalLM:
         dtype = torch.bfloat16 if setting.precision == "bf16" else torch.float32
         model = model.to(dtype)
         if setting.held:
-            model = requantized(model, setting.held, dtype, device)
+            model = requantize(model, setting.held, dtype, device)
         add_lora(model, setting.rank, 2 * setting.rank, 0.05)
         for name, parameter in model.named_parameters():
             parts = ("lora_", "mm_projector", "img_adapter")
@@ -127,9 +127,9 @@ def setup_of(setting: Setting, batch: dict[str, Any], device: str) -> Setup:
     half, cuda = setting.precision == "bf16", device != "cpu"
     compute = 2 if half else 4
     return Setup(
-        work=Work(rows, tokens, targets, views),
+        work=MicroBatch(rows, tokens, targets, views),
         trained=Trained(setting.what, setting.rank if setting.what == "lora" else 0, mask=1 if cuda else 4),
-        numbers=Numbers(compute, 4 if setting.what == "full" else compute, 4),
+        numbers=NumberBytes(compute, 4 if setting.what == "full" else compute, 4),
         frozen=setting.held or setting.precision,
         others=setting.precision,
         accumulates=setting.accumulation > 1,
@@ -191,7 +191,7 @@ def measure(setting: Setting, device: str) -> tuple[float, float]:
         train(setting, model, batch, device)
     # On a CPU, model and images were allocated before the measurement.
     earlier = held_bytes(model) + batch["images"].numel() * batch["images"].element_size() if device == "cpu" else 0
-    predicted = estimate(ModelShape.of(setting.geometry.config()), setup_of(setting, batch, device)).allocated
+    predicted = estimate(ModelShape.from_config(setting.geometry.config()), setup_of(setting, batch, device)).allocated
     return predicted, peak[0] + earlier
 
 

@@ -121,8 +121,8 @@ def _convert(
 ) -> int:
     from senna.convert.can_bus import can_bus_folder
     from senna.convert.frames import load_tables
-    from senna.convert.pipeline import Images, Source, check_images, convert_part
-    from senna.convert.shards import parse_shard, plan_scenes, shard_of
+    from senna.convert.pipeline import Images, Source, check_images, convert_shard
+    from senna.convert.shards import parse_shard, select_scenes, shard_of
     from senna.run_folder import claim
 
     root, out = Path(args.nuscenes), Path(args.out)
@@ -131,7 +131,7 @@ def _convert(
     _refuse_foreign_files(out, args)
     tables = load_tables(root, args.version)
     source, images = Source(tables, can_bus, args.compat), Images(root)
-    scenes = shard_of(plan_scenes(tables, splits, args.limit), shard, shards)
+    scenes = shard_of(select_scenes(tables, splits, args.limit), shard, shards)
     if not args.allow_missing_images:
         check_images(source, scenes, images)
     claim(out / WORK, settings, remedy=_start_again(out), where=out)
@@ -139,7 +139,7 @@ def _convert(
     which = f", shard {shard} of {shards}" if shards > 1 else ""
     print(f"{total} frames of {len(scenes)} scenes{which} -> {out}", flush=True)
     folders = [out / WORK / f"shard-{number}-of-{shards}" for number in range(1, shards + 1)]
-    convert_part(source, scenes, folders[shard - 1], captioner, templates, images)
+    convert_shard(source, scenes, folders[shard - 1], captioner, templates, images)
     return _finish(args, source, captioner, folders)
 
 

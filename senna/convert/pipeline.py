@@ -107,7 +107,7 @@ class _PendingFrame:
     missing: int
 
 
-def convert_part(
+def convert_shard(
     source: Source, scenes: Sequence[Scene], folder: Path, captioner: Captioner, templates: Templates, images: Images
 ) -> ShardWriter:
     """Convert a shard's scenes into ``folder``, starting where an earlier, interrupted call stopped.

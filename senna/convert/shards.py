@@ -24,7 +24,7 @@ class Scene:
     frames: int
 
 
-def plan_scenes(tables: "NuScenes", splits: Mapping[str, Sequence[str]], limit: int | None = None) -> list[Scene]:
+def select_scenes(tables: "NuScenes", splits: Mapping[str, Sequence[str]], limit: int | None = None) -> list[Scene]:
     """Return the scenes that belong to a split, in the order of the table, up to ``limit`` frames in total."""
     split_of = {name: split for split, names in splits.items() for name in names}
     lengths = Counter(sample["scene_token"] for sample in tables.sample)

@@ -94,7 +94,7 @@ class PackedRows(TypedDict):
     source: torch.Tensor  # LongTensor (B, L): row of the table [n text embeddings, N * K view tokens, a row of zeros]
     position_ids: torch.Tensor  # LongTensor (B, L): a branch counts on from its prefix; 0 at padding
     labels: torch.Tensor  # LongTensor (B, L): IGNORE_INDEX, or the target at this position
-    target_places: torch.Tensor  # LongTensor: ascending flat positions (row * L + column) before the targets
+    target_positions: torch.Tensor  # LongTensor: ascending flat positions (row * L + column) before the targets
     target_records: torch.Tensor  # LongTensor: for each target, which of the R records it belongs to
     layout: Layout
 

@@ -141,7 +141,7 @@ class PackCollator:
             "source": torch.tensor([[0]]),
             "position_ids": torch.tensor([[0]]),
             "labels": torch.tensor([[IGNORE_INDEX]]),
-            "target_places": empty,
+            "target_positions": empty,
             "target_records": empty,
             "layout": (Tree(0, 0, 1),),
         }

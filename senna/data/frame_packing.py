@@ -136,7 +136,7 @@ def build_rows(
         "source": padded(table_row[token] + numbers - _starts(sizes)[token], len(text) + views * tokens_per_image),
         "position_ids": padded(numbers + np.repeat(position_shifts, piece_sizes), 0),
         "labels": padded(labels[token], IGNORE_INDEX),
-        "target_places": torch.from_numpy(flat[is_target] - 1),
+        "target_positions": torch.from_numpy(flat[is_target] - 1),
         "target_records": torch.from_numpy(record[token[is_target]]),
         "layout": _layout(rows, trees),
     }

@@ -19,7 +19,7 @@ _IN_MEMORY = ("tmpfs", "ramfs")
 
 def weight_counts(args: TrainArguments, config: SennaConfig) -> tuple[int, int]:
     """Return the numbers of weights that are trained and that the final folder holds."""
-    shape = ModelShape.of(config)
+    shape = ModelShape.from_config(config)
     if args.lora_enable:
         trained = shape.lora_weights(args.lora_r) + shape.adapter_weights
         return trained, trained
@@ -114,7 +114,7 @@ def loading(context: RunContext) -> Iterator[Finding]:
 
 def _loading_bytes(args: TrainArguments, config: SennaConfig) -> int:
     """Return the bytes of main memory that one process needs to load the weights."""
-    shape = ModelShape.of(config)
+    shape = ModelShape.from_config(config)
     trained, _ = weight_counts(args, config)
     everything = shape.llm_weights + shape.adapter_weights + (shape.tower.weights if shape.tower else 0)
     frozen = everything - (0 if args.lora_enable else trained)

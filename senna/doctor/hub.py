@@ -7,7 +7,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 
 from senna.doctor.findings import FAIL, WARN, Finding, size
 from senna.doctor.weights import read_weights
-from senna.download.hub import patiently
+from senna.download.hub import call_with_timeout
 from senna.files import free_space
 from senna.model.lora import LORA_WEIGHTS
 from senna.model.source import ADAPTER_CONFIG
@@ -54,7 +54,7 @@ def check_download(topic: str, name: str) -> Finding:
         remedy = "unset HF_HUB_OFFLINE, or run `senna download` on a machine with a network and use the folder's path"
         return Finding(FAIL, topic, f"{absent}, and HF_HUB_OFFLINE forbids a download", remedy)
     try:
-        info = patiently(lambda: HfApi().model_info(name, files_metadata=True, timeout=_TIMEOUT), _TIMEOUT)
+        info = call_with_timeout(lambda: HfApi().model_info(name, files_metadata=True, timeout=_TIMEOUT), _TIMEOUT)
     except RepositoryNotFoundError:
         message = f"{name} is not a folder, and the hub ({constants.ENDPOINT}) has no such model or hides it"
         return Finding(FAIL, topic, message, "check the name; run `hf auth login` for a model that needs an account")

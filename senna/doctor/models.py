@@ -12,7 +12,7 @@ from senna.doctor.findings import FAIL, OK, WARN, Finding, failed, size
 from senna.doctor.hub import check_download, is_hub_name, local_name, locate
 from senna.doctor.weights import Shape, Weights, read_weights
 from senna.model.config import SennaConfig
-from senna.model.lora import LORA_WEIGHTS, OTHER_WEIGHTS
+from senna.model.lora import LORA_WEIGHTS, NON_LORA_WEIGHTS
 from senna.model.parts import CLIP_PREFIX, DRIVING_ADAPTER, PARTS, PROJECTOR, VISION_TOWER
 from senna.model.source import ADAPTER_CONFIG, DEFAULT_TOWER, ModelSource
 
@@ -107,7 +107,7 @@ def _model_folder(context: RunContext, folder: Path, config: SennaConfig) -> Ite
 
 def _lora_folder(context: RunContext, folder: Path) -> Iterator[Finding]:
     lora = read_weights(folder, (LORA_WEIGHTS, LORA_WEIGHTS))
-    others = read_weights(folder, (OTHER_WEIGHTS, OTHER_WEIGHTS))
+    others = read_weights(folder, (NON_LORA_WEIGHTS, NON_LORA_WEIGHTS))
     context.add_weights(lora)
     if others.files:
         context.add_weights(others)

@@ -20,7 +20,7 @@ def memory_findings(
     args: TrainArguments, config: SennaConfig, gpu_bytes: int | None, gpus: int
 ) -> tuple[list[Finding], str]:
     """Compare the memory of a run with that of each GPU (None: unknown), and return findings and a chart by part."""
-    shape = ModelShape.of(config)
+    shape = ModelShape.from_config(config)
     setup = training_setup(args, shape, gpus)
     needed = estimate(shape, setup)
     found = choices(args, shape, gpu_bytes, gpus) if gpu_bytes else []

@@ -61,7 +61,7 @@ def list_repository(asset: Asset, revision: str | None, endpoint: str) -> Listin
     """
     api = HfApi(endpoint=endpoint)
     try:
-        info = patiently(
+        info = call_with_timeout(
             lambda: api.repo_info(
                 asset.repo, revision=revision, repo_type=asset.kind, files_metadata=True, timeout=RESPONSE_TIMEOUT
             )
@@ -87,7 +87,7 @@ def _remote_file(sibling) -> RemoteFile:
     return RemoteFile(sibling.rfilename, int(sibling.size), sibling.blob_id.lower())
 
 
-def patiently(call: Callable[[], Answer], seconds: float | None = None) -> Answer:
+def call_with_timeout(call: Callable[[], Answer], seconds: float | None = None) -> Answer:
     """Return the result of ``call``, run in a thread of its own.
 
     Args:

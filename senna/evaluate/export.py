@@ -1,4 +1,4 @@
-"""`senna export-meta-actions`: what a planner is fed: token -> the probabilities of the twenty meta-actions."""
+"""`senna export-meta-actions`: a table from frame token to the probabilities of the twenty meta-actions, for a planner."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 
 from senna.errors import UsageError
 from senna.evaluate.predictions import read_predictions
 from senna.files import atomic_write
 from senna.flags import flag, parse_flags
+from senna.kinds import PLAN
 from senna.meta_actions import ALL_META_ACTIONS
 
 FORMATS = (".safetensors", ".jsonl")
@@ -26,20 +28,20 @@ class ExportArguments:
 
 
 def main(argv: list[str]) -> int:
-    """Entry point of `senna export-meta-actions`. Returns the exit code."""
+    """Run `senna export-meta-actions` and return the exit code."""
     args = parse_flags(
         ExportArguments,
         argv,
         "senna export-meta-actions",
-        "For an end-to-end planner whose meta-action embedding is fed by the model: each frame's token with the probabilities "
-        "of the twenty meta-actions, SPEED by SPEED, in it PATH by PATH (KEEP, ACCELERATE, DECELERATE, STOP; STRAIGHT, "
-        "RIGHT_TURN, RIGHT_CHANGE, LEFT_TURN, LEFT_CHANGE), each row of sum 1. safetensors: tensor 'probabilities' float32 "
-        "(N, 20) and tensor 'tokens' uint8 (N, L), each row a token in UTF-8 padded with zeros; names in the metadata. "
-        'jsonl: a line a frame, {"token", "probabilities"}, after a first line {"meta_actions"}.',
+        "Write the probabilities of the twenty meta-actions for each frame token, as input of an end-to-end planner's "
+        "meta-action embedding. Columns are ordered by SPEED, then by PATH (KEEP, ACCELERATE, DECELERATE, STOP; STRAIGHT, "
+        "RIGHT_TURN, RIGHT_CHANGE, LEFT_TURN, LEFT_CHANGE); each row sums to 1. safetensors: tensor 'probabilities' float32 "
+        "(N, 20) and tensor 'tokens' uint8 (N, L), each row a token in UTF-8 padded with zeros; the metadata has the names. "
+        'jsonl: a first line {"meta_actions"}, then one line {"token", "probabilities"} per frame.',
     )
     source, out = Path(args.predictions), Path(args.out)
     if out.suffix not in FORMATS:
-        raise UsageError(f"--out {out}: a file that ends in {' or '.join(FORMATS)}")
+        raise UsageError(f"--out {out} has an unknown suffix", remedy=f"use {' or '.join(FORMATS)}")
     source = source / "predictions.jsonl" if source.is_dir() else source
     table = probabilities_by_token(read_predictions(source), source)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -49,27 +51,38 @@ def main(argv: list[str]) -> int:
 
 
 def probabilities_by_token(predictions: Sequence[Mapping[str, Any]], source: Path) -> dict[str, np.ndarray]:
-    """{token: float32 (20,)} of the plans among them. Raises UsageError without one, or for a plan without scores or token."""
+    """Return token -> float32 (20,) for the plans among the predictions.
+
+    Args:
+        source: the file of the predictions, for messages.
+
+    Raises:
+        UsageError: there is no plan, or a plan has no scores, no token or the token of another plan.
+    """
     table: dict[str, np.ndarray] = {}
-    for line, one in enumerate(predictions, 1):
-        if one.get("kind") != "plan":
+    for line, prediction in enumerate(predictions, 1):
+        if prediction.get("kind") != PLAN:
             continue
-        if "log_probs" not in one:
-            raise UsageError(f"{source}: line {line} has no log_probs; evaluate with --mode score")
-        if not one["token"]:
-            raise UsageError(f"{source}: line {line} ({one['id']}) has no token, by which a planner finds its frame")
-        if one["token"] in table:
-            raise UsageError(f"{source}: line {line}: a second plan of the frame {one['token']}")
-        log_probs = np.asarray(one["log_probs"], dtype=np.float64)
-        likelihoods = np.exp(log_probs - log_probs.max())
-        table[one["token"]] = (likelihoods / likelihoods.sum()).astype(np.float32)
+        token = prediction["token"]
+        if "log_probs" not in prediction:
+            raise UsageError(f"{source}: line {line} has no log_probs", remedy="evaluate with --mode score")
+        if not token:
+            raise UsageError(
+                f"{source}: line {line} ({prediction['id']}) has no token",
+                remedy="evaluate records with the frame's token; a planner looks frames up by it",
+            )
+        if token in table:
+            raise UsageError(
+                f"{source}: line {line} is a second plan of the frame {token}", remedy="keep one plan per frame"
+            )
+        table[token] = softmax(np.asarray(prediction["log_probs"], dtype=np.float64)).astype(np.float32)
     if not table:
-        raise UsageError(f"{source} holds no plan")
+        raise UsageError(f"{source} holds no plan", remedy="evaluate with --kinds plan")
     return table
 
 
 def write_table(path: Path, table: Mapping[str, np.ndarray]) -> None:
-    """Write the table whole or not at all, in the format that the suffix says. Raises SennaError."""
+    """Write the table in the format of the path's suffix; the file appears only when complete. Raises SennaError."""
     names = [str(action) for action in ALL_META_ACTIONS]
     with atomic_write(path) as partial:
         if path.suffix == ".safetensors":
@@ -84,12 +97,14 @@ def write_table(path: Path, table: Mapping[str, np.ndarray]) -> None:
             )
         else:
             lines: list[dict[str, Any]] = [{"meta_actions": names}]
-            lines += [{"token": t, "probabilities": [float(p) for p in row]} for t, row in table.items()]
+            lines += [
+                {"token": token, "probabilities": [float(share) for share in row]} for token, row in table.items()
+            ]
             partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
 def read_table(path: Path) -> dict[str, np.ndarray]:
-    """{token: float32 (20,)} of a .safetensors that `write_table` made."""
+    """Return token -> float32 (20,) from a .safetensors file of `write_table`."""
     from safetensors.numpy import load_file
 
     tensors = load_file(path)

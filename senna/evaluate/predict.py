@@ -1,4 +1,4 @@
-"""Records to predictions: batches that are cut once and for all, shared out over processes, each on disk when it is done."""
+"""Prediction of an evaluation's records: fixed batches, distributed over the processes, each stored when it is done."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from senna.data.dataset import ConversationDataset
 from senna.data.images import PixelRules
 from senna.data.tokenize import encode_prompt
 from senna.errors import DataError
-from senna.evaluate.predictions import Prediction, Store
+from senna.evaluate.predictions import Store
 from senna.evaluate.score import AnswerEncoder, PlanScorer, answer_ending
 from senna.meta_actions import parse_meta_action
 from senna.model.senna_llava_llama import SennaLlavaLlamaForCausalLM
@@ -22,14 +22,21 @@ from senna.records import Record, record_kind, record_name
 from senna.views import IMAGE_TOKEN
 
 Item = dict[str, Any]
+"""An item of a `PromptDataset`."""
+
+Fields = dict[str, Any]
+"""Some of the fields of a `senna.evaluate.predictions.Prediction`."""
 
 
 class PromptDataset(Dataset):
-    """Map-style: record ``i`` as what a model is asked, without its last answer.
+    """Map-style dataset: item ``i`` is the prompt of record ``i``, without its last answer.
 
-    An item is ``{"facts": of `facts_of`, "images": float32 (V, 3, H, W)}`` and either what an `AnswerEncoder`
-    returns or, where ``encoder`` is None, ``"input_ids"`` LongTensor (T,), the prompt. A record that cannot be used
-    is ``{"facts": {"index"}, "error": message}``. ``blackout``: every image is black, and none is read.
+    An item is ``{"facts": Fields, "images": float32 (V, 3, H, W)}`` and either the output of the `AnswerEncoder` or,
+    if ``encoder`` is None, ``"input_ids"``, the prompt, LongTensor (T,). The item of a record that cannot be used is
+    ``{"facts": {"index"}, "error": message}``.
+
+    Args:
+        blackout: make every image black instead of reading it.
     """
 
     def __init__(self, dataset: ConversationDataset, encoder: AnswerEncoder | None, blackout: bool = False) -> None:
@@ -46,33 +53,39 @@ class PromptDataset(Dataset):
         try:
             facts = {"index": index, **facts_of(record, paths)}
             images = self._black(len(paths)) if self.blackout else self.dataset.load(paths, index)
-            return {"facts": facts, "images": images, **self._asked(record)}
+            return {"facts": facts, "images": images, **self._encode(record)}
         except DataError as error:
             return {"facts": {"index": index}, "error": f"{sample['sample']}: {error}"}
 
-    def _asked(self, record: Record) -> Item:
+    def _encode(self, record: Record) -> Item:
         turns = record["conversations"][:-1]
         if self.encoder is not None:
             return self.encoder(turns)
         if len(turns) != 1:
-            raise DataError(f"has {len(turns)} turns before its last answer; text is generated for a single question")
+            raise DataError(
+                f"there are {len(turns)} turns before the last answer",
+                remedy="use records with a single question; text is generated for those only",
+            )
         return {"input_ids": encode_prompt(prompt_for(turns[0]["value"], self.dataset.version), self.dataset.tokenizer)}
 
     def _black(self, views: int) -> torch.Tensor:
-        """float32 (V, 3, H, W): level 0 everywhere."""
+        """Return black images, float32 (V, 3, H, W): grey level 0, normalized."""
         rules = PixelRules.from_processor(self.dataset.image_processor)
         level = -torch.tensor(rules.mean) / torch.tensor(rules.std)
         return level[:, None, None].expand(self.dataset.no_images().shape[1:]).repeat(views, 1, 1, 1)
 
 
-def facts_of(record: Record, paths: Sequence[str]) -> Prediction:
-    """What a prediction says of its record, whatever the model answers.
+def facts_of(record: Record, paths: Sequence[str]) -> Fields:
+    """Return the fields of a prediction, without ``index``, that come from its record.
 
-    Raises DataError where the record does not end with an answer to a question.
+    Raises:
+        DataError: the record does not end with a question and its answer.
     """
     turns = record["conversations"]
     if len(turns) < 2 or turns[-1]["from"] != "gpt" or turns[-2]["from"] != "human":
-        raise DataError("it does not end with a question and its answer: there is nothing to compare with")
+        raise DataError(
+            "the record does not end with a question and its answer", remedy="evaluate on records with recorded answers"
+        )
     return {
         "id": record_name(record, ""),
         "token": str(record.get("token") or ""),
@@ -82,18 +95,25 @@ def facts_of(record: Record, paths: Sequence[str]) -> Prediction:
         "question": turns[-2]["value"].rpartition(IMAGE_TOKEN)[2].strip(),
         "truth": turns[-1]["value"],
         "trajectory": record.get("ego_fut_trajs") or [],
+        **stated_facts(record),
     }
+
+
+def stated_facts(record: Record) -> Fields:
+    """Return those of the fields view, command and speed (m/s) that a record has."""
+    return {key: record[key] for key in ("view", "command", "speed") if record.get(key) is not None}
 
 
 @dataclass(frozen=True)
 class TextGenerator:
-    """Greedy text: to prompts (T,) with images (V, 3, H, W), up to the terminator or ``max_new_tokens``."""
+    """Greedy generation of answers, up to the terminator or ``max_new_tokens``."""
 
     model: SennaLlavaLlamaForCausalLM
     tokenizer: Any
     max_new_tokens: int = 256
 
     def __call__(self, prompts: Sequence[torch.Tensor], images: Sequence[torch.Tensor]) -> list[str]:
+        """Return the answers to B prompts, LongTensor (T,) each, with their images, (V, 3, H, W) each."""
         pad = self.tokenizer.pad_token_id or 0
         longest = max(len(prompt) for prompt in prompts)
         device, dtype = self.model.device, self.model.dtype
@@ -114,10 +134,10 @@ class TextGenerator:
         return [self.tokenizer.decode(row, skip_special_tokens=True) for row in ids]
 
 
-def scored_fields(scorer: PlanScorer) -> Callable[[list[Item]], list[Prediction]]:
-    """What to do with a batch of plan questions: the fields of their predictions."""
+def scored_fields(scorer: PlanScorer) -> Callable[[list[Item]], list[Fields]]:
+    """Return a function from a batch of plan questions to the scored fields of their predictions."""
 
-    def fields(items: list[Item]) -> list[Prediction]:
+    def fields(items: list[Item]) -> list[Fields]:
         return [
             {
                 "log_probs": [float(value) for value in scores.log_probs],
@@ -131,11 +151,11 @@ def scored_fields(scorer: PlanScorer) -> Callable[[list[Item]], list[Prediction]
     return fields
 
 
-def generated_fields(speaker: TextGenerator) -> Callable[[list[Item]], list[Prediction]]:
-    """The same for questions that are answered with text."""
+def generated_fields(generator: TextGenerator) -> Callable[[list[Item]], list[Fields]]:
+    """Return a function from a batch of questions to the generated fields of their predictions."""
 
-    def fields(items: list[Item]) -> list[Prediction]:
-        texts = speaker([item["input_ids"] for item in items], [item["images"] for item in items])
+    def fields(items: list[Item]) -> list[Fields]:
+        texts = generator([item["input_ids"] for item in items], [item["images"] for item in items])
         return [{"text": text} for text in texts]
 
     return fields
@@ -143,25 +163,26 @@ def generated_fields(speaker: TextGenerator) -> Callable[[list[Item]], list[Pred
 
 @dataclass
 class SkipBudget:
-    """How many records may be left out because they cannot be used; then it is an error."""
+    """The number of records that may be skipped because they cannot be used."""
 
-    left: int
-    out_of: int = 0
+    allowed: int
+    skipped: int = 0
 
-    def __post_init__(self) -> None:
-        self.out_of = self.left
-
-    def lose(self, error: str) -> None:
-        self.left -= 1
-        if self.left < 0:
-            allowed = f"more than --skip-bad-samples {self.out_of} cannot be used; the last: " if self.out_of else ""
-            advice = "" if self.out_of else "; mend it, or leave up to N out with --skip-bad-samples N"
-            raise DataError(f"{allowed}{error}{advice}")
+    def skip(self, error: str) -> None:
+        """Count a skipped record. Raises DataError if more are skipped than allowed."""
+        self.skipped += 1
+        if self.skipped <= self.allowed:
+            return
+        if self.allowed:
+            raise DataError(
+                f"more than --skip-bad-samples {self.allowed} records cannot be used, the last one: {error}"
+            )
+        raise DataError(error, remedy="repair the record, or skip up to N such records with --skip-bad-samples N")
 
 
 @dataclass(frozen=True)
 class RankShare:
-    """Which of the batches are this process's, and how they are loaded."""
+    """The batches of this process: every ``world``-th, from number ``rank`` on, loaded by ``workers`` processes."""
 
     rank: int = 0
     world: int = 1
@@ -170,32 +191,36 @@ class RankShare:
 
 def predict(
     store: Store,
-    questions: PromptDataset,
+    prompts: PromptDataset,
     batches: Sequence[Sequence[int]],
-    answer: Callable[[list[Item]], list[Prediction]],
+    answer: Callable[[list[Item]], list[Fields]],
     share: RankShare,
-    patience: SkipBudget,
-    what: str,
+    budget: SkipBudget,
+    description: str,
 ) -> None:
-    """Compute this process's share of the batches as far as the store lacks them, and append each to it.
+    """Compute the batches of this process that the store lacks, and append each to it.
 
-    A record that cannot be used becomes a prediction with an ``error``, as long as there is patience.
+    Args:
+        answer: usable items of a batch -> the fields that the model adds to their predictions.
+        budget: a record that cannot be used becomes a prediction with an ``error`` as long as the budget allows.
+        description: the name of the progress bar.
     """
-    # A batch is a process's by its place among all of them, not among those that are missing: how many are, another process
-    # that has begun already is changing.
-    mine = store.missing(batches[share.rank :: share.world])
+    # Batches are assigned by their number among all batches, not among the missing ones: another process that has already
+    # started changes which are missing.
+    own = batches[share.rank :: share.world]
+    missing = [list(batch) for batch in store.missing(own)]
     loader: Iterable[list[Item]] = DataLoader(
-        questions, batch_sampler=mine, collate_fn=list, num_workers=min(share.workers, len(mine))
+        prompts, batch_sampler=missing, collate_fn=list, num_workers=min(share.workers, len(missing))
     )
-    left, whole = sum(map(len, mine)), sum(map(len, batches[share.rank :: share.world]))
-    with tqdm(total=whole, initial=whole - left, desc=what, unit="record", disable=share.rank > 0) as bar:
+    left, total = sum(map(len, missing)), sum(map(len, own))
+    with tqdm(total=total, initial=total - left, desc=description, unit="record", disable=share.rank > 0) as bar:
         for items in loader:
             usable = [item for item in items if "error" not in item]
             answers = iter(answer(usable) if usable else [])
             lines = []
             for item in items:
                 if "error" in item:
-                    patience.lose(item["error"])
+                    budget.skip(item["error"])
                     lines.append({**item["facts"], "error": item["error"]})
                 else:
                     lines.append({**item["facts"], **next(answers)})
@@ -204,7 +229,7 @@ def predict(
 
 
 def find_answer_ending(records: RecordFile, plans: Sequence[int]) -> str:
-    """What follows the meta-action in the file's own answers (see `PlanScorer`): of the first that is one."""
+    """Return the `answer_ending` of the first of these records whose answer is a meta-action, a newline by default."""
     for index in plans:
         answer = records[index]["conversations"][-1]["value"]
         if parse_meta_action(answer):
@@ -213,4 +238,5 @@ def find_answer_ending(records: RecordFile, plans: Sequence[int]) -> str:
 
 
 def cut_into_batches(indices: Sequence[int], size: int) -> list[list[int]]:
+    """Return consecutive batches of ``size`` indices; the last one may be smaller."""
     return [list(indices[start : start + size]) for start in range(0, len(indices), size)]

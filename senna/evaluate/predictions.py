@@ -1,36 +1,63 @@
-"""Predictions on disk, a JSON line each: appended batch by batch, so that an evaluation killed at any moment goes on.
+"""Predictions on disk, one JSON line each, appended batch by batch, so that an interrupted evaluation can be continued.
 
-While it runs each process appends to a file of its own, ``NAME.part-RANK.jsonl``. A batch is done when all its lines are
-whole in any of them; a batch that is not is computed again, as it was cut before, so that its numbers are the same.
+While an evaluation runs, each process appends to a file of its own, ``NAME.part-RANK.jsonl``. A batch is done if all its
+lines are complete in any of these files. Another batch is computed again with the same records, so that its numbers do not
+change.
 """
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+from senna import run_folder
 from senna.errors import SennaError, UsageError
-from senna.files import atomic_write, write_json
+from senna.files import atomic_write
 
-Prediction = dict[str, Any]
-RUN = "run.json"
+PREDICTIONS, BLACKOUT = "predictions", "predictions_blackout"
+
+
+class _RecordFacts(TypedDict):
+    index: int  # of the record in its file
+    id: str
+    token: str  # of the nuScenes key frame; "" if unknown
+    scene: str  # "" if unknown
+    kind: str  # of the question
+    images: list[str]  # paths in the order of the prompt
+    question: str  # without the image block
+    truth: str  # the recorded answer
+    trajectory: list[list[float]]  # recorded ego positions ahead in metres, x right and y forward, 0.5 s apart
+
+
+class Prediction(_RecordFacts, total=False):
+    """A line of predictions.jsonl: facts of the record, and the answer. An unusable record has only index and error."""
+
+    view: str  # that the question is about; this field and the next two are present if the record has them
+    command: str  # navigation command
+    speed: float  # m/s
+    log_probs: list[float]  # (20,), see `senna.evaluate.score.PlanScores`; the first of four fields of score mode
+    sum: str  # the most probable meta-action
+    greedy: str  # the meta-action of greedy decoding within the twenty answers
+    left_tree: str | None  # how unconstrained greedy text begins if it is none of the twenty answers
+    text: str  # the generated answer, in generate mode
+    error: str  # why the record cannot be used
 
 
 class Store:
-    """The predictions ``NAME.jsonl`` of a folder, and their parts while they are being made."""
+    """The predictions ``NAME.jsonl`` of a folder, and the files of each process while they are being made."""
 
-    def __init__(self, folder: Path, name: str = "predictions") -> None:
+    def __init__(self, folder: Path, name: str = PREDICTIONS) -> None:
         self.folder, self.path, self._parts = folder, folder / f"{name}.jsonl", f"{name}.part-*.jsonl"
         self._name = name
 
     def missing(self, batches: Sequence[Sequence[int]]) -> list[Sequence[int]]:
-        """The batches, lists of records' places, that are not wholly there."""
+        """Return the batches (lists of record indices) that are not completely stored."""
         done = {line["index"] for line in self._lines()}
         return [batch for batch in batches if not done.issuperset(batch)]
 
-    def append(self, rank: int, lines: Iterable[Prediction]) -> None:
-        """Write a batch to the part of this process, and to the disk. Raises SennaError where it does not take it."""
+    def append(self, rank: int, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Append a batch to the file of this process and sync it to disk. Raises SennaError if that fails."""
         data = b"".join(json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n" for line in lines)
         path = self.folder / f"{self._name}.part-{rank}.jsonl"
         try:
@@ -38,18 +65,18 @@ class Store:
                 end = file.seek(0, os.SEEK_END)
                 if end:
                     file.seek(end - 1)
-                    data = data if file.read(1) == b"\n" else b"\n" + data  # what was cut off stays a line of its own
+                    data = data if file.read(1) == b"\n" else b"\n" + data  # keep a cut-off line separate
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             raise SennaError(
-                f"{path} cannot be written: {error.strerror or error}; the batches before it are safe; make room and run the "
-                "same command again"
+                f"{path} cannot be written: {error.strerror or error}",
+                remedy="make room and run the same command again; the batches before it are safe",
             ) from error
 
     def join(self) -> list[Prediction]:
-        """All predictions, in the order of their records; the parts become one file, ``path``, where there are some."""
+        """Return all predictions in the order of their records, and merge the files of the processes into ``path``."""
         lines = {line["index"]: line for line in self._lines()}
         ordered = [lines[index] for index in sorted(lines)]
         parts = list(self.folder.glob(self._parts))
@@ -60,20 +87,20 @@ class Store:
         return ordered
 
     def discard(self) -> None:
-        """Delete them."""
+        """Delete all predictions."""
         for path in [self.path, *self.folder.glob(self._parts)]:
             path.unlink(missing_ok=True)
 
     def _lines(self) -> Iterator[Prediction]:
         for path in [self.path, *sorted(self.folder.glob(self._parts))]:
             if path.is_file():
-                yield from _whole_lines(path)
+                yield from _complete_lines(path)
 
 
 def read_predictions(path: Path) -> list[Prediction]:
-    """The predictions of a file. Raises UsageError where it is none, with the line."""
+    """Return the predictions in a file. Raises UsageError if it is missing or a line is not a prediction."""
     if not path.is_file():
-        raise UsageError(f"{path} is not there: `senna evaluate --out {path.parent}` writes it")
+        raise UsageError(f"{path} does not exist", remedy=f"run `senna evaluate --out {path.parent}`, which writes it")
     with path.open(encoding="utf-8") as file:
         found = []
         for number, line in enumerate(file, 1):
@@ -82,49 +109,45 @@ def read_predictions(path: Path) -> list[Prediction]:
             except ValueError as error:
                 raise UsageError(f"{path}: line {number} is not JSON ({error})") from None
             if not isinstance(prediction, dict) or "index" not in prediction:
-                raise UsageError(f"{path}: line {number} is no prediction of `senna evaluate`")
+                raise UsageError(f"{path}: line {number} is not a prediction of `senna evaluate`")
             found.append(prediction)
     return found
 
 
-def write_lines(path: Path, lines: Iterable[Prediction]) -> None:
-    """Write JSON Lines whole or not at all. Raises SennaError."""
+def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Write JSON Lines; the file appears only when it is complete. Raises SennaError."""
     with atomic_write(path) as partial, partial.open("w", encoding="utf-8") as file:
         for line in lines:
             file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def claim(folder: Path, settings: dict[str, Any], overwrite: bool = False) -> None:
-    """Make the folder of an evaluation with these settings, or go on with one.
+def claim(folder: Path, settings: Mapping[str, Any], overwrite: bool = False) -> None:
+    """Start an evaluation with these settings in a folder, or continue the one that is there.
 
-    Raises UsageError where it holds an evaluation with others, unless ``overwrite``, which deletes that.
+    Args:
+        overwrite: delete the predictions of an earlier evaluation.
+
+    Raises:
+        UsageError: the folder cannot be made, or it holds an evaluation with other settings.
     """
-    known = folder / RUN
+    settings_file = folder / run_folder.RUN_FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        before = json.loads(known.read_text(encoding="utf-8")) if known.is_file() else None
-    except ValueError:
-        before = {}
     except OSError as error:
-        raise UsageError(f"--out {folder}: {error.strerror or error}") from None
-    if overwrite or before is None:
-        for name in ("predictions", "predictions_blackout"):
-            Store(folder, name).discard()
-        write_json(known, settings)
-        return
-    changed = [
-        f"{key} {before.get(key)!r} -> {settings.get(key)!r}"
-        for key in sorted({*before, *settings})
-        if before.get(key) != settings.get(key)
-    ]
-    if changed:
         raise UsageError(
-            f"--out {folder} holds another evaluation ({'; '.join(changed)}): another --out, or --overwrite to start anew"
-        )
+            f"--out {folder} cannot be made: {error.strerror or error}", remedy="choose another --out"
+        ) from None
+    if overwrite or not settings_file.is_file():
+        for name in (PREDICTIONS, BLACKOUT):
+            Store(folder, name).discard()
+        settings_file.unlink(missing_ok=True)
+    run_folder.claim(
+        folder, settings, where=f"--out {folder}", remedy="choose another --out, or start anew with --overwrite"
+    )
 
 
-def _whole_lines(path: Path) -> Iterator[Prediction]:
-    """What can be read: a line that was being written when the process was killed is left aside."""
+def _complete_lines(path: Path) -> Iterator[Prediction]:
+    """Yield the predictions of a file, without a line that was cut off when its process was killed."""
     with path.open("rb") as file:
         for line in file:
             try:

@@ -1,6 +1,6 @@
-"""The probability of each of the twenty meta-actions, from one forward: a prompt and its images once, the answers as branches.
+"""Probabilities of the twenty meta-actions from one forward pass: prompt and images once, the answers as branches of a tree.
 
-Letters: F frames of a batch, n places in the trees of their answers (104 a frame with Vicuna's tokenizer), W tokens that
+Letters: F frames of a batch, n positions in the trees of their answers (104 per frame with Vicuna's tokenizer), W tokens that
 occur in an answer.
 """
 
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy.special import softmax
 from transformers import PreTrainedTokenizerBase
 
 from senna.data.collate import PackCollator
@@ -23,19 +24,20 @@ from senna.model.senna_llava_llama import SennaLlavaLlamaForCausalLM
 
 Turns = Sequence[Mapping[str, str]]
 Tokens = tuple[int, ...]
-PACK_TOKENS = 4096  # of a row of branches and prefixes: three to four frames
+PACK_TOKENS = 4096  # length of a packed row: three to four frames
 
 
 @dataclass(frozen=True)
 class PlanScores:
-    """What a model says of a frame's twenty meta-actions, in the order of ``ALL_META_ACTIONS``.
+    """The scores of a frame's twenty meta-actions, in the order of ``ALL_META_ACTIONS``.
 
     Attributes:
-        log_probs: float64 (20,), log P(answer and its end | prompt): the sum over the answer's tokens and the terminator,
-            without which a short answer would win. Not normalised: what is missing to 1 is the probability of other texts.
-        greedy: where the likeliest token leads at each fork of the tree of the twenty.
-        left_tree: None where greedy decoding, free to say anything, says the same; else what it begins with instead, up to
-            the first token that no meta-action has there.
+        log_probs: float64 (20,), log P(answer and terminator | prompt): the sum over the answer's tokens and the
+            terminator, without which short answers would be favoured. Not normalized: the remaining probability belongs to
+            other texts.
+        greedy: the meta-action of greedy decoding restricted to the twenty answers.
+        left_tree: None if unrestricted greedy decoding gives the same answer; else the beginning of its text, up to the
+            first token that continues none of the answers.
     """
 
     log_probs: np.ndarray
@@ -44,26 +46,26 @@ class PlanScores:
 
     @property
     def best(self) -> MetaAction:
-        """The likeliest meta-action."""
+        """The most probable meta-action."""
         return ALL_META_ACTIONS[int(self.log_probs.argmax())]
 
     @property
     def probabilities(self) -> np.ndarray:
-        """float64 (20,), of each, given that it is one of them."""
-        likelihoods = np.exp(self.log_probs - self.log_probs.max())
-        return likelihoods / likelihoods.sum()
+        """float64 (20,), normalized over the twenty meta-actions."""
+        return softmax(self.log_probs)
 
 
 class PlanScorer:
-    """Scores plan questions. Encoding needs no model, so that a data loader's workers can do it.
+    """Scores plan questions. Its ``encoder`` needs no model, so data loader workers can use it.
 
     Args:
         version: the prompt format (`senna.data.conversation.TEMPLATES`).
-        ending: what follows a meta-action in an answer of the data the model was trained on.
-        pack_attention: how branches attend (`senna.model.packed_attention.PACKED`), set on the model; what it computes
-            else stays as with ``sdpa``.
+        ending: the text after the meta-action in an answer of the training data.
+        pack_attention: attention for the branches (`senna.model.packed_attention.PACKED`), set on the model; other calls of
+            the model still compute what they compute with ``sdpa``.
 
-    Raises UsageError where the model's attention cannot be set.
+    Raises:
+        UsageError: the model's attention cannot be set.
     """
 
     def __init__(
@@ -76,20 +78,30 @@ class PlanScorer:
     ) -> None:
         use_packed_attention(model, pack_attention)
         self.model, self.encoder = model, AnswerEncoder(tokenizer, version, ending)
-        self._pad = tokenizer.pad_token_id or 0
+        self._pad: Any = tokenizer.pad_token_id or 0
 
     def __call__(self, questions: Sequence[Turns], images: Sequence[torch.Tensor]) -> list[PlanScores]:
-        """Scores of F frames: their conversations up to the answer, and their images, (V, 3, H, W) each; V may be 0.
+        """Return the scores of F frames.
 
-        Raises DataError for turns that are no question, ValueError where <image> and images differ in number.
+        Args:
+            questions: the conversations up to the answer.
+            images: (V, 3, H, W) for each frame; V may be 0.
+
+        Raises:
+            DataError: the turns are not a question.
+            ValueError: the numbers of <image> and of images differ.
         """
         frames = [{**self.encoder(turns), "images": views} for turns, views in zip(questions, images, strict=True)]
         return self.score(self.collate(frames))
 
     def collate(self, frames: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """A packed batch of frames: what an `AnswerEncoder` returns, and ``images`` float32 (V, 3, H, W).
+        """Return a packed batch of frames.
 
-        Beside `PackCollator`'s fields it has ``answers``, those of each frame.
+        Args:
+            frames: the outputs of an `AnswerEncoder`, with ``images`` float32 (V, 3, H, W).
+
+        Returns:
+            The fields of `PackCollator`, and ``answers``, those of each frame.
         """
         for number, frame in enumerate(frames):
             placeholders = int((frame["records"][0]["input_ids"] < 0).sum())
@@ -107,107 +119,117 @@ class PlanScorer:
 
     @torch.inference_mode()
     def score(self, batch: Mapping[str, Any]) -> list[PlanScores]:
-        """Scores of the F frames of a batch of `collate`."""
+        """Return the scores of the F frames of a batch of `collate`."""
         device = self.model.device
         packed = {name: batch[name] for name in ("layout", "num_records")}
-        for name in ("input_ids", "source", "position_ids", "labels", "target_places", "target_records"):
+        for name in ("input_ids", "source", "position_ids", "labels", "target_positions", "target_records"):
             packed[name] = batch[name].to(device)
         if batch["images"] is not None:
             packed["images"] = batch["images"].to(device, self.model.dtype)
         logits = self.model(**packed).logits.float()  # (n, vocabulary)
         tokens = sorted({token for answers in batch["answers"] for answer in answers for token in answer})
-        likeliest = logits.argmax(-1).tolist()
-        of_tree = (logits[:, tokens] - logits.logsumexp(-1, keepdim=True)).double().cpu().numpy()  # (n, W) log P
-        places = {token: place for place, token in enumerate(tokens)}
-        # Trees need not stand in the order of frames, nor answers in theirs.
+        most_likely = logits.argmax(-1).tolist()
+        log_probs_nW = (logits[:, tokens] - logits.logsumexp(-1, keepdim=True)).double().cpu().numpy()
+        column_of = {token: column for column, token in enumerate(tokens)}
+        # The packed rows may contain the frames, and a frame's answers, in another order.
         rows = iter(batch["target_records"].argsort(stable=True).tolist())
-        found = []
+        scores = []
         for answers in batch["answers"]:
             tree = {}
-            for start in starts_once(answers):
+            for prefix in tree_prefixes(answers):
                 row = next(rows)
-                tree[start] = Fork({token: of_tree[row, place] for token, place in places.items()}, likeliest[row])
-            log_probs = np.array([sum(tree[a[:i]].log_probs[a[i]] for i in range(len(a))) for a in answers])
-            chosen, said = walk(answers, tree)
-            left = None if said is None else self.encoder.tokenizer.decode(said)
-            found.append(PlanScores(log_probs, ALL_META_ACTIONS[chosen], left))
-        return found
+                log_probs = {token: log_probs_nW[row, column] for token, column in column_of.items()}
+                tree[prefix] = Fork(log_probs, most_likely[row])
+            sums = [sum(tree[answer[:i]].log_probs[answer[i]] for i in range(len(answer))) for answer in answers]
+            chosen, left = walk(answers, tree)
+            left_tree = None if left is None else str(self.encoder.tokenizer.decode(list(left)))
+            scores.append(PlanScores(np.array(sums), ALL_META_ACTIONS[chosen], left_tree))
+        return scores
 
 
 class AnswerEncoder:
-    """A plan question as twenty records, one an answer."""
+    """Encodes a plan question as twenty records, one for each answer."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, version: str = "v1", ending: str = "\n") -> None:
         if not tokenizer.eos_token:
-            raise UsageError("the tokenizer has no eos token, which ends every answer")
+            raise UsageError("the tokenizer has no eos token", remedy="set one; it terminates every answer")
         self.tokenizer, self.version, self.ending = tokenizer, version, ending
+        self._eos = str(tokenizer.eos_token)
 
     def __call__(self, question: Turns) -> dict[str, Any]:
-        """The `answer_tree` of a question: the turns up to the answer. Raises DataError."""
+        """Return the `answer_tree` of a question, the turns up to the answer. Raises DataError."""
         return answer_tree(
             [{**self._encode(question, action), "kind": 0, "sample": str(action)} for action in ALL_META_ACTIONS]
         )
 
     def _encode(self, question: Turns, action: MetaAction) -> dict[str, torch.Tensor]:
         turns = [*question, {"from": "gpt", "value": f"{action}{self.ending}"}]
-        rendered = render(turns, self.version, self.tokenizer.eos_token)
+        rendered = render(turns, self.version, self._eos)
         return encode_rendered(type(rendered)(rendered.text, rendered.targets[-1:]), self.tokenizer)
 
 
 def answer_tree(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Records that differ in their answers alone, samples as of `ConversationDataset`, as a frame without images.
+    """Return a frame, without images, of records that differ in their answers only.
 
-    Answers that begin alike share what follows the beginning, so it is a target in the first of them only: every place of
-    the tree of answers is asked for once.
+    Answers with a common beginning share the tokens after it. They are targets in the first of these answers only, so that
+    every position of the tree is computed once.
+
+    Args:
+        records: samples of `ConversationDataset`.
 
     Returns:
-        ``records``, and ``answers``: the tokens of each one's answer, its terminator included.
+        ``records``, and ``answers``: the tokens of each record's answer with its terminator.
     """
     answers = [tuple(record["input_ids"][record["labels"] != IGNORE_INDEX].tolist()) for record in records]
     known: set[Tokens] = set()
     pruned = []
     for record, answer in zip(records, answers, strict=True):
-        repeated = torch.tensor([start in known for start in starts_of(answer)])
+        repeated = torch.tensor([prefix in known for prefix in answer_prefixes(answer)])
         targets = (record["labels"] != IGNORE_INDEX).nonzero()[:, 0]
         pruned.append({**record, "labels": record["labels"].index_fill(0, targets[repeated], IGNORE_INDEX)})
-        known.update(starts_of(answer))
+        known.update(answer_prefixes(answer))
     return {"records": pruned, "answers": answers}
 
 
 class Fork(NamedTuple):
-    """What the model says may follow one beginning of an answer."""
+    """The predicted next token after one prefix of an answer.
 
-    log_probs: Mapping[int, float]  # of every token that occurs in an answer
-    likeliest: int  # of all tokens
+    Attributes:
+        log_probs: token -> log probability, for the tokens that occur in an answer.
+        most_likely: the most probable token of the vocabulary.
+    """
+
+    log_probs: Mapping[int, float]
+    most_likely: int
 
 
-def starts_of(answer: Tokens) -> list[Tokens]:
-    """What an answer may have said before each of its tokens."""
+def answer_prefixes(answer: Tokens) -> list[Tokens]:
+    """Return the tokens before each token of an answer."""
     return [answer[:depth] for depth in range(len(answer))]
 
 
-def starts_once(answers: Sequence[Tokens]) -> list[Tokens]:
-    """The beginnings of all answers, each once, by first appearance: the places of their tree."""
-    return list(dict.fromkeys(start for answer in answers for start in starts_of(answer)))
+def tree_prefixes(answers: Sequence[Tokens]) -> list[Tokens]:
+    """Return the distinct prefixes of all answers in order of appearance, one for each position of their tree."""
+    return list(dict.fromkeys(prefix for answer in answers for prefix in answer_prefixes(answer)))
 
 
 def walk(answers: Sequence[Tokens], tree: Mapping[Tokens, Fork]) -> tuple[int, Tokens | None]:
-    """The greedy way through the tree of answers, none of which begins another, as each ends with a terminator.
+    """Decode greedily within the tree of answers. No answer is a prefix of another, since each has a terminator.
 
     Returns:
-        Which answer, and None or what greedy decoding says where it leaves the tree: the tokens up to the first that no
-        answer has there.
+        The index of the answer, and None or, if unrestricted greedy decoding leaves the tree, its tokens up to the first one
+        that continues no answer.
     """
-    said, left = (), None
-    while said not in answers:
-        fork = tree[said]
-        children = {answer[len(said)] for answer in answers if answer[: len(said)] == said}
-        if left is None and fork.likeliest not in children:
-            left = (*said, fork.likeliest)
-        said = (*said, max(sorted(children), key=fork.log_probs.__getitem__))
-    return answers.index(said), left
+    decoded, left = (), None
+    while decoded not in answers:
+        fork = tree[decoded]
+        children = {answer[len(decoded)] for answer in answers if answer[: len(decoded)] == decoded}
+        if left is None and fork.most_likely not in children:
+            left = (*decoded, fork.most_likely)
+        decoded = (*decoded, max(sorted(children), key=fork.log_probs.__getitem__))
+    return answers.index(decoded), left
 
 
 def answer_ending(answer: str) -> str:
-    """What follows the meta-action in a recorded answer, for `PlanScorer`: the newline of ``KEEP, STRAIGHT\\n``."""
+    """Return the text after the meta-action of a recorded answer, ``ending`` of `PlanScorer`: often a newline."""
     return answer[len(answer.rstrip()) :]

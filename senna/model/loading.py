@@ -148,11 +148,11 @@ def _open(
     if merge:
         merge_lora(model)
         if quantization:
-            model = requantized(model, quantization, options.dtype, options.device)
+            model = requantize(model, quantization, options.dtype, options.device)
     return model, [part for part in new if not any(name.startswith(PARTS[part]) for name in folder.adapter_weights)]
 
 
-def requantized(
+def requantize(
     model: SennaLlavaLlamaForCausalLM, quantization: str, dtype: str | torch.dtype, device: str | torch.device
 ) -> SennaLlavaLlamaForCausalLM:
     """Return a model with the same weights, its LLM's Linears in "nf4" or "int8" and everything else in ``dtype``."""

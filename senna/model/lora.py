@@ -25,7 +25,7 @@ from senna.model.source import ADAPTER_CONFIG, find_file
 if TYPE_CHECKING:  # PEFT takes seconds to import, and a plain checkpoint opens without it
     from peft import LoraConfig
 
-LORA_WEIGHTS, OTHER_WEIGHTS = "adapter_model", "non_lora_trainables"  # file stems
+LORA_WEIGHTS, NON_LORA_WEIGHTS = "adapter_model", "non_lora_trainables"  # file stems
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def read_lora(path: str, base: str) -> LoraFolder:
             f"LoRA folder {path}: {ADAPTER_CONFIG}: {str(error).splitlines()[0]}", remedy="copy or train it again"
         ) from error
     lora = {own_name(name): tensor for name, tensor in _read_weights(path, LORA_WEIGHTS).items()}
-    adapter_weights = {own_name(name): tensor for name, tensor in _read_weights(path, OTHER_WEIGHTS).items()}
+    adapter_weights = {own_name(name): tensor for name, tensor in _read_weights(path, NON_LORA_WEIGHTS).items()}
     # Some descendants of LLaVA keep the projector in the LoRA file.
     adapter_weights |= {name: lora.pop(name) for name in list(lora) if not is_lora_weight(name)}
     if not lora:
@@ -171,7 +171,7 @@ def save_lora(model: nn.Module, weights: dict[str, torch.Tensor], folder: Path, 
 
     lora = get_peft_model_state_dict(model, {name: tensor for name, tensor in weights.items() if is_lora_weight(name)})
     adapter_weights = {name: tensor for name, tensor in weights.items() if is_adapter_weight(name)}
-    for stem, tensors in ((LORA_WEIGHTS, lora), (OTHER_WEIGHTS, adapter_weights)):
+    for stem, tensors in ((LORA_WEIGHTS, lora), (NON_LORA_WEIGHTS, adapter_weights)):
         named = {PEFT_PREFIX + name: tensor.contiguous() for name, tensor in tensors.items()}
         save_file(named, folder / f"{stem}.safetensors", metadata={"format": "pt"})
     config = cast(Any, model).peft_config["default"]

@@ -243,7 +243,7 @@ class SennaLlavaLlamaForCausalLM(LlamaForCausalLM):
         loss_weight: str = "token",
         *,
         source: torch.Tensor,
-        target_places: torch.Tensor,
+        target_positions: torch.Tensor,
         target_records: torch.Tensor,
         num_records: int,
     ) -> SennaOutput:
@@ -266,7 +266,7 @@ class SennaLlavaLlamaForCausalLM(LlamaForCausalLM):
             packed=packed,
             use_cache=False,
         ).last_hidden_state  # (B, L, D)
-        targets = Targets.from_packed(labels, target_places, target_records, num_records)
+        targets = Targets.from_packed(labels, target_positions, target_records, num_records)
         losses, logits = self.target_losses(hidden, targets)  # (M,), (M, vocabulary)
         loss_fields = reduce_loss(losses, targets, num_items_in_batch, loss_weight)
         return SennaOutput(**loss_fields, logits=None if self.training else logits)

@@ -101,7 +101,7 @@ class ModelSource:
     @functools.cached_property
     def vision_tower(self) -> str:
         """The folder or hub name of the vision tower. A checkpoint may hold the tower's weights itself."""
-        return _find_tower(self.config.mm_vision_tower, self.lineage)
+        return find_tower(self.config.mm_vision_tower, self.lineage)
 
     @functools.cached_property
     def tokenizer(self) -> str:
@@ -165,7 +165,7 @@ def _base_of(path: str, adapter_config: Path, base: str | None) -> str:
     return named
 
 
-def _find_tower(name: str | None, lineage: Sequence[str] = ()) -> str:
+def find_tower(name: str | None, lineage: Sequence[str] = ()) -> str:
     """Return the vision tower called ``name``: a folder inside or beside one of the checkpoints, else the hub name.
 
     The published Senna names a folder of its authors' machine. Its last component shows that it is the default tower.
@@ -232,7 +232,7 @@ def _read_config(lineage: Sequence[str], vision_tower: str | None) -> SennaConfi
         values["mm_vision_tower"] = vision_tower or DEFAULT_TOWER
     if "vision_config" not in values or vision_tower is not None:
         name = vision_tower or values.get("mm_vision_tower")
-        tower = _find_tower(name, lineage)
+        tower = find_tower(name, lineage)
         values["vision_config"] = _tower_geometry(tower)
         values["mm_vision_tower"] = tower if vision_tower else name
         values["mm_hidden_size"] = None if is_llama else values.get("mm_hidden_size")
@@ -270,40 +270,3 @@ def _load_image_processor(sources: Sequence[str], config: SennaConfig) -> CLIPIm
             continue  # a hub model without an image processor, such as a bare LLM
     side = config.image_side
     return CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
-
-
-# For callers that do not hold a ModelSource ----------------------------------------------------------------------------
-
-
-def is_lora(path: str) -> bool:
-    """Return True if ``path`` (a folder or hub name) is a LoRA folder."""
-    return find_file(path, ADAPTER_CONFIG) is not None
-
-
-def base_of(path: str, base: str | None = None) -> str:
-    """Return `ModelSource.base` of a LoRA folder. Raises UsageError if the base is missing, or if it is no LoRA folder."""
-    adapter_config = find_file(path, ADAPTER_CONFIG)
-    if adapter_config is None:
-        raise UsageError(f"{path} is not a LoRA folder: it has no {ADAPTER_CONFIG}", remedy="give a LoRA folder")
-    return _base_of(path, adapter_config, base)
-
-
-def read_config(path: str, vision_tower: str | None = None, base: str | None = None) -> SennaConfig:
-    """Return `ModelSource.config`."""
-    return ModelSource.resolve(path, base, vision_tower).config
-
-
-def resolve_tower(name: str | None, checkpoint: str | None = None, base: str | None = None) -> str:
-    """Return the folder or hub name of the vision tower called ``name``, looked for in and beside a checkpoint too."""
-    return _find_tower(name, () if checkpoint is None else _find_lineage(checkpoint, base))
-
-
-def load_image_processor(path: str, config: SennaConfig, base: str | None = None) -> CLIPImageProcessorPil:
-    """Load the image processor of a checkpoint or a vision tower, see `ModelSource.load_image_processor`."""
-    lineage = _find_lineage(path, base)
-    return _load_image_processor((*lineage, _find_tower(config.mm_vision_tower, lineage)), config)
-
-
-def tokenizer_source(path: str, base: str | None = None) -> str:
-    """Return `ModelSource.tokenizer`."""
-    return ModelSource.resolve(path, base).tokenizer

@@ -18,7 +18,7 @@ def needs_making(folder: Path, recipe: Mapping[str, object]) -> bool:
     """Return whether `folder` is absent, empty, or complete but made by another recipe.
 
     Raises:
-        UsageError: the folder holds files that `make_whole` did not write. They are left untouched.
+        UsageError: the folder holds files that `make_folder` did not write. They are left untouched.
     """
     if not folder.exists():
         return True
@@ -30,7 +30,7 @@ def needs_making(folder: Path, recipe: Mapping[str, object]) -> bool:
     return bool(differences(found or {}, recipe))
 
 
-def make_whole(folder: Path, recipe: Mapping[str, object], make: Callable[[Path], object]) -> None:
+def make_folder(folder: Path, recipe: Mapping[str, object], make: Callable[[Path], object]) -> None:
     """Let `make` fill a temporary folder beside `folder`, write the stamp into it and rename it to `folder`.
 
     Leftovers of an interrupted attempt are deleted first. An existing `folder` is replaced.

@@ -10,7 +10,9 @@ from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_h
 from senna.errors import UsageError
 from senna.model.loading import open_model
 from senna.model.lora import add_lora
+from senna.model.parts import DRIVING_ADAPTER, VISION_TOWER, is_lora_weight
 from senna.model.senna_llava_llama import SennaLlavaLlamaForCausalLM
+from senna.model.source import ModelSource
 from senna.train.arguments import TrainArguments
 
 logger = logging.getLogger(__name__)
@@ -39,7 +41,7 @@ def freeze(model: SennaLlavaLlamaForCausalLM, args: TrainArguments) -> None:
     """
     parts = model.model
     for name, parameter in model.named_parameters():
-        is_llm_trainable = "lora_" in name if args.lora_enable else parameter.is_floating_point()
+        is_llm_trainable = is_lora_weight(name) if args.lora_enable else parameter.is_floating_point()
         parameter.requires_grad_(is_llm_trainable and not (args.tune_mm_mlp_adapter or args.freeze_backbone))
     parts.mm_projector.requires_grad_(not args.freeze_mm_mlp_adapter)
     parts.img_adapter.requires_grad_(not args.freeze_img_adapter)
@@ -62,23 +64,20 @@ def use_liger_kernels(model: SennaLlavaLlamaForCausalLM) -> None:
     apply_liger_kernel_to_llama(cross_entropy=False, fused_linear_cross_entropy=False, model=model)
 
 
-def build_model(args: TrainArguments) -> SennaLlavaLlamaForCausalLM:
+def build_model(args: TrainArguments, source: ModelSource) -> SennaLlavaLlamaForCausalLM:
     """Return the model to train: frozen parts in the training precision, trained parts in fp32 (under DeepSpeed in the
     training precision, because DeepSpeed keeps fp32 copies).
 
     Raises:
         UsageError: another tower is given under LoRA, or no parameter is left to train.
     """
-    model_path = args.required("model_name_or_path")
     with unpartitioned_loading(args):
         model, new_parts = open_model(
-            model_path,
-            args.vision_tower,
+            source,
             quantization=args.quantization,
             dtype=args.precision,
             attn_implementation=args.attn_implementation,
             device=args.device if args.quantization else "cpu",
-            base=args.model_base,
             mm_adapter_tokens=args.mm_adapter_tokens,
             mm_vision_select_layer=args.mm_vision_select_layer,
             tokenizer_model_max_length=args.model_max_length,
@@ -86,20 +85,20 @@ def build_model(args: TrainArguments) -> SennaLlavaLlamaForCausalLM:
         )
     model.config.tokenizer_padding_side = "right"
     model.config.use_cache = False
-    if args.lora_enable and "vision_tower" in new_parts:
+    if args.lora_enable and VISION_TOWER in new_parts:
         raise UsageError(
-            f"--vision_tower {args.vision_tower}: {model_path} holds another tower, and a LoRA folder cannot "
+            f"--vision_tower {args.vision_tower}: {source.path} holds another tower, and a LoRA folder cannot "
             "hold a tower",
             remedy="omit --vision_tower (VISION_TOWER)",
         )
-    untrained = [part for part in new_parts if part != "vision_tower"]
-    if args.init_weight_img_adapter and "img_adapter" not in untrained:
+    untrained = [part for part in new_parts if part != VISION_TOWER]
+    if args.init_weight_img_adapter and DRIVING_ADAPTER not in untrained:
         model.model.img_adapter.reset()
-        untrained.append("img_adapter")
+        untrained.append(DRIVING_ADAPTER)
     if untrained and not args.tune_mm_mlp_adapter:
         logger.warning(
             "%s holds no %s: training starts from new weights; stage 1 trains them",
-            model_path,
+            source.path,
             " and no ".join(untrained),
         )
     if args.use_liger_kernel:

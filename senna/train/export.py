@@ -9,7 +9,6 @@ from senna.files import SAVING, publish_files
 from senna.model.loading import quiet_transformers
 from senna.model.lora import save_lora
 from senna.model.parts import is_adapter_weight
-from senna.model.source import resolve_tower
 from senna.train.checkpoint import saving
 from senna.train.trainer import SennaTrainer
 
@@ -48,18 +47,17 @@ def _save_model_folder(trainer: SennaTrainer, staging: Path) -> None:
 
 def _save_lora_folder(trainer: SennaTrainer, staging: Path) -> None:
     args, model = trainer.args, trainer.unwrapped_model()
-    model_path = args.required("model_name_or_path")
     weights = trainer.gathered_weights(lambda name, parameter: parameter.requires_grad or is_adapter_weight(name))
     if not trainer.is_world_process_zero():
         return
     staging.mkdir(parents=True)
     weights = {name: tensor.to("cpu", args.precision) for name, tensor in weights.items()}
-    save_lora(model, weights, staging, absolute(model_path))
+    save_lora(model, weights, staging, absolute(trainer.source.path))
     config: Any = copy.deepcopy(model.config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # it describes how the base was loaded, not the weights of this folder
     config.base_quantization = args.quantization
     config.dtype = args.precision
     config.architectures = [type(model).__name__]
-    config.mm_vision_tower = absolute(resolve_tower(config.mm_vision_tower, model_path, args.model_base))
+    config.mm_vision_tower = absolute(trainer.source.vision_tower)
     config.save_pretrained(staging)

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 import torch
 
 from senna.errors import SennaError
-from senna.model.source import read_config
+from senna.model.source import ModelSource
 from senna.train.arguments import TrainArguments
-from senna.train.memory.fit import smaller
+from senna.train.memory.fit import suggest_smaller
 
 EXPANDABLE_SEGMENTS = "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
 """Makes torch's allocator leave fewer fragments that no tensor fits in."""
@@ -23,9 +23,9 @@ def out_of_memory(args: TrainArguments) -> Iterator[None]:
         is_gpu = isinstance(error, torch.OutOfMemoryError)
         if not is_gpu and "can't allocate memory" not in str(error):  # torch's CPU allocator has no exception type
             raise
-        config = read_config(args.required("model_name_or_path"), args.vision_tower, args.model_base)
+        config = ModelSource.resolve(args.required("model_name_or_path"), args.model_base, args.vision_tower).config
         device = f"the card of process {args.process_index}" if is_gpu else "main memory"
-        advice = smaller(args, config) or "a card with more memory, or more cards"
+        advice = suggest_smaller(args, config) or "a card with more memory, or more cards"
         fragments = f"; {EXPANDABLE_SEGMENTS} helps a little too" if is_gpu else ""
         raise SennaError(
             f"{device} has no memory left ({str(error).splitlines()[0]}); checkpoints are safe",

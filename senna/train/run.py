@@ -9,7 +9,7 @@ from transformers.trainer_callback import PrinterCallback
 from senna.data import Collator, ConversationDataset, FrameDataset, Mixture, PackCollator, open_mixture
 from senna.model.config import SennaConfig
 from senna.model.packed_attention import use_packed_attention
-from senna.model.source import load_image_processor, tokenizer_source
+from senna.model.source import ModelSource
 from senna.model.tokenizer import load_tokenizer
 from senna.train import checkpoint
 from senna.train.arguments import TrainArguments
@@ -30,14 +30,12 @@ def build_trainer(args: TrainArguments, records: Mixture | None = None) -> Senna
     args.start()
     if records is None:
         records = open_mixture(args.required("data_path"), args.stage)
-    model_path = args.required("model_name_or_path")
+    source = ModelSource.resolve(args.required("model_name_or_path"), args.model_base, args.vision_tower)
     set_seed(args.seed)  # new adapters are initialized from the seed
-    model = build_model(args)
+    model = build_model(args, source)
     config = cast(SennaConfig, model.config)
-    tokenizer = load_tokenizer(tokenizer_source(model_path, args.model_base), args.model_max_length)
-    image_processor = load_image_processor(
-        args.vision_tower or model_path, config, None if args.vision_tower else args.model_base
-    )
+    tokenizer = load_tokenizer(source.tokenizer, args.model_max_length)
+    image_processor = source.load_image_processor()
     tokens_per_image = config.mm_adapter_tokens
     dataset = ConversationDataset(
         records,
@@ -60,7 +58,7 @@ def build_trainer(args: TrainArguments, records: Mixture | None = None) -> Senna
         data_collator=PackCollator(*lengths, args.pack_max_tokens) if args.pack_frames else Collator(*lengths),
         callbacks=[Progress(), LogFile(Path(args.output_dir) / "train_log.jsonl")],
     )
-    trainer.image_processor, trainer.tokenizer = image_processor, tokenizer
+    trainer.source, trainer.image_processor, trainer.tokenizer = source, image_processor, tokenizer
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
     return trainer

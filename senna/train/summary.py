@@ -8,23 +8,19 @@ from senna.data import FrameDataset
 from senna.data.statistics import TokenStatistics, packing_statistics, token_statistics
 from senna.errors import SennaError
 from senna.model.packed_attention import packed_kind
-from senna.model.source import base_of, is_lora
+from senna.model.parts import DRIVING_ADAPTER, LLM, LORA, PROJECTOR, VISION_TOWER, part_of
 from senna.train.build_model import count_weights
 from senna.train.progress import plot_losses
 from senna.train.trainer import SennaTrainer
 
-PARTS = {
-    "vision tower": "model.vision_tower.",
-    "projector": "model.mm_projector.",
-    "driving adapter": "model.img_adapter.",
+TITLES = {
+    VISION_TOWER: "vision tower",
+    PROJECTOR: "projector",
+    DRIVING_ADAPTER: "driving adapter",
+    LLM: "LLM",
+    LORA: "LoRA",
 }
-
-
-def part_of(name: str) -> str:
-    """Return the part of the model that a weight belongs to."""
-    if "lora_" in name:
-        return "LoRA"
-    return next((part for part, prefix in PARTS.items() if name.startswith(prefix)), "LLM")
+"""Part -> its name in the table, in the order of the table."""
 
 
 def _precision(parameter: nn.Parameter) -> str:
@@ -36,11 +32,11 @@ def _precision(parameter: nn.Parameter) -> str:
 
 def parameter_table(model: nn.Module) -> str:
     """Return a table of the model's parts: their weights, how many of these are trained, and their precisions."""
-    total = dict.fromkeys((*PARTS, "LLM", "LoRA"), 0)
+    total = dict.fromkeys(TITLES.values(), 0)
     trained = dict.fromkeys(total, 0)
     precisions: dict[str, dict[str, int]] = {part: {} for part in total}
     for name, parameter in model.named_parameters():
-        part, weights, precision = part_of(name), count_weights(parameter), _precision(parameter)
+        part, weights, precision = TITLES[part_of(name)], count_weights(parameter), _precision(parameter)
         total[part] += weights
         trained[part] += weights * parameter.requires_grad
         precisions[part][precision] = precisions[part].get(precision, 0) + weights
@@ -119,11 +115,11 @@ def _method(trainer: SennaTrainer) -> str:
 
 
 def _lora_lines(trainer: SennaTrainer) -> list[str]:
-    args, model_path = trainer.args, trainer.args.required("model_name_or_path")
-    if not is_lora(model_path):
+    args, source = trainer.args, trainer.source
+    if not source.is_lora:
         return []
     quantized = f", then quantized to {args.quantization} again" if args.quantization else ""
-    return [f"         LoRA on {base_of(model_path, args.model_base)}: merged in memory{quantized}"]
+    return [f"         LoRA on {source.base}: merged in memory{quantized}"]
 
 
 def next_command(trainer: SennaTrainer) -> str:

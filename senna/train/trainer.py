@@ -27,6 +27,8 @@ from senna.errors import DataError, SennaError
 from senna.files import SAVING, publish
 from senna.model import SennaLlavaLlamaForCausalLM
 from senna.model.config import IGNORE_INDEX
+from senna.model.parts import is_adapter_weight, own_name
+from senna.model.source import ModelSource
 from senna.train.arguments import TrainArguments
 from senna.train.checkpoint import TRAINED_WEIGHTS, checkpoints, prune, saving
 
@@ -75,6 +77,7 @@ class SennaTrainer(Trainer):
     model: SennaLlavaLlamaForCausalLM
     train_dataset: ConversationDataset | FrameDataset
     tokenizer: PreTrainedTokenizerBase
+    source: ModelSource
     image_processor: Any
 
     def __init__(self, *args, **kwargs):
@@ -116,7 +119,9 @@ class SennaTrainer(Trainer):
             self._skip_bad_sample(message)
         for batch, count in zip(batches, counts, strict=True):
             samples = int((batch["kinds"] >= 0).sum())
-            self.counted += torch.tensor([samples, *(getattr(count, name) for name in COUNTED[1:])], dtype=torch.float64)
+            self.counted += torch.tensor(
+                [samples, *(getattr(count, name) for name in COUNTED[1:])], dtype=torch.float64
+            )
         return batches, self._get_num_items_in_batch(batches, device)
 
     def _skip_bad_sample(self, message: str) -> None:
@@ -185,7 +190,7 @@ class SennaTrainer(Trainer):
         for name, parameter in self.model.named_parameters():
             if not parameter.requires_grad:
                 continue
-            is_adapter, decays = ("mm_projector." in name or "img_adapter." in name), name in decay
+            is_adapter, decays = is_adapter_weight(own_name(name)), name in decay
             group = groups.setdefault((is_adapter, decays), {"params": []})
             group["params"].append(parameter)
             group["weight_decay"] = self.args.weight_decay if decays else 0.0

@@ -9,8 +9,8 @@ import pytest
 from senna.convert import pipeline
 from senna.convert.captioners import make_captioner
 from senna.convert.journal import open_shard, read_entries, read_records
-from senna.convert.pipeline import Images, Source, convert_part
-from senna.convert.shards import Scene, parse_shard, plan_scenes, shard_of
+from senna.convert.pipeline import Images, Source, convert_shard
+from senna.convert.shards import Scene, parse_shard, select_scenes, shard_of
 from senna.errors import UsageError
 from senna.run_folder import claim
 from senna.templates import load_templates
@@ -25,12 +25,12 @@ def tables(**lengths):
 
 def test_scenes_keep_the_order_of_the_table_and_a_limit_shortens_the_last():
     splits = {"val": ["b"], "train": ["c", "a"]}
-    assert plan_scenes(tables(a=3, b=4, c=5), splits) == [
+    assert select_scenes(tables(a=3, b=4, c=5), splits) == [
         Scene("a", "train", 3),
         Scene("b", "val", 4),
         Scene("c", "train", 5),
     ]
-    assert plan_scenes(tables(a=3, b=4, c=5), splits, 5) == [Scene("a", "train", 3), Scene("b", "val", 2)]
+    assert select_scenes(tables(a=3, b=4, c=5), splits, 5) == [Scene("a", "train", 3), Scene("b", "val", 2)]
 
 
 @pytest.mark.parametrize("shards", [1, 2, 3, 7, 20])
@@ -72,9 +72,9 @@ def convert(tmp_path, monkeypatch):
     def run(folder, captioner=None, **lengths):
         source = tables(**lengths)
         source.lengths = lengths
-        scenes = plan_scenes(source, {"train": list(lengths)})
+        scenes = select_scenes(source, {"train": list(lengths)})
         captioner = captioner or make_captioner("annotations")
-        return convert_part(Source(source), scenes, tmp_path / folder, captioner, load_templates(), Images(tmp_path))
+        return convert_shard(Source(source), scenes, tmp_path / folder, captioner, load_templates(), Images(tmp_path))
 
     monkeypatch.setattr(pipeline, "frames_of", frames_of)
     return run

@@ -45,7 +45,7 @@ def seen(batch: dict) -> list[tuple[str, list[int]]]:
     ]
     targets: list[list[int]] = [[] for _ in names]
     flat = batch["labels"].flatten()
-    for position, number in zip(batch["target_places"].tolist(), batch["target_records"].tolist(), strict=True):
+    for position, number in zip(batch["target_positions"].tolist(), batch["target_records"].tolist(), strict=True):
         targets[number].append(int(flat[position + 1]))
     return sorted(zip(names, targets, strict=True))
 
@@ -190,12 +190,12 @@ def test_a_frame_becomes_a_prefix_and_branches():
     assert batch["source"].tolist() == [[0, 7, 8, 9, 10, 1, 2, 3, 4, 5, 6]]
     assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4, 5, 6, 7, 6, 7, 8]]
     assert batch["labels"].tolist() == [[IGN] * 7 + [7, IGN, 9, 10]]
-    assert (batch["target_places"].tolist(), batch["target_records"].tolist()) == ([6, 8, 9], [0, 1, 1])
+    assert (batch["target_positions"].tolist(), batch["target_records"].tolist()) == ([6, 8, 9], [0, 1, 1])
     assert batch["layout"] == (Tree(0, 0, 6, (2, 3)),)
     assert batch["images"][:, 0, 0, 0].tolist() == [0]
     assert batch["kinds"].tolist() == [2, 1]
     assert batch["counts"] == BatchCounts(["a", "b"], [], tokens=11, unpacked_tokens=8 + 9, positions=11, cut=0)
-    tensors = ("input_ids", "source", "position_ids", "labels", "target_places", "target_records", "kinds")
+    tensors = ("input_ids", "source", "position_ids", "labels", "target_positions", "target_records", "kinds")
     assert all(batch[name].dtype == torch.int64 for name in tensors)
 
 
@@ -210,7 +210,7 @@ def test_several_trees_share_rows_with_padding_at_the_end():
     assert batch["source"][1].tolist() == [4, *range(text, text + 4), *range(5, 13)]
     assert batch["position_ids"][:, -1].tolist() == [0, 2]
     assert batch["labels"][0].tolist() == [IGN] * 11 + [32, IGN]
-    assert batch["target_places"].tolist() == [10, 13 + 6, 13 + 8, 13 + 11]
+    assert batch["target_positions"].tolist() == [10, 13 + 6, 13 + 8, 13 + 11]
     assert batch["target_records"].tolist() == [3, 0, 1, 2]
     assert (batch["counts"].tokens, batch["counts"].positions) == (25, 26)
     assert batch["images"][:, 0, 0, 0].tolist() == [0, 0, 1]
@@ -253,7 +253,7 @@ def test_a_batch_without_usable_records_is_one_padding_token():
         assert batch["layout"] == (Tree(0, 0, 1),)
         assert (batch["input_ids"].tolist(), batch["source"].tolist()) == ([[PAD]], [[0]])
         assert (batch["labels"].tolist(), batch["position_ids"].tolist()) == ([[IGN]], [[0]])
-        assert [len(batch[name]) for name in ("target_places", "target_records", "kinds")] == [0, 0, 0]
+        assert [len(batch[name]) for name in ("target_positions", "target_records", "kinds")] == [0, 0, 0]
         assert batch["images"] is None
         messages = ["a: broken"] * len(names)
         assert batch["counts"] == BatchCounts(names, messages, tokens=0, unpacked_tokens=0, positions=1, cut=0)
@@ -324,8 +324,8 @@ def test_every_record_is_in_the_batch_once_with_its_own_tokens_and_targets(seed,
     assert (np.diff(covered, axis=1) <= 0).all(), "padding is at the ends of rows"
     assert (batch["position_ids"].numpy()[covered == 0] == 0).all()
     assert covered.sum() == counts.tokens
-    assert (batch["target_places"].diff() > 0).all()
-    assert batch["target_places"].tolist() == (np.flatnonzero(is_target) - 1).tolist()
+    assert (batch["target_positions"].diff() > 0).all()
+    assert batch["target_positions"].tolist() == (np.flatnonzero(is_target) - 1).tolist()
 
 
 def test_the_same_frames_give_the_same_batch():

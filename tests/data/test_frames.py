@@ -134,7 +134,7 @@ def test_workers_and_copies_give_the_same_batches(mixed):
     for batch, other in zip(in_process, in_workers, strict=True):
         assert batch.keys() == other.keys()
         assert (batch["layout"], batch["counts"]) == (other["layout"], other["counts"])
-        for name in ("input_ids", "source", "position_ids", "labels", "target_places", "target_records", "images"):
+        for name in ("input_ids", "source", "position_ids", "labels", "target_positions", "target_records", "images"):
             assert batch[name] is other[name] is None or torch.equal(batch[name], other[name])
 
 

@@ -1,4 +1,4 @@
-"""Predictions, and what can be read off a page, for the tests of the report and of the comparison."""
+"""Made-up predictions, and a parser for pages, for the tests of the report and of the comparison."""
 
 import math
 import re
@@ -9,12 +9,16 @@ from senna.views import VIEWS
 
 CAMERAS = [f"samples/CAM_{view.upper().replace(' ', '_')}" for view in VIEWS]
 QUESTION = "The car drives at {speed} m/s and its route says: {command}. Choose its plan."
+STRAIGHT, LEFT, STOP = "KEEP, STRAIGHT", "KEEP, LEFT_TURN", "STOP, STRAIGHT"
 
 
 def plan(index, truth, answer, share=0.6, scene=None, mode="score", **changes):
-    """A plan's prediction that gives ``answer`` this share of what the twenty have, which is 0.9 in all."""
+    """Return the prediction of a plan that gives ``answer`` the probability ``share`` among the twenty.
+
+    The twenty have a probability of 0.9 together.
+    """
     question = QUESTION.format(speed=f"{index % 9}.0", command="turn left" if "LEFT" in truth else "go straight")
-    made = {
+    facts = {
         "index": index,
         "id": f"{index}-plan",
         "token": str(index),
@@ -26,42 +30,36 @@ def plan(index, truth, answer, share=0.6, scene=None, mode="score", **changes):
         "trajectory": [[0.0, 4.0 * step] for step in range(1, 7)],
     }
     if mode == "generate":
-        return {**made, "text": answer, **changes}
+        return {**facts, "text": answer, **changes}
     rest = (1 - share) / (len(ALL_META_ACTIONS) - 1)
-    chosen = ALL_META_ACTIONS.index(parse_meta_action(answer))
-    logs = [math.log(0.9 * (share if place == chosen else rest)) for place in range(len(ALL_META_ACTIONS))]
-    return {**made, "log_probs": logs, "sum": answer, "greedy": answer, "left_tree": None, **changes}
+    chosen = parse_meta_action(answer)
+    log_probs = [math.log(0.9 * (share if action == chosen else rest)) for action in ALL_META_ACTIONS]
+    return {**facts, "log_probs": log_probs, "sum": answer, "greedy": answer, "left_tree": None, **changes}
 
 
 def text(index, kind, truth, answer, **changes):
-    """The prediction of a question that is answered in text."""
-    made = plan(index, "KEEP, STRAIGHT", "KEEP, STRAIGHT", mode="generate")
-    return {
-        **made,
-        "id": f"{index}-{kind}",
-        "kind": kind,
-        "question": f"What of {kind}?",
-        "truth": truth,
-        "text": answer,
-        **changes,
-    }
+    """Return the prediction of a question that is answered with text."""
+    facts = plan(index, STRAIGHT, STRAIGHT, mode="generate")
+    question = f"A question of the kind {kind}?"
+    names = {"id": f"{index}-{kind}", "kind": kind, "question": question}
+    return {**facts, **names, "truth": truth, "text": answer, **changes}
 
 
 class Page(HTMLParser):
-    """What a browser would show and fetch. Raises AssertionError where tags do not close each other."""
+    """The text and the addresses of a page. Raises AssertionError for tags that are not closed."""
 
     VOID = ("meta", "link", "br", "img", "wbr", "circle", "rect", "path", "polyline")  # void, or self-closed in SVG
 
     def __init__(self, html):
         super().__init__()
-        self.words, self.fetched, self.tags, self._open = [], [], [], []
+        self.words, self.addresses, self.tags, self._open = [], [], [], []
         self.feed(html)
         self.close()
         assert self._open == []
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        self.fetched += [
+        self.addresses += [
             value for name, value in attrs if name in ("src", "href", "srcset", "data", "action") and value
         ]
         if tag not in self.VOID:
@@ -80,15 +78,15 @@ class Page(HTMLParser):
 
     @property
     def text(self):
-        """The words, blanks made one; narrow blanks, as before a percent sign, are blanks too."""
+        """The text with single blanks; narrow no-break spaces before percent signs become blanks as well."""
         return re.sub(r"\s+", " ", "".join(self.words))
 
 
 def read_page(path):
-    """A page that is one file: all it fetches is in it."""
+    """Parse a page and assert that it is self-contained: no scripts, no external files."""
     html = path.read_text(encoding="utf-8")
     page = Page(html)
-    assert all(address.startswith("data:") for address in page.fetched)
+    assert all(address.startswith("data:") for address in page.addresses)
     assert not {"script", "iframe", "object"} & set(page.tags)
     assert "http://" not in html
     assert "https://" not in html

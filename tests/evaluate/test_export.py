@@ -1,4 +1,4 @@
-"""What a planner is fed: token -> probabilities of the twenty meta-actions."""
+"""The table of a planner: token -> probabilities of the twenty meta-actions."""
 
 import json
 
@@ -11,10 +11,10 @@ from senna.evaluate.export import read_table
 from senna.meta_actions import ALL_META_ACTIONS
 
 
-def prediction(token: str, likeliest: int, **changes) -> dict:
+def prediction(token: str, best: int, **changes) -> dict:
     log_probs = [-3.0] * 20
-    log_probs[likeliest] = -1.0
-    return {"index": likeliest, "id": token, "token": token, "kind": "plan", "log_probs": log_probs, **changes}
+    log_probs[best] = -1.0
+    return {"index": best, "id": token, "token": token, "kind": "plan", "log_probs": log_probs, **changes}
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def folder(tmp_path):
 TOP = np.exp(2) / (np.exp(2) + 19)
 
 
-def test_safetensors_hold_each_token_with_its_distribution(folder):
+def test_safetensors_hold_the_distribution_of_each_token(folder):
     out = folder / "meta_actions.safetensors"
     assert main(["export-meta-actions", "--predictions", str(folder), "--out", str(out)]) == 0
     table = read_table(out)
@@ -40,7 +40,7 @@ def test_safetensors_hold_each_token_with_its_distribution(folder):
         assert json.loads(file.metadata()["meta_actions"]) == [str(action) for action in ALL_META_ACTIONS]
 
 
-def test_json_lines_hold_the_same(folder):
+def test_json_lines_hold_the_distribution_of_each_token(folder):
     out = folder / "meta_actions.jsonl"
     assert main(["export-meta-actions", "--predictions", str(folder / "predictions.jsonl"), "--out", str(out)]) == 0
     head, *rows = (json.loads(line) for line in out.read_text().splitlines())
@@ -50,22 +50,21 @@ def test_json_lines_hold_the_same(folder):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "words"),
     [
-        ({"token": ""}, "has no token"),
-        ({"token": "aaaa", "index": 3}, "a second plan of the frame aaaa"),
-        ({"log_probs": None}, "no log_probs; evaluate with --mode score"),
+        ({"token": ""}, ["no token"]),
+        ({"token": "aaaa", "index": 3}, ["second plan of the frame aaaa"]),
+        ({"log_probs": None}, ["no log_probs", "--mode score"]),
     ],
 )
-def test_what_a_planner_could_not_use_is_refused_with_its_line(folder, changes, told, capsys):
+def test_plans_that_a_planner_cannot_use_are_refused_with_their_line(folder, changes, words, capsys):
     line = {**prediction("cc", 1), **changes}
     line = {key: value for key, value in line.items() if value is not None}
     with (folder / "predictions.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")
     assert main(["export-meta-actions", "--predictions", str(folder), "--out", str(folder / "x.jsonl")]) == 2
     message = capsys.readouterr().err
-    assert told in message
-    assert "line 4" in message
+    assert all(word in message for word in [*words, "line 4"])
 
 
 def test_a_folder_without_predictions_and_an_unknown_format_are_refused(tmp_path, capsys):

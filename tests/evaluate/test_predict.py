@@ -1,11 +1,14 @@
-"""How batches are shared out, without a model."""
+"""The distribution of batches over processes, without a model, and the facts of records."""
 
-from senna.evaluate.predict import RankShare, SkipBudget, cut_into_batches, predict
-from senna.evaluate.predictions import Store
+import pytest
+
+from senna.errors import DataError, UsageError
+from senna.evaluate.predict import RankShare, SkipBudget, cut_into_batches, facts_of, predict
+from senna.evaluate.predictions import Store, claim
 
 
 class Numbers:
-    """Ten questions that are only numbers."""
+    """Ten items that are only numbers."""
 
     def __len__(self):
         return 10
@@ -15,27 +18,60 @@ class Numbers:
 
 
 def answer_all(store: Store, rank: int, world: int) -> list[int]:
-    """The places that this process answers."""
+    """Return the indices that this process predicts."""
     seen = []
 
     def answer(items):
         seen.extend(item["facts"]["index"] for item in items)
         return [{} for _ in items]
 
-    predict(
-        store, Numbers(), cut_into_batches(range(10), 2), answer, RankShare(rank, world, 0), SkipBudget(0), "numbers"
-    )
+    share = RankShare(rank, world, 0)
+    predict(store, Numbers(), cut_into_batches(range(10), 2), answer, share, SkipBudget(0), "numbers")
     return seen
 
 
-def test_a_process_that_starts_after_another_has_ended_leaves_nothing_out_and_repeats_nothing(tmp_path):
+def test_a_process_that_starts_after_another_has_ended_omits_and_repeats_nothing(tmp_path):
     store = Store(tmp_path)
     assert answer_all(store, 0, 2) == [0, 1, 4, 5, 8, 9]
     assert answer_all(store, 1, 2) == [2, 3, 6, 7]
     assert [line["index"] for line in store.join()] == list(range(10))
 
 
-def test_what_is_there_is_not_computed_again_by_another_number_of_processes(tmp_path):
+def test_stored_batches_are_not_computed_again_with_another_number_of_processes(tmp_path):
     store = Store(tmp_path)
     answer_all(store, 1, 2)
     assert answer_all(store, 0, 1) == [0, 1, 4, 5, 8, 9]
+
+
+def test_records_beyond_the_skip_budget_are_an_error():
+    budget = SkipBudget(1)
+    budget.skip("a.jsonl: no image")
+    with pytest.raises(DataError, match=r"more than --skip-bad-samples 1 .*b\.jsonl"):
+        budget.skip("b.jsonl: no image")
+    with pytest.raises(DataError, match=r"b\.jsonl") as error:
+        SkipBudget(0).skip("b.jsonl: no image")
+    assert "--skip-bad-samples N" in error.value.remedy
+
+
+def test_predictions_keep_the_facts_that_a_record_states():
+    turns = [{"from": "human", "value": "<image>\nPlan?"}, {"from": "gpt", "value": "KEEP, STRAIGHT\n"}]
+    record = {"id": "a", "kind": "plan", "conversations": turns}
+    facts = facts_of(record, ["a.jpg"])
+    assert facts["question"] == "Plan?"
+    assert not {"view", "command", "speed"} & facts.keys()
+    stated = {"view": "front", "command": "go straight", "speed": 0.0}
+    assert facts_of({**record, **stated}, ["a.jpg"]) == {**facts, **stated}
+
+
+def test_a_folder_takes_the_same_settings_only_unless_it_is_overwritten(tmp_path):
+    claim(tmp_path, {"mode": "score", "limit": None})
+    (tmp_path / "predictions.jsonl").write_text('{"index": 0}\n')
+    claim(tmp_path, {"mode": "score", "limit": None})
+    with pytest.raises(UsageError, match="limit was None and is 5") as error:
+        claim(tmp_path, {"mode": "score", "limit": 5})
+    assert "--overwrite" in error.value.remedy
+    assert (tmp_path / "predictions.jsonl").exists()
+    claim(tmp_path, {"mode": "score", "limit": 5}, overwrite=True)
+    assert not (tmp_path / "predictions.jsonl").exists()
+    with pytest.raises(UsageError, match="cannot be made"):
+        claim(tmp_path / "run.json", {})

@@ -8,7 +8,7 @@ from transformers import LlamaConfig
 
 from senna.errors import UsageError
 from senna.model.parts import DRIVING_ADAPTER, LLM, LORA, PROJECTOR, VISION_TOWER, own_name, part_of
-from senna.model.source import ModelSource, resolve_tower
+from senna.model.source import ModelSource, find_tower
 from tests.model.conftest import write_checkpoint
 
 DEFAULT = "openai/clip-vit-large-patch14-336"
@@ -101,11 +101,11 @@ def test_with_locate_the_lineage_ends_at_a_model_that_is_not_on_this_disk(checkp
 
 def test_a_path_of_another_machine_that_ends_in_clips_name_is_the_default_tower(checkpoint):
     path = "/authors/machine/clip-vit-large-patch14-336"
-    assert resolve_tower(path, str(checkpoint)) == DEFAULT
+    assert find_tower(path, [str(checkpoint)]) == DEFAULT
     values = json.loads((checkpoint / "config.json").read_text())
     write_json(checkpoint / "config.json", {**values, "mm_vision_tower": path, "mm_hidden_size": 1024})
     assert ModelSource.resolve(checkpoint).config.vision_config.num_hidden_layers == 24
-    assert resolve_tower("/authors/machine/another", str(checkpoint)) == "/authors/machine/another"
+    assert find_tower("/authors/machine/another", [str(checkpoint)]) == "/authors/machine/another"
 
 
 def test_a_llava_15_configuration_gets_clips_geometry_and_preprocessing(tmp_path):

@@ -109,7 +109,7 @@ def driving_records(count: int = 24) -> list[dict]:
     return records
 
 
-def run_whole(train: Callable, folder: Path, *arguments, **options) -> None:
+def run_to_end(train: Callable, folder: Path, *arguments, **options) -> None:
     """Call `Toy.train` or `Toy.drive` with output folder FOLDER/out, and write its standard output to FOLDER/printed."""
     result = train(folder / "out", *arguments, **options)
     assert result.returncode == 0, result.stderr
@@ -177,7 +177,7 @@ def toy(once) -> Toy:
 @pytest.fixture(scope="session")
 def finished(toy, once) -> tuple[Path, str]:
     """The folder and the standard output of a finished run of stage 1."""
-    folder = once("finished", lambda folder: run_whole(toy.train, folder, save_total_limit=2))
+    folder = once("finished", lambda folder: run_to_end(toy.train, folder, save_total_limit=2))
     return folder / "out", (folder / "printed").read_text()
 
 

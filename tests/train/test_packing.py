@@ -156,8 +156,8 @@ def test_the_text_of_a_branch_does_not_change_the_loss_of_other_branches(synthet
     changed["input_ids"][0, text] = 7
     after = model(**changed)
     changed_logits = (before.logits != after.logits).any(dim=1)
-    in_first = (batch["target_places"] >= tree.start + tree.prefix) & (
-        batch["target_places"] < tree.start + tree.prefix + tree.branches[0]
+    in_first = (batch["target_positions"] >= tree.start + tree.prefix) & (
+        batch["target_positions"] < tree.start + tree.prefix + tree.branches[0]
     )
     assert changed_logits[in_first].all()
     assert not changed_logits[~in_first].any()

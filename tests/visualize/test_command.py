@@ -156,7 +156,7 @@ def test_a_broken_image_is_counted_and_its_picture_drawn_again_after_repair(worl
         (["--fps", "0"], "--fps 0"),
         (["--describe"], "--describe needs a model"),
         (["--data", "records.txt"], "does not exist"),
-        (["--predictions", "nothing.jsonl"], "nothing.jsonl is not there"),
+        (["--predictions", "nothing.jsonl"], "nothing.jsonl does not exist"),
     ],
 )
 def test_wrong_use_is_reported_before_anything_is_drawn(world, flags, message):

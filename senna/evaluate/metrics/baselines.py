@@ -1,7 +1,7 @@
-"""What can be said without looking: the most frequent plan, the most frequent for each command, and a small tree.
+"""Baselines that see no image: the most frequent plan, the most frequent plan per command, and a small decision tree.
 
-A model that looks must beat them. They see a question's navigation command and present speed, and the plans they are
-fitted on.
+A model that uses its images must beat them. They see a question's navigation command and the present speed, and the plans
+on which they are fitted.
 """
 
 from collections import defaultdict
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from senna.evaluate.metrics.classification import majority
 from senna.evaluate.metrics.meta_actions import codes
-from senna.evaluate.metrics.plan_prompt import COMMANDS, Situation
+from senna.evaluate.metrics.plan_prompt import Situation
 from senna.meta_actions import ALL_META_ACTIONS, MetaAction
+from senna.navigation import COMMANDS
 
 MAJORITY, BY_COMMAND, BY_SITUATION = (
     "majority class",
@@ -24,37 +25,46 @@ TREE_DEPTH = 3
 
 
 def baselines(
-    known: Sequence[Situation], truth: Sequence[MetaAction], asked: Sequence[Situation]
+    train_situations: Sequence[Situation], train_truth: Sequence[MetaAction], situations: Sequence[Situation]
 ) -> dict[str, list[MetaAction]]:
-    """The answers of each baseline to ``asked``, fitted on the plans ``truth`` in the situations ``known`` (one or more).
+    """Return the predictions of each baseline for ``situations``.
 
-    Ties go to the meta-action that comes first in ``ALL_META_ACTIONS``; a command never seen gets the majority's.
+    Ties go to the meta-action that comes first in ``ALL_META_ACTIONS``. A command without training plans gets the majority
+    class.
+
+    Args:
+        train_situations: situations of the plans that the baselines are fitted on; one or more.
+        train_truth: the true plans in these situations.
     """
-    true_codes = np.array(codes(truth))
-    most = majority(true_codes)
-    by_command: dict[str | None, list[int]] = defaultdict(list)
-    for situation, code in zip(known, true_codes.tolist(), strict=True):
-        by_command[situation.command].append(code)
-    best = {command: majority(found) for command, found in by_command.items()}
-    answers = {
-        MAJORITY: [most] * len(asked),
-        BY_COMMAND: [best.get(situation.command, most) for situation in asked],
-        BY_SITUATION: _tree(_features(known), true_codes, _features(asked)),
+    train_codes = np.array(codes(train_truth))
+    most_frequent = majority(train_codes)
+    codes_by_command: dict[str | None, list[int]] = defaultdict(list)
+    for situation, code in zip(train_situations, train_codes.tolist(), strict=True):
+        codes_by_command[situation.command].append(code)
+    best = {command: majority(found) for command, found in codes_by_command.items()}
+    predicted = {
+        MAJORITY: [most_frequent] * len(situations),
+        BY_COMMAND: [best.get(situation.command, most_frequent) for situation in situations],
+        BY_SITUATION: _fit_tree(_features(train_situations), train_codes, _features(situations)),
     }
-    return {name: [ALL_META_ACTIONS[code] for code in found] for name, found in answers.items()}
+    return {name: [ALL_META_ACTIONS[code] for code in found] for name, found in predicted.items()}
 
 
-def _tree(known: NDArray[np.float64], truth: NDArray[np.int64], asked: NDArray[np.float64]) -> list[int]:
+def _fit_tree(train: NDArray[np.float64], truth: NDArray[np.int64], features: NDArray[np.float64]) -> list[int]:
     from sklearn.tree import DecisionTreeClassifier
 
     tree = DecisionTreeClassifier(max_depth=TREE_DEPTH, random_state=0)
-    return tree.fit(known, truth).predict(asked).tolist() if len(asked) else []
+    return tree.fit(train, truth).predict(features).tolist() if len(features) else []
 
 
 def _features(situations: Sequence[Situation]) -> NDArray[np.float64]:
-    """(N, 7): the command one-hot (nothing where there is none), the speed in m/s, whether it is known."""
+    """Return (N, 7): the command one-hot (all zeros if unknown), the speed in m/s, and whether the speed is known."""
     rows = [
-        [*(float(one.command == command) for command in COMMANDS), one.speed or 0.0, float(one.speed is not None)]
-        for one in situations
+        [
+            *(float(situation.command == command) for command in COMMANDS),
+            situation.speed or 0.0,
+            float(situation.speed is not None),
+        ]
+        for situation in situations
     ]
     return np.array(rows).reshape(len(rows), len(COMMANDS) + 2)

@@ -1,7 +1,7 @@
-"""Descriptions and explanations against the recorded ones: BLEU-4, ROUGE-L and CIDEr as COCO's caption evaluation has them.
+"""BLEU-4, ROUGE-L and CIDEr of descriptions and explanations against the recorded texts, as in COCO's caption evaluation.
 
-The figures are pycocoevalcap's. Its own splitting into words needs Java; ours lower-cases and keeps words and numbers,
-which drops punctuation as COCO does, so figures may differ from the Java tool's in the third digit.
+The figures are computed by pycocoevalcap. Its own tokenizer needs Java; ours lower-cases the text and keeps words and
+numbers, which drops punctuation as COCO does. Figures may differ from those of the Java tokenizer in the third digit.
 """
 
 import re
@@ -17,13 +17,17 @@ MISSING = "BLEU, ROUGE and CIDEr need the package pycocoevalcap: pip install 'se
 _WORD = re.compile(r"[^\W_]+(?:['’.-][^\W_]+)*")
 
 
-def score_captions(truth: Sequence[str], told: Sequence[str], scenes: Scenes) -> dict[str, Any]:
-    """bleu4 (of the corpus), rouge_l and cider (means over N answers; CIDEr from 0 to 10), words, words_true, empty.
+def score_captions(truth: Sequence[str], predicted: Sequence[str | None], scenes: Scenes) -> dict[str, Any]:
+    """Return the figures of N texts; None is an empty answer.
 
-    CIDEr weighs word groups by how rare they are in these truths: with one record it is 0. Without pycocoevalcap there is
-    ``skipped``, a sentence, in place of the three.
+    CIDEr weights word groups by how rare they are in these ground truths: it is 0 with one record.
+
+    Returns:
+        ``bleu4`` (of the corpus), ``rouge_l`` and ``cider`` (means over answers; CIDEr from 0 to 10), ``words`` and
+        ``words_true`` (mean lengths), ``empty`` (fraction). Without pycocoevalcap ``skipped``, a sentence, replaces the
+        first three.
     """
-    answers, references = [words(text) for text in told], [words(text) for text in truth]
+    answers, references = [words(text or "") for text in predicted], [words(text) for text in truth]
     return {
         **_scores(references, answers, scenes),
         "words": float(np.mean([len(text.split()) for text in answers])),
@@ -33,7 +37,7 @@ def score_captions(truth: Sequence[str], told: Sequence[str], scenes: Scenes) ->
 
 
 def words(text: str) -> str:
-    """The words of a text, lower-case, a blank between them."""
+    """Return the words of a text in lower case, separated by one blank."""
     return " ".join(_WORD.findall(text.lower()))
 
 
@@ -45,30 +49,37 @@ def _scores(references: Sequence[str], answers: Sequence[str], scenes: Scenes) -
     except ImportError:
         return {"skipped": MISSING}
     true = {number: [text] for number, text in enumerate(references)}
-    told = {number: [text] for number, text in enumerate(answers)}
-    counts = BleuScorer(n=4)
+    predicted = {number: [text] for number, text in enumerate(answers)}
+    bleu = BleuScorer(n=4)
     for answer, reference in zip(answers, references, strict=True):
-        counts += (answer, [reference])
+        bleu += (answer, [reference])
     return {
-        "bleu4": _bleu(counts.ctest, scenes),
-        "rouge_l": mean_interval(scenes, Rouge().compute_score(true, told)[1]),
-        "cider": mean_interval(scenes, Cider().compute_score(true, told)[1]),
+        "bleu4": _bleu(bleu.ctest, scenes),
+        "rouge_l": mean_interval(scenes, Rouge().compute_score(true, predicted)[1]),
+        "cider": mean_interval(scenes, Cider().compute_score(true, predicted)[1]),
     }
 
 
-def _bleu(counted: Sequence[dict[str, Any]], scenes: Scenes) -> Interval:
-    """BLEU-4 (Papineni et al. 2002) of the corpus and of each resample, from pycocoevalcap's counts of each answer."""
-    sums = scenes.sums([[*one["correct"], *one["guess"], one["testlen"], *one["reflen"]] for one in counted])
+def _bleu(counts: Sequence[dict[str, Any]], scenes: Scenes) -> Interval:
+    """Return BLEU-4 (Papineni et al. 2002) of the corpus with its interval, from pycocoevalcap's counts per answer."""
+    sums = scenes.sums([[*count["correct"], *count["guess"], count["testlen"], *count["reflen"]] for count in counts])
     return interval(bleu4(sums[:, :4], sums[:, 4:8], sums[:, 8], sums[:, 9]))
 
 
 def bleu4(
-    right: NDArray[np.float64], said: NDArray[np.float64], length: NDArray[np.float64], true_length: NDArray[np.float64]
+    matched: NDArray[np.float64],
+    predicted: NDArray[np.float64],
+    length: NDArray[np.float64],
+    true_length: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Geometric mean of the shares of right groups of 1 to 4 words, (..., 4) of (..., 4), times the penalty of being short.
+    """Return the geometric mean of the precisions of n-grams, n = 1 to 4, times the brevity penalty: (...).
 
-    The tiny terms are the library's: they keep an answer without any right group at 0.
+    The small constants are pycocoevalcap's: they give 0 for an answer without any matching n-gram.
+
+    Args:
+        matched, predicted: (..., 4), n-grams of the answers that match, and all of them.
+        length, true_length: (...), words of the answers and of the ground truths.
     """
-    precision = np.prod((right + 1e-15) / (said + 1e-9), axis=-1) ** 0.25
-    share = (length + 1e-15) / (true_length + 1e-9)
-    return precision * np.exp(np.minimum(0.0, 1.0 - 1.0 / share))
+    precision = np.prod((matched + 1e-15) / (predicted + 1e-9), axis=-1) ** 0.25
+    relative_length = (length + 1e-15) / (true_length + 1e-9)
+    return precision * np.exp(np.minimum(0.0, 1.0 - 1.0 / relative_length))

@@ -1,7 +1,7 @@
-"""How well classes are told: accuracy, macro F1, precision, recall, F1 and confusion, with intervals by scene.
+"""Accuracy, macro F1, precision, recall, F1 and confusion matrix of predicted classes, with intervals by scene.
 
-An answer that is none of the classes is invalid: wrong whatever the truth, in a column of its own. It lowers accuracy
-and the recall of the true class, and no class's precision.
+An answer that is none of the classes is invalid: it is wrong whatever the ground truth, and has a column of its own in the
+confusion matrix. It lowers accuracy and the recall of the true class, and the precision of no class.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,18 @@ INVALID = -1
 
 
 @dataclass(frozen=True)
-class Classified:
-    """Classes told. The draws are figures in all scenes, then in each resample, (1 + R,)."""
+class ClassificationResult:
+    """The figures of predicted classes.
+
+    Attributes:
+        accuracies, macro_f1s: (1 + R,), the figure in all scenes, then in each resample.
+        table: {"labels", "classes", "confusion"}, as in metrics.json.
+        invalid: fraction of invalid answers.
+    """
 
     accuracies: NDArray[np.float64]
     macro_f1s: NDArray[np.float64]
-    table: dict[str, Any]  # labels, classes, confusion
+    table: dict[str, Any]
     invalid: float
 
     @property
@@ -34,21 +40,25 @@ class Classified:
         return interval(self.macro_f1s)
 
 
-def classify(truth: ArrayLike, told: ArrayLike, labels: Sequence[str], scenes: Scenes) -> Classified:
-    """Compare classes told with true ones, codes (N,) into ``labels``; ``INVALID`` is an answer that is none. N >= 1.
+def classify(truth: ArrayLike, predicted: ArrayLike, labels: Sequence[str], scenes: Scenes) -> ClassificationResult:
+    """Compare predicted classes with the true ones.
 
-    A class that is never told has precision 0, one that never occurs recall 0, as scikit-learn has it (zero_division=0).
+    A class that is never predicted has precision 0 and one that never occurs has recall 0, as in scikit-learn with
+    ``zero_division=0``.
+
+    Args:
+        truth, predicted: (N,), indices into ``labels``, N >= 1; ``INVALID`` is a prediction that is none of them.
     """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-    truth, told, count = np.asarray(truth), np.asarray(told), len(labels)
-    columns = np.where(told == INVALID, count, told)
+    truth, predicted, count = np.asarray(truth), np.asarray(predicted), len(labels)
+    columns = np.where(predicted == INVALID, count, predicted)
     confusions = scenes.counts(truth * (count + 1) + columns, count * (count + 1)).reshape(-1, count, count + 1)
     known = list(range(count))
-    measures = precision_recall_fscore_support(truth, columns, labels=known, zero_division=0)
+    measures: Any = precision_recall_fscore_support(truth, columns, labels=known, zero_division=0)
     confusion = confusion_matrix(truth, columns, labels=[*known, count])[:count]
-    invalid = float(np.mean(told == INVALID))
-    return Classified(
+    invalid = float(np.mean(predicted == INVALID))
+    return ClassificationResult(
         accuracies=accuracy(confusions),
         macro_f1s=macro_f1(confusions),
         table={
@@ -64,22 +74,25 @@ def classify(truth: ArrayLike, told: ArrayLike, labels: Sequence[str], scenes: S
 
 
 def accuracy(confusions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Share of right answers: (..., C, C + 1) -> (...). Rows truth, columns answers, the last invalid ones."""
-    return ratio(_right(confusions).sum(axis=-1), confusions.sum(axis=(-2, -1)))
+    """Return the fraction of correct answers, (..., C, C + 1) -> (...).
+
+    Rows are the ground truth, columns the answers; the last column counts invalid answers.
+    """
+    return ratio(_correct(confusions).sum(axis=-1), confusions.sum(axis=(-2, -1)))
 
 
 def macro_f1(confusions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean F1 over the classes that occur in the truth, (..., C, C + 1) -> (...); in a resample, those that occur there."""
-    right, true = _right(confusions), confusions.sum(axis=-1)  # (..., C)
-    told = confusions[..., :-1].sum(axis=-2)
-    f1 = ratio(2 * right, true + told, empty=0.0)
+    """Return the mean F1 over the classes that occur in the ground truth (of the resample), (..., C, C + 1) -> (...)."""
+    correct, true = _correct(confusions), confusions.sum(axis=-1)  # (..., C)
+    predicted = confusions[..., :-1].sum(axis=-2)
+    f1 = ratio(2 * correct, true + predicted, empty=0.0)
     return ratio((f1 * (true > 0)).sum(axis=-1), (true > 0).sum(axis=-1))
 
 
-def _right(confusions: NDArray[np.float64]) -> NDArray[np.float64]:
+def _correct(confusions: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.diagonal(confusions[..., :-1], axis1=-2, axis2=-1)
 
 
 def majority(codes: ArrayLike) -> int:
-    """The most frequent code; of several the smallest."""
+    """Return the most frequent code, the smallest one of a tie."""
     return int(np.bincount(np.asarray(codes)).argmax())

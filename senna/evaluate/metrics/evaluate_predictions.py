@@ -1,9 +1,10 @@
-"""From predictions to metrics.json: pure functions, plain values in, plain values out, the same for the same input.
+"""The contents of metrics.json, computed from predictions by pure functions.
 
-A figure I is {"value", "low", "high"}: with its 95 % interval by scene (senna.evaluate.metrics.bootstrap), None where there is
-one scene only. Decisions D are {"accuracy": {"both", "speed", "path": I}, "macro_f1": the same, "invalid": share, and for
-each of the three {"labels", "classes": {NAME: precision, recall, f1, support}, "confusion"}}; a confusion's rows are the
-truth, its columns the answers, one more for invalid answers where there are some.
+A figure I is {"value", "low", "high"}: the value with its 95 % interval by scene (senna.evaluate.metrics.bootstrap); the
+bounds are None with a single scene. Decisions D are {"accuracy": {"both", "speed", "path": I}, "macro_f1": the same,
+"invalid": fraction, and for both, speed and path {"labels", "classes": {NAME: precision, recall, f1, support},
+"confusion"}}. The rows of a confusion matrix are the ground truth, its columns the answers, with a last column for invalid
+answers if there are any.
 """
 
 from collections import Counter
@@ -15,42 +16,46 @@ from senna.evaluate.metrics.baselines import baselines
 from senna.evaluate.metrics.bootstrap import Scenes
 from senna.evaluate.metrics.calibration import calibration, outside
 from senna.evaluate.metrics.meta_actions import Action, decide, parse_all
-from senna.evaluate.metrics.plan_prompt import parse_situation
+from senna.evaluate.metrics.plan_prompt import Situation, situation_of
 from senna.evaluate.metrics.published import published_scores
 from senna.evaluate.metrics.text import text_metrics
+from senna.kinds import PLAN
 from senna.meta_actions import MetaAction, parse_meta_action
 
-Prediction = Mapping[str, Any]
+Row = Mapping[str, Any]
+"""A prediction, or a training plan {"question", "truth", "command"?, "speed"?}."""
+
 ON_ITSELF = "the evaluated records themselves (favours the baselines)"
 
 
 def evaluate_predictions(
-    predictions: Sequence[Prediction],
-    blackout: Sequence[Prediction] | None = None,
-    train_plans: Sequence[Mapping[str, str]] | None = None,
+    predictions: Sequence[Row],
+    blackout: Sequence[Row] | None = None,
+    train_plans: Sequence[Row] | None = None,
     compat: str | None = None,
     run: Mapping[str, Any] | None = None,
     train_name: str = "the training records",
 ) -> dict[str, Any]:
-    """The metrics of predictions.jsonl's lines.
+    """Compute metrics.json from the lines of predictions.jsonl.
 
     Args:
-        blackout: the same with every image black.
-        train_plans: {"question", "truth"} of the plans that the baselines are fitted on; without, the evaluated ones.
-        compat: "original" for the published definitions too.
-        run: facts to keep with the figures.
-        train_name: how to call the training plans.
+        predictions: `senna.evaluate.predictions.Prediction` without ``error``.
+        blackout: predictions of the same records with black images.
+        train_plans: the plans that the baselines are fitted on; default: the evaluated plans.
+        compat: "original" for the published metrics as well.
+        run: facts to store beside the figures.
+        train_name: the name of the training plans in ``baselines_fitted_on``.
 
     Raises:
-        UsageError: another compat.
-        DataError: plans partly scored and partly generated, or a blackout of other records.
+        UsageError: ``compat`` is unknown.
+        DataError: some plans are scored and others generated, or a blackout prediction is missing.
     """
     if compat not in (None, "original"):
-        raise UsageError(f"--compat {compat}: original, or nothing")
+        raise UsageError(f"--compat {compat} is unknown", remedy="use --compat original, or leave it out")
     return {
         "records": len(predictions),
-        "scenes": len({one["scene"] for one in predictions}),
-        "kinds": dict(sorted(Counter(one["kind"] for one in predictions).items())),
+        "scenes": len({row["scene"] for row in predictions}),
+        "kinds": dict(sorted(Counter(row["kind"] for row in predictions).items())),
         "run": dict(run or {}),
         "plan": plan_metrics(predictions, blackout, train_plans, compat, train_name),
         "text": text_metrics(predictions),
@@ -58,86 +63,89 @@ def evaluate_predictions(
 
 
 def plan_metrics(
-    predictions: Sequence[Prediction],
-    blackout: Sequence[Prediction] | None = None,
-    train_plans: Sequence[Mapping[str, str]] | None = None,
+    predictions: Sequence[Row],
+    blackout: Sequence[Row] | None = None,
+    train_plans: Sequence[Row] | None = None,
     compat: str | None = None,
     train_name: str = "the training records",
 ) -> dict[str, Any] | None:
-    """``plan`` of metrics.json; None where no prediction is a plan with a true meta-action.
+    """Return ``plan`` of metrics.json; None if no prediction is a plan whose ground truth is a meta-action.
 
-    A record whose truth is none is left out and counted in ``unreadable_truths``. The first of ``decisions``, sum or
-    text, is the headline: the one that ``blackout``, ``published`` and ``gains`` (its lead over each baseline, resampled in
-    pairs) are about.
+    Plans with another ground truth are left out and counted in ``unreadable_truths``. The first of ``decisions``, sum or
+    text, is the headline: ``blackout``, ``published`` and ``gains`` (its paired differences to each baseline) refer to it.
     """
-    asked = [one for one in predictions if one["kind"] == "plan"]
-    plans, truth = _readable(asked)
+    all_plans = [row for row in predictions if row["kind"] == PLAN]
+    plans, truth = _with_readable_truth(all_plans)
     if not plans:
         return None
     scored = _is_scored(plans)
-    scenes = Scenes([one["scene"] for one in plans])
-    decisions = {name: decide(truth, told, scenes) for name, told in _told(plans, scored).items()}
-    first = next(iter(decisions))
+    scenes = Scenes([row["scene"] for row in plans])
+    decisions = {name: decide(truth, actions, scenes) for name, actions in _predicted(plans, scored).items()}
+    headline = next(iter(decisions))
     fitted = train_plans or plans
-    known, known_truth = _readable(fitted)
-    if not known:
-        fitted, known, known_truth = plans, plans, truth
-    answers = baselines(_situations(known), known_truth, _situations(plans))
-    beside = {name: decide(truth, told, scenes) for name, told in answers.items()}
-    black = None if blackout is None else decide(truth, _blackout_told(blackout, plans, first), scenes)
-    rivals = {**beside, **({"all images black": black} if black else {})}
-    log_probs = [one["log_probs"] for one in plans] if scored else []
+    train, train_truth = _with_readable_truth(fitted)
+    if not train:
+        fitted, train, train_truth = plans, plans, truth
+    answers = baselines(_situations(train), train_truth, _situations(plans))
+    compared = {name: decide(truth, actions, scenes) for name, actions in answers.items()}
+    black = None if blackout is None else decide(truth, _predicted_blackout(blackout, plans, headline), scenes)
+    against = {**compared, **({"all images black": black} if black else {})}
+    log_probs = [row["log_probs"] for row in plans] if scored else []
     return {
         "mode": "score" if scored else "generate",
         "records": len(plans),
         "scenes": scenes.count,
-        "unreadable_truths": len(asked) - len(plans),
+        "unreadable_truths": len(all_plans) - len(plans),
         "decisions": {name: found.as_json() for name, found in decisions.items()},
-        "left_tree": sum(one.get("left_tree") is not None for one in plans) / len(plans) if scored else None,
+        "left_tree": sum(row.get("left_tree") is not None for row in plans) / len(plans) if scored else None,
         "outside": outside(log_probs) if scored else None,
-        "baselines": {name: found.as_json() for name, found in beside.items()},
-        "baselines_fitted_on": ON_ITSELF if fitted is plans else f"{train_name}, {len(known)} plans",
+        "baselines": {name: found.as_json() for name, found in compared.items()},
+        "baselines_fitted_on": ON_ITSELF if fitted is plans else f"{train_name}, {len(train)} plans",
         "blackout": black.as_json() if black else None,
-        "gains": {name: decisions[first].gain(rival) for name, rival in rivals.items()},
+        "gains": {name: decisions[headline].gain(found) for name, found in against.items()},
         "calibration": calibration(log_probs, truth) if scored else None,
-        "published": published_scores([one[first] for one in plans], truth) if compat else None,
+        "published": published_scores([row[headline] for row in plans], truth) if compat else None,
     }
 
 
-def _readable(plans: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[MetaAction]]:
-    """Those whose truth is a meta-action, and that."""
-    pairs = [(one, action) for one in plans if (action := parse_meta_action(one["truth"])) is not None]
-    return [one for one, _ in pairs], [action for _, action in pairs]
+def _with_readable_truth(plans: Sequence[Row]) -> tuple[list[Row], list[MetaAction]]:
+    """Return the plans whose ground truth is a meta-action, and these meta-actions."""
+    pairs = [(plan, action) for plan in plans if (action := parse_meta_action(plan["truth"])) is not None]
+    return [plan for plan, _ in pairs], [action for _, action in pairs]
 
 
-def _is_scored(plans: Sequence[Prediction]) -> bool:
-    scored = [one.get("log_probs") is not None for one in plans]
+def _is_scored(plans: Sequence[Row]) -> bool:
+    scored = [plan.get("log_probs") is not None for plan in plans]
     if any(scored) and not all(scored):
         odd = plans[scored.index(not scored[0])]
         raise DataError(
-            f"predictions: plans are partly scored and partly generated; record {odd['index']} ({odd['id']}) differs from the "
-            "first: predict all of them in one --mode"
+            "some plans are scored and others generated; this one differs from the first",
+            file="predictions",
+            record=f"{odd['index']} ({odd['id']})",
+            remedy="predict all of them in one --mode",
         )
     return all(scored)
 
 
-def _told(plans: Sequence[Prediction], scored: bool) -> dict[str, list[Action]]:
-    """The decisions of each sort; the first is the headline."""
+def _predicted(plans: Sequence[Row], scored: bool) -> dict[str, list[Action]]:
+    """Return decision rule -> predicted meta-actions; the first rule is the headline."""
     names = ("sum", "greedy") if scored else ("text",)
-    return {name: parse_all([one[name] for one in plans]) for name in names}
+    return {name: parse_all([plan[name] for plan in plans]) for name in names}
 
 
-def _blackout_told(blackout: Sequence[Prediction], plans: Sequence[Prediction], name: str) -> list[Action]:
-    """The headline decision about the same records with black images."""
-    found = {one["index"]: one for one in blackout}
+def _predicted_blackout(blackout: Sequence[Row], plans: Sequence[Row], name: str) -> list[Action]:
+    """Return the headline decisions for the same records with black images."""
+    found = {row["index"]: row for row in blackout}
     for plan in plans:
         if name not in found.get(plan["index"], {}):
             raise DataError(
-                f"predictions_blackout: record {plan['index']} ({plan['id']}) has no {name!r} there, but it has in the "
-                "predictions: predict both again in one run with --blackout"
+                f"there is no {name!r}, although the predictions with images have it",
+                file="predictions_blackout",
+                record=f"{plan['index']} ({plan['id']})",
+                remedy="predict both again in one run with --blackout",
             )
     return parse_all([found[plan["index"]][name] for plan in plans])
 
 
-def _situations(plans: Sequence[Mapping[str, Any]]) -> list[Any]:
-    return [parse_situation(one["question"]) for one in plans]
+def _situations(plans: Sequence[Row]) -> list[Situation]:
+    return [situation_of(plan, plan["question"]) for plan in plans]

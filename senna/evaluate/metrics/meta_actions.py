@@ -1,4 +1,4 @@
-"""Meta-actions told, against true ones: as a whole, and SPEED and PATH by themselves."""
+"""Predicted meta-actions against the true ones: jointly, and SPEED and PATH separately."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from senna.evaluate.metrics.bootstrap import Interval, Scenes, interval
-from senna.evaluate.metrics.classification import INVALID, Classified, classify
+from senna.evaluate.metrics.classification import INVALID, ClassificationResult, classify
 from senna.meta_actions import ALL_META_ACTIONS, PATHS, SPEEDS, MetaAction, parse_meta_action
 
 Action = MetaAction | None
@@ -17,12 +17,12 @@ _PARTS = ("both", "speed", "path")
 
 @dataclass(frozen=True)
 class Decisions:
-    """What was decided, compared with the truth."""
+    """Predicted meta-actions, compared with the ground truth. The keys of ``parts`` are both, speed and path."""
 
-    parts: dict[str, Classified]  # both, speed, path
+    parts: dict[str, ClassificationResult]
 
     def as_json(self) -> dict[str, Any]:
-        """``D`` of metrics.json; ``both`` lists the meta-actions that occur in truth or answers only."""
+        """Return ``D`` of metrics.json; the labels of ``both`` are the meta-actions that occur in truth or predictions."""
         return {
             "accuracy": {name: part.accuracy for name, part in self.parts.items()},
             "macro_f1": {name: part.macro_f1 for name, part in self.parts.items()},
@@ -31,7 +31,7 @@ class Decisions:
         }
 
     def gain(self, other: "Decisions") -> dict[str, dict[str, Interval]]:
-        """What this has over another on the same records: differences, resampled in pairs."""
+        """Return self minus other on the same records, with intervals of the paired differences."""
         mine, theirs = self.parts, other.parts
         return {
             "accuracy": {name: interval(mine[name].accuracies - theirs[name].accuracies) for name in _PARTS},
@@ -39,34 +39,34 @@ class Decisions:
         }
 
 
-def decide(truth: Sequence[MetaAction], told: Sequence[Action], scenes: Scenes) -> Decisions:
-    """Compare meta-actions; None is an answer that is none, wrong for SPEED and PATH as well."""
-    true_codes, told_codes = codes(truth), codes(told)
-    seen = sorted({*true_codes, *told_codes} - {INVALID})
-    place = {INVALID: INVALID, **{code: number for number, code in enumerate(seen)}}
-    invalid = np.array(told_codes) == INVALID
+def decide(truth: Sequence[MetaAction], predicted: Sequence[Action], scenes: Scenes) -> Decisions:
+    """Compare predicted meta-actions with the true ones; None is an invalid answer, wrong for SPEED and PATH as well."""
+    true_codes, predicted_codes = codes(truth), codes(predicted)
+    occurring = sorted({*true_codes, *predicted_codes} - {INVALID})
+    label_of = {INVALID: INVALID, **{code: label for label, code in enumerate(occurring)}}
+    invalid = np.array(predicted_codes) == INVALID
     true_speed, true_path = np.divmod(true_codes, len(PATHS))
-    told_speed, told_path = np.divmod(told_codes, len(PATHS))
-    told_speed[invalid] = told_path[invalid] = INVALID
+    predicted_speed, predicted_path = np.divmod(predicted_codes, len(PATHS))
+    predicted_speed[invalid] = predicted_path[invalid] = INVALID
     return Decisions(
         {
             "both": classify(
-                [place[code] for code in true_codes],
-                [place[code] for code in told_codes],
-                [str(ALL_META_ACTIONS[code]) for code in seen],
+                [label_of[code] for code in true_codes],
+                [label_of[code] for code in predicted_codes],
+                [str(ALL_META_ACTIONS[code]) for code in occurring],
                 scenes,
             ),
-            "speed": classify(true_speed, told_speed, SPEEDS, scenes),
-            "path": classify(true_path, told_path, PATHS, scenes),
+            "speed": classify(true_speed, predicted_speed, SPEEDS, scenes),
+            "path": classify(true_path, predicted_path, PATHS, scenes),
         }
     )
 
 
 def codes(actions: Sequence[Action]) -> list[int]:
-    """Places in ``ALL_META_ACTIONS``; ``INVALID`` for None."""
+    """Return indices into ``ALL_META_ACTIONS``; ``INVALID`` for None."""
     return [INVALID if action is None else _CODE[action] for action in actions]
 
 
 def parse_all(texts: Sequence[str]) -> list[Action]:
-    """Answers, each parsed strictly."""
+    """Parse each answer strictly: None unless it is exactly one meta-action."""
     return [parse_meta_action(text) for text in texts]

@@ -1,16 +1,16 @@
-"""The published evaluation's own counts (`--compat original`), faults included, for comparing with published numbers.
+"""The metrics of the published evaluation code (`--compat original`), with its faults, to compare with published figures.
 
-Facts of the rule, which searches an answer for the class words (exact case) wherever they stand:
+The rule searches an answer for the class words (exact case) anywhere in the text:
 
-- an answer is right where it *contains* the true SPEED and the true PATH, whatever else it says;
-- for each class: if the answer contains its word, that is a true positive where the answer contains *the true class's*
-  word too, else a false positive. If it does not contain its word, it is a false negative where the class is the true
-  one. So "KEEP or STOP", the truth being KEEP, is a true positive of KEEP *and of STOP*, and no false positive at all:
-  naming every class is right always;
-- F1 from these counts, 0 where nothing was found; of PATH only STRAIGHT, LEFT_TURN and RIGHT_TURN. A lane change is no
-  class of its own, but where it is the truth and is named, other words beside it count as true positives.
+- An answer is correct if it *contains* the true SPEED and the true PATH, whatever else it contains.
+- Per class: if the answer contains the class's word, it is a true positive if the answer contains *the true class's* word
+  as well, else a false positive. If it does not contain the word, it is a false negative if the class is the true one.
+  With the ground truth KEEP, "KEEP or STOP" is a true positive of KEEP *and of STOP* and no false positive: naming every
+  class is always correct.
+- F1 follows from these counts, 0 without a true positive. PATH has only STRAIGHT, LEFT_TURN and RIGHT_TURN. A lane change
+  is no class, but if it is the ground truth and the answer contains it, other words count as true positives.
 
-Where every answer is one meta-action, these are the usual accuracy and F1.
+If every answer is one meta-action, these are the usual accuracy and F1.
 """
 
 from collections import Counter
@@ -29,10 +29,12 @@ RULE = (
 
 
 def published_scores(answers: Sequence[str], truth: Sequence[MetaAction]) -> dict[str, Any]:
-    """The published counts of answers, which are texts as they stand.
+    """Return the published metrics of answers, the unchanged texts.
 
-    Returns rule, records, correct, accuracy, several (answers with more than one SPEED or PATH, to which the rule is
-    kind), classes {NAME: tp, fp, fn, precision, recall, f1} and meta_actions {"KEEP, STRAIGHT": count, correct, accuracy}.
+    Returns:
+        rule, records, correct, accuracy, several (number of answers with more than one SPEED or PATH, which the rule
+        favours), classes {NAME: tp, fp, fn, precision, recall, f1} and meta_actions {"KEEP, STRAIGHT": count, correct,
+        accuracy}.
     """
     hits: Counter[MetaAction] = Counter()
     counts = {name: Counter(tp=0, fp=0, fn=0) for name in (*SPEEDS, *PUBLISHED_PATHS)}
@@ -51,7 +53,7 @@ def published_scores(answers: Sequence[str], truth: Sequence[MetaAction]) -> dic
         "correct": hits.total(),
         "accuracy": hits.total() / len(truth) if truth else None,
         "several": several,
-        "classes": {name: {**found, **_measures(**found)} for name, found in counts.items()},
+        "classes": {name: {**count, **_measures(**count)} for name, count in counts.items()},
         "meta_actions": {
             str(action): {
                 "count": totals[action],

@@ -1,37 +1,84 @@
-"""The headline of an evaluation as lines of text."""
+"""The results of an evaluation, and of a comparison of evaluations, as lines of text."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from senna.evaluate.report.comparison import MEASURES, PARTS, Difference, Run, top_figures
+from senna.evaluate.report.html import bounds, headline_of, number
+
 
 def headline(metrics: Mapping[str, Any]) -> str:
-    """Macro F1 and accuracy with their intervals: the model, its other decision, black images, the baselines."""
+    """Return macro F1 and accuracy with their intervals: each decision rule, black images and the baselines."""
     plan = metrics.get("plan")
     lines = [f"{metrics['records']} records of {metrics['scenes']} scenes"]
     if plan:
         rows = [("", "macro F1", "accuracy", "invalid")]
-        rows += [_row(f"model ({name})", found) for name, found in plan["decisions"].items()]
+        rows += [_headline_row(f"model ({name})", found) for name, found in plan["decisions"].items()]
         if plan.get("blackout"):
-            rows.append(_row("images black", plan["blackout"]))
-        rows += [_row(name, found) for name, found in plan["baselines"].items()]
+            rows.append(_headline_row("images black", plan["blackout"]))
+        rows += [_headline_row(name, found) for name, found in plan["baselines"].items()]
         lines += ["", *_table(rows), "", f"baselines fitted on {plan['baselines_fitted_on']}"]
     for kind, figures in metrics.get("text", {}).items():
-        shown = ", ".join(_figure(name, value) for name, value in figures.items() if _is_figure(value))
-        lines.append(f"{kind}: {shown}")
+        listed = ", ".join(_figure(name, value) for name, value in figures.items() if _is_figure(value))
+        lines.append(f"{kind}: {listed}")
     return "\n".join(lines)
 
 
-def _row(name: str, found: Mapping[str, Any]) -> tuple[str, ...]:
+def comparison_text(runs: Sequence[Run], differences: Sequence[Difference]) -> str:
+    """Return the headline of each run, then each run's difference from the first.
+
+    Args:
+        differences: of every run but the first.
+    """
+    rows = [("", *(name for name, _ in MEASURES), "records", "scenes")]
+    for run in runs:
+        plan = run.metrics["plan"]
+        cells = [_with_bounds(headline_of(plan)[measure]["both"]) if plan else "-" for _, measure in MEASURES]
+        rows.append((run.name, *cells, f"{run.metrics['records']:,}", f"{run.metrics['scenes']:,}"))
+    lines = _table(rows)
+    for run, difference in zip(runs[1:], differences, strict=True):
+        lines += ["", *_difference_lines(runs[0], run, difference)]
+    names = list(dict.fromkeys(name for run in runs for name in top_figures(run.metrics)))
+    if names:
+        table = [("text answers", *(run.name for run in runs))]
+        for name in names:
+            values = [top_figures(run.metrics).get(name) for run in runs]
+            cells = [_with_bounds(value) if isinstance(value, Mapping) else number(value) for value in values]
+            table.append((f"{name[0]} {name[1]}".replace("_", " "), *cells))
+        lines += ["", *_table(table)]
+    return "\n".join(lines)
+
+
+def _difference_lines(first: Run, run: Run, difference: Difference) -> list[str]:
+    lines = [f"{run.name} against {first.name}, {difference.shared:,} shared plans"]
+    if difference.gain:
+        table = [("", *(name for name, _ in PARTS))]
+        for name, measure in MEASURES:
+            table.append((name, *(_with_bounds(difference.gain[measure][part], "+") for _, part in PARTS)))
+        lines += _table(table)
+        only_first, only_other = difference.outcomes[True, False], difference.outcomes[False, True]
+        lines.append(f"only {first.name} right {only_first:,}, only {run.name} right {only_other:,}")
+    return lines + [f"note: {warning}" for warning in difference.warnings]
+
+
+def _headline_row(name: str, found: Mapping[str, Any]) -> tuple[str, ...]:
     both = (found["macro_f1"]["both"], found["accuracy"]["both"])
-    return name, *map(_interval, both), f"{found['invalid']:.1%}" if found["invalid"] else ""
+    return name, *map(_in_brackets, both), f"{found['invalid']:.1%}" if found["invalid"] else ""
 
 
-def _interval(found: Mapping[str, float | None]) -> str:
+def _in_brackets(found: Mapping[str, float | None]) -> str:
     if found["value"] is None:
         return "-"
     if found["low"] is None or found["high"] is None:
         return f"{found['value']:.3f}"
     return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+
+
+def _with_bounds(interval: Mapping[str, Any], sign: str = "") -> str:
+    def show(value: float | None) -> str:
+        return "-" if value is None else f"{value:{sign}.3f}"
+
+    return f"{show(interval['value'])} ({bounds(interval, show)})"
 
 
 def _is_figure(value: Any) -> bool:
@@ -41,7 +88,7 @@ def _is_figure(value: Any) -> bool:
 def _figure(name: str, value: Any) -> str:
     words = name.replace("_", " ")
     if isinstance(value, Mapping):
-        return f"{words} {_interval(value)}"
+        return f"{words} {_in_brackets(value)}"
     return f"{words} {value}" if isinstance(value, int) else f"{words} {value:.3f}"
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from senna.errors import SennaError
-from senna.synthetic.folders import make_whole, needs_making
+from senna.synthetic.folders import make_folder, needs_making
 from senna.synthetic.tiny.road_images import IMAGES, write_road_images
 from senna.synthetic.tiny.train_llm import LlmRecipe, make_llm
 from senna.synthetic.tiny.train_tower import TowerRecipe, make_clip
@@ -77,10 +77,10 @@ def _main(name: str, folder: str, seed: str, recipe: str) -> None:
     if name == "clip":
         tower = TowerRecipe(**json.loads(recipe))
         stamp = _stamp(name, int(seed), tower)
-        make_whole(Path(folder), stamp, lambda folder: make_clip(folder, int(seed) + TOWER_SEED_OFFSET, tower))
+        make_folder(Path(folder), stamp, lambda folder: make_clip(folder, int(seed) + TOWER_SEED_OFFSET, tower))
     else:
         llm = LlmRecipe(**json.loads(recipe))
-        make_whole(Path(folder), _stamp(name, int(seed), llm), lambda folder: make_llm(folder, int(seed), llm))
+        make_folder(Path(folder), _stamp(name, int(seed), llm), lambda folder: make_llm(folder, int(seed), llm))
 
 
 if __name__ == "__main__":

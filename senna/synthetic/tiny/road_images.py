@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from senna.synthetic.folders import make_whole, needs_making
+from senna.synthetic.folders import make_folder, needs_making
 from senna.synthetic.render.painter import paint
 from senna.synthetic.render.scene import Scene
 from senna.synthetic.tiny.captions import caption, facts_of, instruction
@@ -38,7 +38,7 @@ def write_road_images(folder: str | os.PathLike[str], count: int = 1024, seed: i
     folder = Path(folder)
     recipe = {"what": "road pictures", "version": VERSION, "count": count, "seed": seed, "size": ROAD_IMAGE_SIZE}
     if needs_making(folder, recipe):
-        make_whole(folder, recipe, partial(_draw_into, count=count, seed=seed))
+        make_folder(folder, recipe, partial(_draw_into, count=count, seed=seed))
     return folder / CAPTIONS
 
 

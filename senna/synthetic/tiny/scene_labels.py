@@ -9,10 +9,10 @@ import math
 
 import numpy as np
 
-from senna.synthetic.world.scenarios import Journey
+from senna.synthetic.world.scenarios import Scenario
 from senna.synthetic.world.sensors import EGO_SIZE, REAR_AXLE
 from senna.synthetic.world.snapshot import BRAKING, STANDING, ego_pose, light_ahead
-from senna.synthetic.world.town import DIRECTIONS, HALF, LANE, NODES, REACH, node_at
+from senna.synthetic.world.town import DIRECTIONS, LANE_WIDTH, NODES, ROAD_HALF_WIDTH, STOP_LINE_DISTANCE, node_at
 from senna.synthetic.world.traffic import Mover
 
 LIGHTS = ("none", "red", "yellow", "green")
@@ -34,15 +34,15 @@ SCENE_LABELS = {  # number of classes for each label
 }
 
 
-def scene_labels(scenario: Journey, tick: int) -> list[int]:
+def scene_labels(scenario: Scenario, tick: int) -> list[int]:
     """Return the class of each of SCENE_LABELS, in that order."""
     x, y, yaw = ego_pose(scenario, tick)
     quarter = round(yaw / (math.pi / 2)) % 4
     heading = math.degrees(math.remainder(yaw - quarter * math.pi / 2, 2 * math.pi))
     # metres to the right of the centre line of the nearest road in the ego's direction
     aside = min((float((np.array([x, y]) - node_at(node)) @ DIRECTIONS[quarter - 1]) for node in NODES), key=abs)
-    lane = int(aside > HALF / 2)
-    ahead, left, right = (_next_vehicle(scenario, tick, side * LANE) for side in (0, 1, -1))
+    lane = int(aside > ROAD_HALF_WIDTH / 2)
+    ahead, left, right = (_next_vehicle(scenario, tick, side * LANE_WIDTH) for side in (0, 1, -1))
     return [
         LIGHTS.index(light_ahead(scenario, tick)),
         _bin(distance_to_stop_line(x, y, yaw), STOP_LINE_BINS),
@@ -51,7 +51,7 @@ def scene_labels(scenario: Journey, tick: int) -> list[int]:
         _bin(right[0], GAP_BINS),
         0 if math.isinf(ahead[0]) else 1 + ahead[1],
         lane,
-        _bin((lane + 0.5) * LANE - aside, LANE_OFFSET_BINS),
+        _bin((lane + 0.5) * LANE_WIDTH - aside, LANE_OFFSET_BINS),
         _bin(heading, HEADING_BINS),
     ]
 
@@ -68,12 +68,16 @@ def distance_to_stop_line(x: float, y: float, yaw: float) -> float:
     """
     quarter = round(yaw / (math.pi / 2)) % 4
     offsets = [node_at(node) - [x, y] for node in NODES]
-    on_road = [offset @ DIRECTIONS[quarter] for offset in offsets if abs(offset @ DIRECTIONS[quarter - 1]) < HALF + 1]
+    on_road = [
+        offset @ DIRECTIONS[quarter]
+        for offset in offsets
+        if abs(offset @ DIRECTIONS[quarter - 1]) < ROAD_HALF_WIDTH + 1
+    ]
     nose = REAR_AXLE + EGO_SIZE[0] / 2
-    return min((float(d) for d in np.array(on_road) - REACH - nose if d > -1), default=math.inf)
+    return min((float(d) for d in np.array(on_road) - STOP_LINE_DISTANCE - nose if d > -1), default=math.inf)
 
 
-def _next_vehicle(scenario: Journey, tick: int, left: float) -> tuple[float, bool]:
+def _next_vehicle(scenario: Scenario, tick: int, left: float) -> tuple[float, bool]:
     """Return the gap in metres to the next vehicle ahead, `left` metres beside the ego's axis, and whether it is braking.
 
     The gap is infinite if there is no vehicle within the last bin.

@@ -21,10 +21,10 @@ from senna.synthetic.tiny.road_images import ROAD_IMAGE_SIZE, sample_road
 from senna.synthetic.tiny.road_scenes import front_camera
 from senna.synthetic.tiny.scene_labels import SCENE_LABELS, distance_to_stop_line, scene_labels
 from senna.synthetic.workers import worker_lines
-from senna.synthetic.world.scenarios import Journey, retrace
+from senna.synthetic.world.scenarios import Scenario, simulate_scenario
 from senna.synthetic.world.sensors import CAMERAS, IMAGE_SIZE, camera_at
 from senna.synthetic.world.snapshot import ego_pose, scene_at
-from senna.synthetic.world.town import GREEN, LANE, NODES, PERIOD, YELLOW, Signals
+from senna.synthetic.world.town import GREEN, LANE_WIDTH, NODES, PERIOD, YELLOW, Signals
 from senna.synthetic.world.traffic import TICK, Tracks
 
 # N images of S x S pixels, P patches of an image
@@ -68,7 +68,7 @@ def draw_scenario(seed: int, index: int, count: int, size: int, patch: int) -> T
     num_roads = round(count * ROAD_SHARE)
     samples = [_road_sample(seed, index * num_roads + road, size, patch) for road in range(num_roads)]
     rng = np.random.default_rng((seed, index, 9))
-    scenario = retrace(seed, index, 0, SECONDS)
+    scenario = simulate_scenario(seed, index, 0, SECONDS)
     for _ in range(count - num_roads):
         ticks = rng.integers(0, len(scenario.tracks.states), 2).tolist()
         tick = min(ticks, key=lambda tick: distance_to_stop_line(*ego_pose(scenario, tick)))
@@ -85,7 +85,7 @@ def draw_scenario(seed: int, index: int, count: int, size: int, patch: int) -> T
     return TowerDataset(*(np.stack(column) for column in zip(*samples, strict=True)))
 
 
-def _vary(rng: np.random.Generator, scenario: Journey, tick: int) -> Journey:
+def _vary(rng: np.random.Generator, scenario: Scenario, tick: int) -> Scenario:
     """Return the scenario with another sky, other signals and, half of the time, one vehicle moved in front of the ego.
 
     Unchanged scenarios rarely show some of the classes. The signals are set so that red and green are equally frequent at
@@ -99,7 +99,7 @@ def _vary(rng: np.random.Generator, scenario: Journey, tick: int) -> Journey:
     vehicles = [index for index, mover in enumerate(scenario.tracks.movers) if mover.kind in VEHICLE_KINDS]
     if vehicles and rng.random() < 0.5:
         x, y, yaw = states[tick, 0, :3]
-        gap, left = 60 * rng.random() ** 2 + 7, LANE * rng.choice((-1, 0, 1), p=(0.2, 0.6, 0.2))
+        gap, left = 60 * rng.random() ** 2 + 7, LANE_WIDTH * rng.choice((-1, 0, 1), p=(0.2, 0.6, 0.2))
         position = x + gap * math.cos(yaw) - left * math.sin(yaw), y + gap * math.sin(yaw) + left * math.cos(yaw)
         acceleration = -2.0 if rng.random() < 0.5 else 0.0
         states[tick, vehicles[rng.integers(len(vehicles))]] = (*position, yaw, 5.0, acceleration)

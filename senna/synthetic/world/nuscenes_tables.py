@@ -13,7 +13,7 @@ import itertools
 import numpy as np
 
 from senna.meta_actions import STEP
-from senna.synthetic.world.scenarios import Journey
+from senna.synthetic.world.scenarios import Scenario
 from senna.synthetic.world.sensors import IMAGE_SIZE, REAR_AXLE, SENSORS, Sensor, yaw_quaternion
 from senna.synthetic.world.snapshot import Box, boxes_at, ego_pose, light_ahead
 from senna.synthetic.world.traffic import TICK
@@ -97,7 +97,7 @@ def fixed_tables(log_tokens: list[str]) -> dict[str, list[Row]]:
     }
 
 
-def scene_tables(name: str, seed: int, index: int, scenario: Journey, frames: int) -> dict[str, list[Row]]:
+def scene_tables(name: str, seed: int, index: int, scenario: Scenario, frames: int) -> dict[str, list[Row]]:
     """Return the rows of a scene, by table.
 
     Args:
@@ -112,7 +112,7 @@ def scene_tables(name: str, seed: int, index: int, scenario: Journey, frames: in
 class _SceneTables:
     """Builds the rows of one scene. The arguments are those of `scene_tables`."""
 
-    def __init__(self, name: str, seed: int, index: int, scenario: Journey, frames: int):
+    def __init__(self, name: str, seed: int, index: int, scenario: Scenario, frames: int):
         self.name, self.seed, self.index, self.scenario, self.frames = name, seed, index, scenario, frames
         self.rows: dict[str, list[Row]] = {table: [] for table in SCENE_TABLES}
 
@@ -246,7 +246,7 @@ def _attribute(box: Box) -> str:
     return "vehicle.moving" if box.speed > MOVING else "vehicle.stopped"
 
 
-def pose_messages(scenario: Journey, index: int) -> list[Row]:
+def pose_messages(scenario: Scenario, index: int) -> list[Row]:
     """Return the CAN bus pose messages of scene `index`, 50 per second. Velocity and acceleration are in the ego frame."""
     ticks = len(scenario.tracks.states)
     poses = np.array([ego_pose(scenario, tick) for tick in range(ticks)])
@@ -269,7 +269,7 @@ def pose_messages(scenario: Journey, index: int) -> list[Row]:
     ]
 
 
-def steering_messages(scenario: Journey, index: int) -> list[Row]:
+def steering_messages(scenario: Scenario, index: int) -> list[Row]:
     """Return the CAN bus steering messages of scene `index`, one per tick: steering wheel angle in radians, left positive."""
     yaws, speeds = scenario.tracks.states[:, 0, 2], scenario.tracks.states[:, 0, 3]
     curvature = np.gradient(yaws, TICK) / np.maximum(speeds, 1.0)

@@ -11,11 +11,11 @@ from senna.synthetic.world.town import (
     CYCLE_OFFSET,
     DIRECTIONS,
     FOOT_OFFSET,
-    HALF,
     LANE_OFFSETS,
     MARGIN,
     NODES,
-    REACH,
+    ROAD_HALF_WIDTH,
+    STOP_LINE_DISTANCE,
     WALK,
     ZEBRA,
     make_route,
@@ -35,8 +35,8 @@ def add_drivers(state: InitialState, rng: np.random.Generator) -> None:
         node, heading = NODES[rng.integers(4)], int(rng.integers(4))
         is_bicycle = rng.random() < 0.22
         offset = CYCLE_OFFSET if is_bicycle else LANE_OFFSETS[rng.integers(2)]
-        before = float(rng.uniform(REACH + 6, MARGIN - 6))
-        turns = () if is_bicycle or rng.random() < 0.7 else (("left", "right")[offset > HALF / 2],)
+        before = float(rng.uniform(STOP_LINE_DISTANCE + 6, MARGIN - 6))
+        turns = () if is_bicycle or rng.random() < 0.7 else (("left", "right")[offset > ROAD_HALF_WIDTH / 2],)
         lane = make_route(node, heading, before, offset, turns)
         mover = Mover("bicycle", tone=int(rng.integers(6))) if is_bicycle else random_vehicle(rng)
         desired = (
@@ -50,7 +50,7 @@ def add_drivers(state: InitialState, rng: np.random.Generator) -> None:
         is_in_way = not is_bicycle and np.linalg.norm(ahead - position, axis=1).min() < state.clearance
         if is_far or is_crowded or is_in_way:
             continue
-        if state.signals.state(node, heading, 0.0) != "green" and before < REACH + 40:
+        if state.signals.state(node, heading, 0.0) != "green" and before < STOP_LINE_DISTANCE + 40:
             driver.speed = min(driver.speed, 3.0)
         taken.append(tuple(position))
         state.drivers.append(driver)
@@ -66,7 +66,7 @@ def make_walks(state: InitialState, rng: np.random.Generator, seconds: float) ->
         start = centre + side * (FOOT_OFFSET + rng.uniform(-0.6, 0.6)) * DIRECTIONS[heading - 1]
         walks_forward = rng.random() < 0.5
         yaw = heading * math.pi / 2 + (0.0 if walks_forward else math.pi)
-        room = along - REACH if walks_forward else 130.0
+        room = along - STOP_LINE_DISTANCE if walks_forward else 130.0
         is_standing = rng.random() < 0.2
         speed = 0.0 if is_standing else float(rng.uniform(1.0, 1.7))
         distance = 0.0 if is_standing else room
@@ -95,7 +95,7 @@ def _random_pedestrian(rng: np.random.Generator) -> Mover:
 def _walk_over_zebra(rng: np.random.Generator, node: tuple[int, int], begins: float) -> Walk:
     """Return a walk from kerb to kerb over a random zebra of an intersection, fast enough to end before the next green."""
     heading, side = int(rng.integers(4)), (1, -1)[rng.integers(2)]
-    distance = 2 * HALF + 2 * 1.6
+    distance = 2 * ROAD_HALF_WIDTH + 2 * 1.6
     along = -float(rng.uniform(ZEBRA[0] + 0.4, ZEBRA[1] - 0.4))
     right = side * DIRECTIONS[heading - 1]
     start = node_at(node) + along * DIRECTIONS[heading] - distance / 2 * right

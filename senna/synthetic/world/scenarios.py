@@ -41,7 +41,7 @@ COLLISION_RANGE = 70.0  # metres from the ego vehicle within which collisions ar
 
 
 @dataclass(frozen=True, eq=False)
-class Journey:
+class Scenario:
     """A simulated scene.
 
     Attributes:
@@ -62,14 +62,14 @@ class Journey:
         return f"{SKY_WORDS[self.sky]}, {PHRASES[self.maneuver]}"
 
 
-def find_scenario(seed: int, index: int, seconds: float) -> tuple[Journey, int]:
-    """Return scene `index` of a seed and the attempt that succeeded, from which `retrace` makes it again.
+def find_scenario(seed: int, index: int, seconds: float) -> tuple[Scenario, int]:
+    """Return scene `index` of a seed and the attempt that succeeded, from which `simulate_scenario` makes it again.
 
     Raises:
         SennaError: no attempt succeeded.
     """
     for attempt in range(ATTEMPTS):
-        scenario = retrace(seed, index, attempt, seconds)
+        scenario = simulate_scenario(seed, index, attempt, seconds)
         if is_collision_free(scenario.tracks) and _is_carried_out(scenario.maneuver, scenario.tracks):
             return scenario, attempt
     maneuver = MANEUVERS[index % len(MANEUVERS)]
@@ -79,7 +79,7 @@ def find_scenario(seed: int, index: int, seconds: float) -> tuple[Journey, int]:
     )
 
 
-def retrace(seed: int, index: int, attempt: int, seconds: float) -> Journey:
+def simulate_scenario(seed: int, index: int, attempt: int, seconds: float) -> Scenario:
     """Return one attempt at a scene, without any check."""
     maneuver = MANEUVERS[index % len(MANEUVERS)]
     rng = np.random.default_rng((seed, index, attempt, 4))
@@ -88,7 +88,7 @@ def retrace(seed: int, index: int, attempt: int, seconds: float) -> Journey:
     walks = make_walks(state, rng, seconds)
     tracks = simulate(state.drivers, walks, state.signals, seconds)
     sky = SKIES[(index + index // len(SKIES)) % len(SKIES)]
-    return Journey(maneuver, sky, int(rng.integers(2**31)), state.signals, tracks)
+    return Scenario(maneuver, sky, int(rng.integers(2**31)), state.signals, tracks)
 
 
 def ego_poses(tracks: Tracks) -> np.ndarray:

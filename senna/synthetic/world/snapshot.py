@@ -1,7 +1,7 @@
 """A scenario at one tick: the scene to render, the annotation boxes, the traffic light ahead and the lidar sweep.
 
 All positions are in the world frame of `senna.synthetic.world.town`, in metres. A tick is an index into the states of
-`Journey.tracks`.
+`Scenario.tracks`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from senna.synthetic.render.camera import box_corners
 from senna.synthetic.render.road import VIEW_DISTANCE
 from senna.synthetic.render.roadside import light_head_corners
 from senna.synthetic.render.scene import Cyclist, Road, Scene, Vehicle, Walker
-from senna.synthetic.world.scenarios import Journey, ego_poses
+from senna.synthetic.world.scenarios import Scenario, ego_poses
 from senna.synthetic.world.sensors import CAMERAS, LIDAR, REAR_AXLE, camera_at
 from senna.synthetic.world.town import empty_town, traffic_lights_at
 from senna.synthetic.world.traffic import TICK, Mover
@@ -51,17 +51,17 @@ class Box:
 
 
 @lru_cache(maxsize=4)
-def _ego_poses(scenario: Journey) -> np.ndarray:
+def _ego_poses(scenario: Scenario) -> np.ndarray:
     return ego_poses(scenario.tracks)
 
 
-def ego_pose(scenario: Journey, tick: int) -> tuple[float, float, float]:
+def ego_pose(scenario: Scenario, tick: int) -> tuple[float, float, float]:
     """Return x, y and yaw of the ego frame."""
     x, y, yaw = _ego_poses(scenario)[tick].tolist()
     return x, y, yaw
 
 
-def scene_at(scenario: Journey, tick: int) -> Scene:
+def scene_at(scenario: Scenario, tick: int) -> Scene:
     """Return everything that can be seen from the ego vehicle, without the ego vehicle itself."""
     time, states = tick * TICK, scenario.tracks.states[tick]
     vehicles, walkers, cyclists = [], [], []
@@ -109,7 +109,7 @@ def _crop(town: Scene, x: float, y: float) -> Scene:
     )
 
 
-def boxes_at(scenario: Journey, tick: int) -> list[Box]:
+def boxes_at(scenario: Scenario, tick: int) -> list[Box]:
     """Return the box of every road user within ANNOTATION_RANGE of the ego. Hidden ones have no lidar points."""
     states, (x, y, _) = scenario.tracks.states[tick], ego_pose(scenario, tick)
     distances = np.hypot(states[:, 0] - x, states[:, 1] - y)
@@ -124,7 +124,7 @@ def boxes_at(scenario: Journey, tick: int) -> list[Box]:
     return boxes
 
 
-def light_ahead(scenario: Journey, tick: int) -> str:
+def light_ahead(scenario: Scenario, tick: int) -> str:
     """Return the state of the nearest traffic light that the front camera shows from the front, or "none"."""
     x, y, yaw = ego_pose(scenario, tick)
     camera = camera_at(CAMERAS[0], x, y, yaw)
@@ -138,7 +138,7 @@ def light_ahead(scenario: Journey, tick: int) -> str:
     return min(found)[1]
 
 
-def _visibilities(scenario: Journey, states: np.ndarray, near: list[int], eye: np.ndarray) -> list[float]:
+def _visibilities(scenario: Scenario, states: np.ndarray, near: list[int], eye: np.ndarray) -> list[float]:
     """Return for each road user in `near` the fraction of five points across it that are visible from `eye` (2,)."""
     solid = [i for i in near if scenario.tracks.movers[i].kind not in ("pedestrian", "bicycle", "motorcycle")]
     town = empty_town(scenario.scenery_seed)
@@ -180,7 +180,7 @@ def _is_blocked(eye: np.ndarray, points: np.ndarray, walls: np.ndarray) -> np.nd
     return ((enter < leave) & (enter > 0) & (enter < 1)).any(axis=0)
 
 
-def lidar_sweep(scenario: Journey, tick: int, boxes: list[Box]) -> np.ndarray:
+def lidar_sweep(scenario: Scenario, tick: int, boxes: list[Box]) -> np.ndarray:
     """Return a sparse lidar sweep: rings on the ground, and `lidar_points` points on each box.
 
     Returns:

@@ -19,16 +19,16 @@ import numpy as np
 
 from senna.synthetic.render.scene import House, LightState, Patch, Road, Scene, StreetLamp, TrafficLight, Tree
 
-LANE = 4.5  # width of a lane
-HALF = 2 * LANE  # from the centre of a road to its kerb
+LANE_WIDTH = 4.5  # width of a lane
+ROAD_HALF_WIDTH = 2 * LANE_WIDTH  # from the centre of a road to its kerb
 VERGE = 3.0  # width of the pavement, whose inner part is the cycle path
-LANE_OFFSETS = (0.5 * LANE, 1.5 * LANE)  # metres right of the road's centre: left lane, right lane
-CYCLE_OFFSET = HALF + 0.75
-FOOT_OFFSET = HALF + 2.2
+LANE_OFFSETS = (0.5 * LANE_WIDTH, 1.5 * LANE_WIDTH)  # metres right of the road's centre: left lane, right lane
+CYCLE_OFFSET = ROAD_HALF_WIDTH + 0.75
+FOOT_OFFSET = ROAD_HALF_WIDTH + 2.2
 MARGIN, BLOCK = 260.0, 320.0  # from the edge of the town to the nearest road, and from one road to the next
 EXTENT = 2 * MARGIN + BLOCK  # side of the square town
 NODES = ((0, 0), (1, 0), (0, 1), (1, 1))
-REACH = 20.0  # from the centre of an intersection back to its stop lines
+STOP_LINE_DISTANCE = 20.0  # from the centre of an intersection back to its stop lines
 ZEBRA = (15.5, 18.5)  # from the centre of an intersection to the two ends of a zebra's stripes
 KERB_RADIUS = 6.0
 TURN_RADIUS = {"left": 11.0, "right": 9.0}
@@ -108,11 +108,11 @@ def make_route(node: tuple[int, int], heading: int, before: float, offset: float
     limits, length, yaw = [np.array([math.inf])], 0.0, heading * math.pi / 2
     for turn in [*turns, *["straight"] * 4]:
         ahead = float((node_at(cell) - end) @ DIRECTIONS[heading])
-        if ahead > REACH - 1:
-            stops.append(Stop(length + ahead - REACH, cell, heading, turn))
+        if ahead > STOP_LINE_DISTANCE - 1:
+            stops.append(Stop(length + ahead - STOP_LINE_DISTANCE, cell, heading, turn))
         side = {"left": 1, "right": -1}.get(turn, 0)
         radius = TURN_RADIUS.get(turn, 0.0)
-        straight = ahead + side * offset - radius if side else ahead + REACH
+        straight = ahead + side * offset - radius if side else ahead + STOP_LINE_DISTANCE
         fractions = np.arange(1, max(round(straight), 1) + 1)[:, None] / max(round(straight), 1)
         points.append(end + fractions * straight * DIRECTIONS[heading])
         yaws.append(np.full(len(fractions), yaw))
@@ -220,11 +220,11 @@ def empty_town(seed: int) -> Scene:
                 yaw = math.atan2(-outward[1], -outward[0])
                 houses.append(House(*map(float, position), yaw, int(rng.integers(5)), int(rng.integers(1, 5))))
         for along in np.arange(30.0, EXTENT, 40.0):
-            position = centre + along * direction + outward * (HALF + VERGE + 0.3)
-            if _is_off_road(position, HALF + VERGE):
+            position = centre + along * direction + outward * (ROAD_HALF_WIDTH + VERGE + 0.3)
+            if _is_off_road(position, ROAD_HALF_WIDTH + VERGE):
                 lamps.append(StreetLamp(*map(float, position), math.atan2(-outward[1], -outward[0])))
     spots = rng.uniform([0, 0, 0.6], [EXTENT, EXTENT, 2.6], (9000, 3))
-    tufts = tuple(map(tuple, spots[_is_off_road(spots[:, :2], HALF + VERGE + 2.6)].tolist()))
+    tufts = tuple(map(tuple, spots[_is_off_road(spots[:, :2], ROAD_HALF_WIDTH + VERGE + 2.6)].tolist()))
     return Scene(
         roads=tuple(_roads()),
         trees=tuple(trees),
@@ -241,10 +241,10 @@ def traffic_lights_at(signals: Signals, time: float) -> tuple[TrafficLight, ...]
     lights = []
     for node in NODES:
         for heading in range(4):
-            post = node_at(node) + 14.6 * DIRECTIONS[heading] + (HALF + 1.4) * _right(heading)
+            post = node_at(node) + 14.6 * DIRECTIONS[heading] + (ROAD_HALF_WIDTH + 1.4) * _right(heading)
             state = signals.state(node, heading, time)
-            reach = HALF + 1.4 - LANE_OFFSETS[0]
-            lights.append(TrafficLight(*map(float, post), state, heading * math.pi / 2, reach, 2, LANE))
+            reach = ROAD_HALF_WIDTH + 1.4 - LANE_OFFSETS[0]
+            lights.append(TrafficLight(*map(float, post), state, heading * math.pi / 2, reach, 2, LANE_WIDTH))
     return tuple(lights)
 
 
@@ -264,10 +264,17 @@ def _is_off_road(points: np.ndarray, distance: float) -> np.ndarray:
 def _roads() -> Iterator[Road]:
     """Yield the pieces of the roads. Every second piece is inside an intersection and has no lane markings."""
     for line in _ROAD_LINES:
-        ends = (0.0, MARGIN - REACH, MARGIN + REACH, MARGIN + BLOCK - REACH, MARGIN + BLOCK + REACH, EXTENT)
+        ends = (
+            0.0,
+            MARGIN - STOP_LINE_DISTANCE,
+            MARGIN + STOP_LINE_DISTANCE,
+            MARGIN + BLOCK - STOP_LINE_DISTANCE,
+            MARGIN + BLOCK + STOP_LINE_DISTANCE,
+            EXTENT,
+        )
         for index, (start, end) in enumerate(itertools.pairwise(ends)):
             for path in (((start, line), (end, line)), ((line, start), (line, end))):
-                yield Road(path, 4, LANE, marked=index % 2 == 0, two_way=True, verge=VERGE)
+                yield Road(path, 4, LANE_WIDTH, marked=index % 2 == 0, two_way=True, verge=VERGE)
 
 
 def _patches() -> Iterator[Patch]:
@@ -276,10 +283,17 @@ def _patches() -> Iterator[Patch]:
         centre = node_at(node)
         for heading in range(4):
             forward, right = DIRECTIONS[heading], _right(heading)
-            for offset in np.arange(-HALF + 0.5, HALF - 0.4, 1.0):
+            for offset in np.arange(-ROAD_HALF_WIDTH + 0.5, ROAD_HALF_WIDTH - 0.4, 1.0):
                 yield _quad(centre, forward, right, (-ZEBRA[1], -ZEBRA[0]), (offset, offset + 0.5), "paint")
-            yield _quad(centre, forward, right, (-REACH - 0.5, -REACH), (0.4, HALF - 0.4), "paint")
-            yield from _rounded_corner(centre - HALF * forward + HALF * right, -forward, right)
+            yield _quad(
+                centre,
+                forward,
+                right,
+                (-STOP_LINE_DISTANCE - 0.5, -STOP_LINE_DISTANCE),
+                (0.4, ROAD_HALF_WIDTH - 0.4),
+                "paint",
+            )
+            yield from _rounded_corner(centre - ROAD_HALF_WIDTH * forward + ROAD_HALF_WIDTH * right, -forward, right)
 
 
 def _quad(

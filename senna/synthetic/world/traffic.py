@@ -15,7 +15,7 @@ import numpy as np
 from senna.synthetic.render.people import CYCLIST_SIZE, WALKER_SIZE
 from senna.synthetic.render.scene import VEHICLE_SIZES
 from senna.synthetic.world.sensors import EGO_SIZE
-from senna.synthetic.world.town import LANE, Route, Signals, Stop
+from senna.synthetic.world.town import LANE_WIDTH, Route, Signals, Stop
 
 TICK = 0.1  # seconds
 ACCELERATION, COMFORTABLE_BRAKING, HARDEST_BRAKING = 2.0, 3.5, 6.0  # m/s^2
@@ -266,10 +266,10 @@ def _consider_lane_change(driver: Driver, obstacles: _Obstacles, index: int, tim
     if driver.left == 0.0:
         gap, speed = _leader(driver, obstacles, index, 0.0)
         is_slow = gap < CHANGE_GAP and speed < driver.desired - CHANGE_SPEED_DIFFERENCE
-        if is_slow and _is_free(driver, obstacles, index, LANE, ahead=80.0):
-            driver.change = (time, 0.0, LANE)
+        if is_slow and _is_free(driver, obstacles, index, LANE_WIDTH, ahead=80.0):
+            driver.change = (time, 0.0, LANE_WIDTH)
     elif _is_free(driver, obstacles, index, 0.0, ahead=45.0):
-        driver.change = (time, LANE, 0.0)
+        driver.change = (time, LANE_WIDTH, 0.0)
 
 
 def _is_free(driver: Driver, obstacles: _Obstacles, index: int, left: float, ahead: float) -> bool:

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from senna.errors import UsageError
-from senna.synthetic.folders import make_whole, needs_making
+from senna.synthetic.folders import make_folder, needs_making
 from senna.synthetic.render.painter import paint
 from senna.synthetic.workers import worker_lines
 from senna.synthetic.world.nuscenes_tables import (
@@ -33,10 +33,10 @@ from senna.synthetic.world.nuscenes_tables import (
     steering_messages,
     timestamp,
 )
-from senna.synthetic.world.scenarios import Journey, find_scenario, retrace
+from senna.synthetic.world.scenarios import Scenario, find_scenario, simulate_scenario
 from senna.synthetic.world.sensors import CAMERAS, LIDAR, SENSORS, camera_at
 from senna.synthetic.world.snapshot import boxes_at, ego_pose, lidar_sweep, scene_at
-from senna.synthetic.world.town import BLOCK, EXTENT, HALF, MARGIN
+from senna.synthetic.world.town import BLOCK, EXTENT, MARGIN, ROAD_HALF_WIDTH
 from senna.synthetic.world.traffic import TICK
 
 VERSION = 2  # raise it when a change alters what a seed gives
@@ -71,7 +71,7 @@ def write_world(
         raise UsageError(f"a scene cannot have {frames} key frames", remedy=f"choose between 2 and {FRAMES}")
     recipe = {"what": version, "version": VERSION, "scenes": scenes, "frames": frames, "seed": seed}
     if needs_making(folder, recipe):
-        make_whole(folder, recipe, partial(_write_into, names=names, version=version, seed=seed, frames=frames))
+        make_folder(folder, recipe, partial(_write_into, names=names, version=version, seed=seed, frames=frames))
     return folder
 
 
@@ -187,7 +187,10 @@ def _draw_map(path: Path) -> None:
     image = Image.new("L", (side, side))
     draw = ImageDraw.Draw(image)
     for line in (MARGIN, MARGIN + BLOCK):
-        low, high = round((line - HALF) / METRES_PER_PIXEL), round((line + HALF) / METRES_PER_PIXEL)
+        low, high = (
+            round((line - ROAD_HALF_WIDTH) / METRES_PER_PIXEL),
+            round((line + ROAD_HALF_WIDTH) / METRES_PER_PIXEL),
+        )
         draw.rectangle((low, 0, high, side), fill=255)
         draw.rectangle((0, side - high, side, side - low), fill=255)
     image.save(path, compress_level=3)
@@ -204,11 +207,11 @@ def _simulate_scene(job: _Job, index: int) -> str:
 
 
 @lru_cache(maxsize=2)
-def _scenario(seed: int, index: int, attempt: int) -> Journey:
-    return retrace(seed, index, attempt, SECONDS)
+def _scenario(seed: int, index: int, attempt: int) -> Scenario:
+    return simulate_scenario(seed, index, attempt, SECONDS)
 
 
-def draw_key_frame(folder: Path, name: str, index: int, frame: int, scenario: Journey) -> None:
+def draw_key_frame(folder: Path, name: str, index: int, frame: int, scenario: Scenario) -> None:
     """Write the six images and the lidar sweep of a key frame of scene `index`."""
     tick = frame * TICKS_PER_FRAME
     scene, pose, time = scene_at(scenario, tick), ego_pose(scenario, tick), timestamp(index, tick)

@@ -10,8 +10,8 @@ Letters in the formulas:
 - n: number of tokens
 - d: ``hidden_size``, the width of the residual stream
 - i: ``intermediate_size``, the width inside the MLP
-- c: bytes of a number in matrix products (``Numbers.compute``)
-- s: bytes of a number in the residual stream (``Numbers.stream``)
+- c: bytes of a number in matrix products (``NumberBytes.compute``)
+- s: bytes of a number in the residual stream (``NumberBytes.stream``)
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ SHARED_INPUTS = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
 
 
 @dataclass(frozen=True)
-class Work:
+class MicroBatch:
     """The size of one micro-batch on one process."""
 
     rows: int
@@ -40,7 +40,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Numbers:
+class NumberBytes:
     """Bytes per number: in matrix products, in the residual stream, and in a trained weight.
 
     If trained weights are wider than ``compute``, autocast copies them and the tensors that they multiply.
@@ -87,7 +87,7 @@ class Loss:
 
 
 def layer_saved(
-    shape: ModelShape, numbers: Numbers, trained: Trained, attention: Attention, tokens: int, liger: bool = False
+    shape: ModelShape, numbers: NumberBytes, trained: Trained, attention: Attention, tokens: int, liger: bool = False
 ) -> float:
     """Return the bytes per token that a decoder layer saves, including its input if a norm reads that unchanged."""
     d, i, c, s = shape.hidden_size, shape.intermediate_size, numbers.compute, numbers.stream
@@ -108,7 +108,7 @@ def layer_saved(
     return saved
 
 
-def _lora_saved(shape: ModelShape, numbers: Numbers, trained: Trained) -> float:
+def _lora_saved(shape: ModelShape, numbers: NumberBytes, trained: Trained) -> float:
     """Return the bytes per token that a layer's LoRA saves: the dropout masks and the inputs of A and of B."""
     saved = 0.0
     for group in SHARED_INPUTS:
@@ -123,7 +123,7 @@ def _lora_saved(shape: ModelShape, numbers: Numbers, trained: Trained) -> float:
     return saved
 
 
-def weight_gradient(shape: ModelShape, numbers: Numbers, trained: Trained, accumulates: bool) -> float:
+def weight_gradient(shape: ModelShape, numbers: NumberBytes, trained: Trained, accumulates: bool) -> float:
     """Return the bytes of temporary tensors while full training computes the weight gradient of the largest linear layer.
 
     Under autocast the gradient first exists in the type of the products. With accumulation it exists beside the
@@ -136,7 +136,7 @@ def weight_gradient(shape: ModelShape, numbers: Numbers, trained: Trained, accum
 
 
 def layer_backward(
-    shape: ModelShape, numbers: Numbers, trained: Trained, attention: Attention, tokens: int, liger: bool = False
+    shape: ModelShape, numbers: NumberBytes, trained: Trained, attention: Attention, tokens: int, liger: bool = False
 ) -> float:
     """Return the peak bytes per token in the backward pass of a decoder layer, including all that the layer saved.
 
@@ -161,7 +161,9 @@ def _softmax_pair(c: int) -> int:
     return FP32 + (2 * c if c < FP32 else c)
 
 
-def head_and_loss(shape: ModelShape, numbers: Numbers, targets: int, trained: bool, loss: Loss) -> tuple[float, float]:
+def head_and_loss(
+    shape: ModelShape, numbers: NumberBytes, targets: int, trained: bool, loss: Loss
+) -> tuple[float, float]:
     """Return the bytes of lm_head and the loss in the forward pass and in the backward pass.
 
     The forward pass holds the logits, their fp32 copy and the log-softmax. The backward pass first holds the
@@ -201,7 +203,7 @@ def tower_forward(shape: ModelShape, weight_bytes: int, stream: int, images: int
     return float(images * positions * (max(mlp, attention) if eager else mlp))
 
 
-def views_saved(shape: ModelShape, numbers: Numbers, images: int) -> float:
+def views_saved(shape: ModelShape, numbers: NumberBytes, images: int) -> float:
     """Return the bytes that the projector and the driving vision adapter save; gradient checkpointing does not cover them.
 
     Per patch: the tower's features, the input and output of GELU, and the projector's output transposed to run over
@@ -213,7 +215,7 @@ def views_saved(shape: ModelShape, numbers: Numbers, images: int) -> float:
     return images * c * (shape.tower.patches * (shape.tower.hidden_size + 3 * d) + 4 * shape.view_tokens * d)
 
 
-def views_backward(shape: ModelShape, numbers: Numbers, images: int) -> float:
+def views_backward(shape: ModelShape, numbers: NumberBytes, images: int) -> float:
     """Return the peak bytes of temporary tensors in their backward pass: two gradients of width d per patch."""
     return 0.0 if shape.tower is None else 2.0 * images * numbers.compute * shape.tower.patches * shape.hidden_size
 
@@ -223,6 +225,6 @@ def pixel_bytes(shape: ModelShape, images: int) -> float:
     return 0.0 if shape.tower is None else 3.0 * FP32 * images * shape.tower.image_size**2
 
 
-def dequantized(shape: ModelShape, numbers: Numbers) -> float:
+def dequantized(shape: ModelShape, numbers: NumberBytes) -> float:
     """Return the bytes of the largest linear layer in the type of the products; it is dequantized at each use."""
     return float(numbers.compute * max(rows * columns for rows, columns in shape.linear_shapes.values()))

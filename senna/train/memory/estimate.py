@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from senna.train.memory import activations
-from senna.train.memory.activations import FP32, Attention, Loss, Numbers, Trained, Work
+from senna.train.memory.activations import FP32, Attention, Loss, MicroBatch, NumberBytes, Trained
 from senna.train.memory.model_shape import ModelShape
 
 WeightFormat = Literal["fp32", "bf16", "nf4", "nf4-single", "int8"]
@@ -54,9 +54,9 @@ class Zero:
 class Setup:
     """The training setup of one process. The defaults are those of one process without DeepSpeed in bf16."""
 
-    work: Work
+    work: MicroBatch
     trained: Trained
-    numbers: Numbers
+    numbers: NumberBytes
     frozen: WeightFormat = "bf16"  # the LLM's linear layers if they are frozen
     others: Literal["fp32", "bf16"] = "bf16"  # the vision tower and the LLM's other frozen weights
     adam_bytes: int = 4  # bytes per element of each of AdamW's two states
@@ -252,7 +252,7 @@ def estimate_generation(
     weights = BYTES_PER_WEIGHT[weight_format] * shape.linear_weights
     weights += others * (shape.other_weights + shape.adapter_weights + (shape.tower.weights if shape.tower else 0))
     cache = 2.0 * compute * rows * (prompt + new) * shape.num_layers * shape.kv_width
-    n, numbers = rows * prompt, Numbers(compute, compute, compute)
+    n, numbers = rows * prompt, NumberBytes(compute, compute, compute)
     buffers = 0.0 if weight_format in ("fp32", "bf16") else activations.dequantized(shape, numbers)
     temporary = {
         "the vision tower's forward pass": {

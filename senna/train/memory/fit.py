@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from senna.train.memory.activations import Attention, Numbers, Trained, Work
+from senna.train.memory.activations import Attention, MicroBatch, NumberBytes, Trained
 from senna.train.memory.estimate import Estimate, Setup, WeightFormat, Zero, estimate
 from senna.train.memory.model_shape import ModelShape
 
@@ -33,7 +33,7 @@ ERROR = 0.1
 """The largest relative error of an estimate; see tests/train/memory/test_estimate.py."""
 
 
-def micro_batch(args: TrainArguments, shape: ModelShape, rows: int | None = None) -> Work:
+def micro_batch(args: TrainArguments, shape: ModelShape, rows: int | None = None) -> MicroBatch:
     """Return the largest micro-batch that a run may see, judging by nuScenes' questions and by captions.
 
     Args:
@@ -44,12 +44,12 @@ def micro_batch(args: TrainArguments, shape: ModelShape, rows: int | None = None
         tokens = shape.view_tokens + CAPTION
         if args.pack_frames:
             packed_rows = max(1, rows * tokens // args.pack_max_tokens)
-            return Work(packed_rows, min(rows * tokens, args.pack_max_tokens), rows * CAPTION, rows)
-        return Work(rows, tokens, rows * CAPTION, rows)
+            return MicroBatch(packed_rows, min(rows * tokens, args.pack_max_tokens), rows * CAPTION, rows)
+        return MicroBatch(rows, tokens, rows * CAPTION, rows)
     if args.pack_frames:
-        return Work(rows, args.pack_max_tokens, round(rows * args.pack_max_tokens * TARGETS), VIEWS * rows)
+        return MicroBatch(rows, args.pack_max_tokens, round(rows * args.pack_max_tokens * TARGETS), VIEWS * rows)
     tokens = min(VIEWS * shape.view_tokens + QUESTION + ANSWER, args.model_max_length)
-    return Work(rows, tokens, rows * ANSWER, VIEWS * rows)
+    return MicroBatch(rows, tokens, rows * ANSWER, VIEWS * rows)
 
 
 def training_setup(args: TrainArguments, shape: ModelShape, gpus: int | None = None) -> Setup:
@@ -74,7 +74,7 @@ def training_setup(args: TrainArguments, shape: ModelShape, gpus: int | None = N
             dropout=args.lora_dropout > 0,
             mask=1 if cuda else trained_bytes,
         ),
-        numbers=Numbers(compute, trained_bytes if what == "full" else compute, trained_bytes),
+        numbers=NumberBytes(compute, trained_bytes if what == "full" else compute, trained_bytes),
         frozen=quantized.get(args.bits, "bf16" if half else "fp32"),
         others="bf16" if half else "fp32",
         fp32_copies=bool(stage) and half,
@@ -113,7 +113,9 @@ def alternatives(setup: Setup, gpus: int) -> Iterator[tuple[str, str, Setup]]:
     if not setup.checkpointing:
         setup = replace(setup, checkpointing=True)
         yield "with gradient checkpointing", "--gradient_checkpointing True", setup
-    sharded = replace(setup, numbers=Numbers(2, 2, 2), fp32_copies=True, gradient_bytes=2, others="bf16", frozen="bf16")
+    sharded = replace(
+        setup, numbers=NumberBytes(2, 2, 2), fp32_copies=True, gradient_bytes=2, others="bf16", frozen="bf16"
+    )
     if what == "full" and gpus > 1 and setup.zero.stage < 3:
         yield "ZeRO-3", "DEEPSPEED_CONFIG=configs/deepspeed/zero3.json", replace(sharded, zero=Zero(3, gpus))
     if what != "lora":
@@ -123,7 +125,7 @@ def alternatives(setup: Setup, gpus: int) -> Iterator[tuple[str, str, Setup]]:
     if what == "adapters":
         return
     one_gpu = replace(
-        setup, numbers=Numbers(2, 2, 4), fp32_copies=False, gradient_bytes=4, others="bf16", frozen="bf16"
+        setup, numbers=NumberBytes(2, 2, 4), fp32_copies=False, gradient_bytes=4, others="bf16", frozen="bf16"
     )
     trained = replace(setup.trained, what="lora", rank=setup.trained.rank or 128)
     lora = replace(sharded if gpus > 1 else one_gpu, trained=trained)
@@ -177,9 +179,9 @@ def choices(args: TrainArguments, shape: ModelShape, gpu_bytes: float, gpus: int
     return found
 
 
-def smaller(args: TrainArguments, config: SennaConfig) -> str:
+def suggest_smaller(args: TrainArguments, config: SennaConfig) -> str:
     """Return the nearest settings that need less memory, as "method: flags or script"; "" if there are none."""
-    shape = ModelShape.of(config)
+    shape = ModelShape.from_config(config)
     needed = estimate(shape, training_setup(args, shape)).total
     found = choices(args, shape, needed, args.world_size)
     return f"{found[0].method}: {found[0].flags}" if found else ""

@@ -57,7 +57,7 @@ class ModelShape:
     view_tokens: int = 0
 
     @classmethod
-    def of(cls, config: SennaConfig) -> ModelShape:
+    def from_config(cls, config: SennaConfig) -> ModelShape:
         """Return the dimensions that a configuration describes."""
         vision = config.tower_config
         tower = Tower(

@@ -1,6 +1,7 @@
 import pytest
 
-from senna.evaluate.metrics.plan_prompt import COMMANDS, parse_situation
+from senna.evaluate.metrics.plan_prompt import Situation, parse_situation, situation_of
+from senna.navigation import COMMANDS
 from senna.templates import load_templates
 
 TEXTS = load_templates()
@@ -8,7 +9,7 @@ TEXTS = load_templates()
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize(("speed", "metres"), [("0.0 m/s", 0.0), ("13.7 m/s", 13.7), ("speed not yet known", None)])
-def test_our_own_question_gives_back_what_it_was_made_of(command, speed, metres):
+def test_command_and_speed_are_read_from_our_own_question(command, speed, metres):
     question = TEXTS["plan"]["question"].format(command=command, speed=speed)
     assert "RIGHT_TURN" in question
     assert parse_situation(question) == (command, metres)
@@ -30,7 +31,15 @@ def test_our_own_question_gives_back_what_it_was_made_of(command, speed, metres)
         ("", (None, None)),
     ],
 )  # fmt: skip
-def test_other_phrasings_are_read_and_what_is_not_said_is_none(question, situation):
+def test_other_phrasings_are_read_and_missing_facts_are_none(question, situation):
     command, speed = parse_situation(question)
     assert command == situation[0]
     assert speed == pytest.approx(situation[1])
+
+
+def test_the_fields_of_a_record_have_priority_over_its_question():
+    question = TEXTS["plan"]["question"].format(command="turn left", speed="3.1 m/s")
+    assert situation_of({"command": "turn right", "speed": 4.25}, question) == ("turn right", 4.2)
+    assert situation_of({"command": "turn right"}, question) == ("turn right", None)
+    assert situation_of({"kind": "plan"}, question) == ("turn left", 3.1)
+    assert situation_of({"command": "somewhere"}, "") == Situation(None, None)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from senna.errors import SennaError, UsageError
 from senna.synthetic import write_road_images
-from senna.synthetic.folders import make_whole, needs_making
+from senna.synthetic.folders import make_folder, needs_making
 from senna.synthetic.render.scene import BODY_COLOURS, VEHICLE_KINDS, Scene, TrafficLight, Vehicle
 from senna.synthetic.tiny.captions import FORMS, caption, facts_of, sample_facts
 from senna.synthetic.tiny.patch_labels import COLOURS, label_patches
@@ -121,9 +121,9 @@ def test_an_interrupted_folder_is_made_again(tmp_path: Path):
 
     recipe = {"seed": 1}
     with pytest.raises(KeyboardInterrupt):
-        make_whole(tmp_path / "folder", recipe, stop_early)
+        make_folder(tmp_path / "folder", recipe, stop_early)
     assert needs_making(tmp_path / "folder", recipe)
-    make_whole(tmp_path / "folder", recipe, lambda folder: (folder / "second").write_text("second"))
+    make_folder(tmp_path / "folder", recipe, lambda folder: (folder / "second").write_text("second"))
     assert not needs_making(tmp_path / "folder", recipe)
     assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == ["complete.json", "second"]
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]

@@ -14,17 +14,17 @@ from senna.synthetic.tiny.scene_labels import (
     scene_labels,
 )
 from senna.synthetic.tiny.tower_dataset import PADDING, draw_scenario
-from senna.synthetic.world.scenarios import Journey, retrace
+from senna.synthetic.world.scenarios import Scenario, simulate_scenario
 from senna.synthetic.world.snapshot import ego_pose, light_ahead
 from senna.synthetic.world.traffic import Mover, Tracks
 
 
 @pytest.fixture(scope="module")
-def scenario() -> Journey:
-    return retrace(0, 0, 0, 2.0)
+def scenario() -> Scenario:
+    return simulate_scenario(0, 0, 0, 2.0)
 
 
-def with_car(scenario: Journey, gap: float, left: float, speed: float) -> Journey:
+def with_car(scenario: Scenario, gap: float, left: float, speed: float) -> Scenario:
     """Return the first moment of the scenario with a single car, `gap` metres ahead and `left` metres beside the ego.
 
     The gap lies between the ego's nose and the car's back, which are 2.04 m and 2.2 m from the centres.
@@ -36,7 +36,7 @@ def with_car(scenario: Journey, gap: float, left: float, speed: float) -> Journe
     return replace(scenario, tracks=Tracks((scenario.tracks.movers[0], Mover("car")), states))
 
 
-def labels_at_start(scenario: Journey) -> dict[str, int]:
+def labels_at_start(scenario: Scenario) -> dict[str, int]:
     return dict(zip(SCENE_LABELS, scene_labels(scenario, 0), strict=True))
 
 

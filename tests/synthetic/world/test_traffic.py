@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from senna.synthetic.world.sensors import EGO_SIZE
-from senna.synthetic.world.town import LANE_OFFSETS, REACH, Signals, make_route, node_at
+from senna.synthetic.world.town import LANE_OFFSETS, STOP_LINE_DISTANCE, Signals, make_route, node_at
 from senna.synthetic.world.traffic import CHANGE_TIME, TICK, Driver, Mover, simulate
 
 SECONDS = 19.5
@@ -19,7 +19,7 @@ def drive(signals: Signals, *others: Driver, before: float = 100.0, speed: float
 
 def test_a_driver_stops_before_the_line_of_a_red_light():
     ego = drive(RED)[:, 0]
-    line = node_at((0, 0))[0] - REACH
+    line = node_at((0, 0))[0] - STOP_LINE_DISTANCE
     noses = ego[:, 0] + EGO_SIZE[0] / 2
     assert noses.max() < line
     assert line - noses[-1] < 2.0
@@ -30,7 +30,7 @@ def test_a_driver_stops_before_the_line_of_a_red_light():
 def test_a_green_light_does_not_slow_a_driver():
     ego = drive(GREEN, before=80.0)[:, 0]
     assert ego[:, 3].min() > 11.5
-    assert ego[-1, 0] > node_at((0, 0))[0] + REACH
+    assert ego[-1, 0] > node_at((0, 0))[0] + STOP_LINE_DISTANCE
 
 
 def test_a_driver_follows_a_slow_vehicle_where_the_other_lane_is_occupied():

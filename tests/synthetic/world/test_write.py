@@ -14,7 +14,7 @@ from senna.synthetic import scene_names, write_world
 from senna.synthetic.command import main
 from senna.synthetic.render.camera import box_corners
 from senna.synthetic.render.painter import paint
-from senna.synthetic.world.scenarios import retrace
+from senna.synthetic.world.scenarios import simulate_scenario
 from senna.synthetic.world.sensors import CAMERAS, camera_at
 from senna.synthetic.world.snapshot import ego_pose, scene_at
 from senna.synthetic.world.write import MINI_SCENES
@@ -81,7 +81,7 @@ def test_every_sensor_file_exists_and_every_image_has_the_nuscenes_size_and_cont
 
 def test_a_vehicle_is_drawn_inside_its_projected_box():
     """Removing a near vehicle from the scene changes the image inside its box only."""
-    scenario = retrace(4, 5, 0, 4.0)  # two slow vehicles side by side ahead
+    scenario = simulate_scenario(4, 5, 0, 4.0)  # two slow vehicles side by side ahead
     scene, camera = scene_at(scenario, 40), camera_at(CAMERAS[0], *ego_pose(scenario, 40))
     vehicle = min(scene.vehicles, key=lambda v: np.hypot(v.x - camera.position[0], v.y - camera.position[1]))
     without = replace(scene, vehicles=tuple(v for v in scene.vehicles if v != vehicle))

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from senna.model.config import IGNORE_INDEX, SennaConfig
 from senna.train.arguments import parse_arguments
-from senna.train.memory.activations import Attention, Loss, Numbers, Trained, Work
+from senna.train.memory.activations import Attention, Loss, MicroBatch, NumberBytes, Trained
 from senna.train.memory.estimate import Setup, Zero, estimate, estimate_generation
 from senna.train.memory.fit import training_setup
 from senna.train.memory.model_shape import LINEARS, ModelShape, Tower
@@ -28,13 +28,13 @@ SENNA_7B = replace(LLAMA_2_7B, tower=CLIP_L, view_tokens=128)
 LLAVA_7B = replace(LLAMA_2_7B, tower=CLIP_L, view_tokens=576)
 YI_34B = ModelShape(7168, 20480, 60, 56, 8, 128, 64064, tower=CLIP_L, view_tokens=576)
 
-BF16, MIXED, FP32_TRAINED = Numbers(2, 2, 2), Numbers(2, 4, 4), Numbers(2, 2, 4)
+BF16, MIXED, FP32_TRAINED = NumberBytes(2, 2, 2), NumberBytes(2, 4, 4), NumberBytes(2, 2, 4)
 ATTENTION = ("q", "k", "v", "o")
 
 # litgpt, config_hub/finetune/llama-2-7b: LoRA of rank 32 on query and value, 2 x 512 tokens, no checkpointing, the loss in
 # chunks of 128 tokens; everything in bf16, AdamW's states too. Its figures are torch.cuda.max_memory_allocated.
 LITGPT = Setup(
-    Work(2, 512, 1024, 0),
+    MicroBatch(2, 512, 1024, 0),
     Trained("lora", 32, ("q", "v")),
     BF16,
     adam_bytes=2,
@@ -44,11 +44,11 @@ LITGPT = Setup(
 )
 # With --quantize bnb.nf4 its activations must be fp32. This follows from its own two rows: they differ by 19.77 - 13.68 GB,
 # but the weights alone by 9.3 GB. The rest, 24 bytes x hidden_size x tokens x layers, is the additional cost of fp32.
-LITGPT_NF4 = replace(LITGPT, numbers=Numbers(4, 4, 2), frozen="nf4-single", adam_bytes=4, gradient_bytes=4)
+LITGPT_NF4 = replace(LITGPT, numbers=NumberBytes(4, 4, 2), frozen="nf4-single", adam_bytes=4, gradient_bytes=4)
 # torchtune, recipes/configs/llama3_1/8B_*lora_single_device: rank 8, 2 x 2048 packed tokens, checkpointing. According to its
 # table everything is compiled, also the loss in 8 chunks.
 TORCHTUNE = Setup(
-    Work(2, 2048, 4096, 0),
+    MicroBatch(2, 2048, 4096, 0),
     Trained("lora", 8, ATTENTION, dropout=False),
     BF16,
     adam_bytes=2,
@@ -58,7 +58,7 @@ TORCHTUNE = Setup(
 TORCHTUNE_NF4 = replace(TORCHTUNE, frozen="nf4", trained=Trained("lora", 8, LINEARS, dropout=False))
 # LLaMA-Factory's table gives neither batch size nor length. Assumed: one row of 2048 tokens (the cut-off of its examples),
 # all of them targets, rank 8, and gradient accumulation as in its examples.
-FACTORY = Setup(Work(1, 2048, 2048, 0), Trained("full"), MIXED, accumulates=True)
+FACTORY = Setup(MicroBatch(1, 2048, 2048, 0), Trained("full"), MIXED, accumulates=True)
 FACTORY_LORA = replace(FACTORY, trained=Trained("lora", 8), numbers=FP32_TRAINED)
 # The published Senna code on one 32 GB GPU: eager attention, logits at all positions, DeepSpeed ZeRO-2 on one process.
 PUBLISHED = {
@@ -68,9 +68,9 @@ PUBLISHED = {
     "zero": Zero(2, 1),
     "attention": Attention(eager=True),
 }
-CAPTIONS = Work(8, 192, 8 * 192, 8)
+CAPTIONS = MicroBatch(8, 192, 8 * 192, 8)
 # The longest question of a nuScenes frame, which causes the peak: 768 view tokens and 556 text tokens.
-QUESTIONS = Work(2, 1324, 2 * 1324, 12)
+QUESTIONS = MicroBatch(2, 1324, 2 * 1324, 12)
 
 FIGURES = [
     # source, figure, unit, tolerance, estimate
@@ -109,20 +109,20 @@ def test_weight_counts_of_the_7b_model_are_those_of_its_checkpoint():
     sizes = dict(
         hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=32
     )
-    shape = ModelShape.of(SennaConfig(**sizes, vocab_size=32000, tie_word_embeddings=False))
+    shape = ModelShape.from_config(SennaConfig(**sizes, vocab_size=32000, tie_word_embeddings=False))
     assert shape == SENNA_7B
     assert (shape.llm_weights, shape.tower.weights, shape.adapter_weights) == (6738415616, 303507456, 20979712 + 106880)
     assert shape.lora_weights(128) == 319815680
 
 
 def test_full_training_of_llava_7b_does_not_fit_one_80_gb_gpu():
-    setup = Setup(Work(1, 800, 800, 1), Trained("full"), MIXED)
+    setup = Setup(MicroBatch(1, 800, 800, 1), Trained("full"), MIXED)
     assert estimate(LLAVA_7B, setup).total > 80 * GIB
 
 
 def test_zero_stages_partition_optimizer_gradients_and_weights():
     # arXiv 1910.02054, figure 1: 2 bytes per weight, 2 per gradient, 12 for the optimizer, partitioned from stage 3, 2, 1.
-    full = Setup(Work(1, 8, 8, 0), Trained("full"), BF16, fp32_copies=True, gradient_bytes=2, zero=Zero(0, 64))
+    full = Setup(MicroBatch(1, 8, 8, 0), Trained("full"), BF16, fp32_copies=True, gradient_bytes=2, zero=Zero(0, 64))
     count = LLAMA_2_7B.llm_weights
 
     def constant(stage):
@@ -138,10 +138,10 @@ def test_zero_stages_partition_optimizer_gradients_and_weights():
 
 @pytest.mark.parametrize("trained", [Trained("adapters"), Trained("lora", 64), Trained("full")], ids=lambda t: t.what)
 def test_memory_grows_with_the_batch_and_shrinks_with_checkpointing_and_quantization(trained):
-    setup = Setup(Work(2, 1000, 200, 12), trained, MIXED if trained.what == "full" else FP32_TRAINED)
+    setup = Setup(MicroBatch(2, 1000, 200, 12), trained, MIXED if trained.what == "full" else FP32_TRAINED)
     needed = estimate(SENNA_7B, setup).total
-    assert estimate(SENNA_7B, replace(setup, work=Work(4, 1000, 400, 24))).total > needed
-    assert estimate(SENNA_7B, replace(setup, work=Work(2, 2000, 200, 12))).total > needed
+    assert estimate(SENNA_7B, replace(setup, work=MicroBatch(4, 1000, 400, 24))).total > needed
+    assert estimate(SENNA_7B, replace(setup, work=MicroBatch(2, 2000, 200, 12))).total > needed
     assert estimate(SENNA_7B, replace(setup, checkpointing=False)).total > needed
     assert estimate(SENNA_7B, replace(setup, attention=Attention(eager=True), checkpointing=False)).total > needed
     if trained.what != "full":
@@ -192,14 +192,14 @@ def test_the_estimate_from_arguments_agrees_with_a_run_of_the_trainer(benchmark,
         batch = collate(samples)
         images = sum(len(views) for views in batch["images"])
         tokens = batch["input_ids"].shape[1] + 2 * max(len(views) for views in batch["images"])
-        micro_batches.append(Work(len(samples), tokens, int((batch["labels"] != IGNORE_INDEX).sum()), images))
+        micro_batches.append(MicroBatch(len(samples), tokens, int((batch["labels"] != IGNORE_INDEX).sum()), images))
         return batch
 
     trainer.data_collator = record_sizes
     weights = benchmark.held_bytes(trainer.model)
     with benchmark.counted("cpu") as peak:
         trainer.train()
-    shape = ModelShape.of(trainer.model.config)
+    shape = ModelShape.from_config(trainer.model.config)
     setup = training_setup(args, shape)
     # The optimizer states exist from the second of the three steps on.
     predicted = max(estimate(shape, replace(setup, work=size)).allocated for size in micro_batches[1:3])

@@ -18,7 +18,7 @@ CONFIG = SennaConfig(
     hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=32,
     vocab_size=32000, tie_word_embeddings=False,
 )  # fmt: skip
-SENNA_7B = ModelShape.of(CONFIG)
+SENNA_7B = ModelShape.from_config(CONFIG)
 
 
 def arguments(*files: str, **changes):
