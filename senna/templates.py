@@ -40,9 +40,12 @@ def load_templates(path: str | Path | None = None) -> Templates:
     try:
         sections = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: the file of prompts cannot be read: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(
+            f"{path}: the file of prompts cannot be read: {reason}", remedy=f"give a YAML file like {DEFAULT}"
+        ) from error
     except yaml.YAMLError as error:
-        raise UsageError(f"{path}: the file of prompts is not YAML: {error}") from error
+        raise UsageError(f"{path}: the file of prompts is not YAML: {error}", remedy=f"see {DEFAULT}") from error
     expected = _sections()
     _check_keys(path, "sections", sections, expected)
     for section, keys in expected.items():

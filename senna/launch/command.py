@@ -81,6 +81,11 @@ def main(argv: list[str]) -> int:
 
 def prepare(recipe: str, flags: list[str], environment: Mapping[str, str]) -> Command:
     """Return the command that a recipe starts. Raises UsageError where a variable or flag is missing or wrong."""
+    if not (ROOT / "configs").is_dir():
+        raise UsageError(
+            f"senna launch needs the repository, whose configs/ it reads; {ROOT} has none",
+            remedy="clone the repository, and run `pip install -e .` or the scripts of train_tools/ in it",
+        )
     if recipe == "pretrain":
         return _train(1, PRETRAIN, flags, environment)
     if recipe in DRIVING:
@@ -88,7 +93,7 @@ def prepare(recipe: str, flags: list[str], environment: Mapping[str, str]) -> Co
     if recipe in OTHERS:
         return OTHERS[recipe](flags, environment)
     known = ", ".join(["pretrain", *DRIVING, *OTHERS])
-    raise UsageError(f"senna launch {recipe}: unknown recipe", remedy=f"use one of {known}")
+    raise UsageError(f"unknown recipe {recipe}", remedy=f"use one of {known}")
 
 
 def _driving_stage(flags: list[str]) -> int:
@@ -100,7 +105,8 @@ def _driving_stage(flags: list[str]) -> int:
             stage = value if equals else following
     if stage not in ("2", "3"):
         raise UsageError(
-            f"--stage {stage}: this recipe trains stage 2 or 3", remedy="stage 1 is train_tools/pretrain_senna_llava.sh"
+            f"--stage {stage}: this recipe trains stage 2 or 3",
+            remedy="use --stage 2 or --stage 3; train_tools/pretrain_senna_llava.sh trains stage 1",
         )
     return int(stage)
 
