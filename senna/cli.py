@@ -136,6 +136,16 @@ def format_error(command: str, error: SennaError) -> str:
     return f"senna {command}: error: {location}{error.message}{remedy}"
 
 
+def _reader_has_closed_output() -> bool:
+    """Return whether standard output is a closed pipe, as after `senna train --print | head`; discard the rest if so."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit code. Errors that a user can fix are printed without a traceback."""
     argv = sys.argv[1:] if argv is None else argv
@@ -158,6 +168,10 @@ def main(argv: list[str] | None = None) -> int:
         if error.exit_code == 1 or os.environ.get("RANK", "0") == "0":
             print(format_error(name, error), file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:
+        if not _reader_has_closed_output():
+            raise
+        return 0
     except KeyboardInterrupt:
         print(f"\nsenna {name}: stopped; run the same command again to continue", file=sys.stderr)
         return 130

@@ -36,7 +36,9 @@ class EvaluateArguments:
         "plan",
     )
     blackout: bool = flag("evaluate with black images as well, to see how much the model relies on its images", False)
-    train_data: str | None = flag("training records, on which the baselines are fitted", None)
+    train_data: str | None = flag(
+        "training records, on which the baselines are fitted (default: DATA itself, which favours the baselines)", None
+    )
     compat: str | None = flag("original: also compute the published script's metrics", None)
     limit: int | None = flag("use the first records only", None)
     batch_size: int = flag("records per batch", 8)

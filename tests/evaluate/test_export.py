@@ -69,6 +69,6 @@ def test_plans_that_a_planner_cannot_use_are_refused_with_their_line(folder, cha
 
 def test_a_folder_without_predictions_and_an_unknown_format_are_refused(tmp_path, capsys):
     assert main(["export-meta-actions", "--predictions", str(tmp_path), "--out", str(tmp_path / "x.jsonl")]) == 2
-    assert "senna evaluate --out" in capsys.readouterr().err
+    assert "`senna evaluate`" in capsys.readouterr().err
     assert main(["export-meta-actions", "--predictions", str(tmp_path), "--out", str(tmp_path / "x.csv")]) == 2
     assert ".safetensors or .jsonl" in capsys.readouterr().err
