@@ -1,7 +1,7 @@
 """Building blocks of the pages of an evaluation: formatted figures, tables, bars, interval charts, confusion matrices.
 
 The functions return HTML and escape everything that comes from a model or a record, except for arguments that are documented
-as HTML. Blue means right or true on all pages, vermillion wrong; text on a coloured cell is black or white.
+as HTML. Blue means right or true on all pages, vermilion wrong; text on a coloured cell is black or white.
 """
 
 import math
@@ -127,7 +127,7 @@ def _span(interval: Interval) -> str:
 def cell_colours(share: float, is_right: bool) -> tuple[str, str]:
     """Return background and text colour of a confusion matrix's cell.
 
-    The background goes from white to blue on the diagonal (``is_right``), to vermillion elsewhere. The text is black or
+    The background goes from white to blue on the diagonal (``is_right``), to vermilion elsewhere. The text is black or
     white, whichever has the greater contrast (WCAG 2's relative luminance), which is at least 4.5 to 1.
     """
     full = RIGHT if is_right else WRONG

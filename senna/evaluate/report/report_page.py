@@ -37,7 +37,7 @@ CALIBRATION = (
 )
 BARS = (
     "At most two per scene, as long as there are others. Bars: the most probable of the twenty meta-actions; blue is the "
-    "ground truth, vermillion the answer, grey any other."
+    "ground truth, vermilion the answer, grey any other."
 )
 
 
