@@ -51,6 +51,7 @@ class NumberBytes:
 
     @property
     def casts(self) -> bool:
+        """True if autocast copies trained weights."""
         return self.trained != self.compute
 
 
