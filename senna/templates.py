@@ -40,9 +40,11 @@ def load_templates(path: str | Path | None = None) -> Templates:
     try:
         sections = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: the file of prompts cannot be read: {error}") from error
+        raise UsageError(
+            f"{path}: the file of prompts cannot be read: {error}", remedy="give a YAML file in UTF-8"
+        ) from error
     except yaml.YAMLError as error:
-        raise UsageError(f"{path}: the file of prompts is not YAML: {error}") from error
+        raise UsageError(f"{path}: the file of prompts is not YAML: {error}", remedy=f"see {DEFAULT}") from error
     expected = _sections()
     _check_keys(path, "sections", sections, expected)
     for section, keys in expected.items():
@@ -64,7 +66,7 @@ def _check_keys(path: Path, what: str, found: object, expected: Mapping[str, obj
 
 def _check_text(location: str, text: object, slots: Slots) -> None:
     if not isinstance(text, str) or not text.strip():
-        raise UsageError(f"{location} must be text, found {text!r:.60}")
+        raise UsageError(f"{location} must be text, found {text!r:.60}", remedy=f"see {DEFAULT}")
     if IMAGE_TOKEN in text:
         raise UsageError(
             f"{location} must not hold {IMAGE_TOKEN}",
@@ -85,5 +87,5 @@ def _slot_names(location: str, text: str) -> set[str]:
         raise UsageError(f"{location} is no template: {error}", remedy="write {{ and }} for braces") from error
     formatted = (name for _, name, form, conversion in pieces if name is not None and (form or conversion))
     if (name := next(formatted, None)) is not None:
-        raise UsageError(f"{location}: write the slot plainly, {{{name}}}, without a format")
+        raise UsageError(f"{location}: the slot {name!r} has a format", remedy=f"write it plainly as {{{name}}}")
     return {name for _, name, _, _ in pieces if name is not None}

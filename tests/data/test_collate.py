@@ -9,6 +9,7 @@ from transformers import AutoTokenizer
 from senna.data.batch import BatchCounts
 from senna.data.collate import Collator
 from senna.data.tokenize import IGNORE_INDEX, IMAGE_TOKEN_INDEX, encode_conversation
+from senna.errors import DataError
 from senna.model.tokenizer import load_tokenizer
 from tests.data import own_conversations
 
@@ -106,10 +107,10 @@ def test_images_are_one_tensor_if_counts_agree_and_else_a_list():
 
 
 def test_a_bad_sample_becomes_an_empty_row_and_is_counted():
-    bad = {"sample": "file: record 3", "error": "file: record 3: no such image"}
+    bad = {"sample": "file: record 3", "error": DataError("no such image", file="file", record=3)}
     batch = Collator(PAD, 99, 4)([sample([1, IMG, 2], 1, "good"), bad, padding()])
     assert batch["counts"].samples == ["good", "file: record 3"]
-    assert batch["counts"].bad_samples == ["file: record 3: no such image"]
+    assert batch["counts"].bad_samples == [bad["error"]]
     assert batch["input_ids"].tolist() == [[1, IMG, 2], [PAD] * 3, [PAD] * 3]
     assert batch["labels"][1:].eq(IGN).all()
     assert [len(views) for views in batch["images"]] == [1, 0, 0]
@@ -119,14 +120,14 @@ def test_a_bad_sample_becomes_an_empty_row_and_is_counted():
 
 def test_the_kind_of_padding_and_of_bad_samples_is_minus_one():
     good = [{**sample([1, 2], 1), "kind": kind} for kind in (2, 0)]
-    bad = {"sample": "a", "error": "a: bad"}
+    bad = {"sample": "a", "error": DataError("bad", file="a")}
     kinds = Collator(PAD, 99, 4)([good[0], bad, padding(), good[1]])["kinds"]
     assert kinds.tolist() == [2, -1, -1, 0]
     assert kinds.dtype == torch.int64
 
 
 def test_a_batch_of_bad_samples_alone_is_a_batch():
-    batch = Collator(PAD, 99, 4)([{"sample": "a", "error": "a: bad"}, {"sample": "b", "error": "b: bad"}])
+    batch = Collator(PAD, 99, 4)([{"sample": name, "error": DataError("bad", file=name)} for name in ("a", "b")])
     assert batch["labels"].eq(IGN).all()
     assert batch["images"].shape[:3] == (2, 0, 3)
 

@@ -8,6 +8,7 @@ from senna.data.batch import BatchCounts
 from senna.data.collate import Collator, PackCollator
 from senna.data.frame_packing import cut_record, even_bins, pack_trees
 from senna.data.tokenize import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from senna.errors import DataError
 from senna.model.layout import Tree
 
 IMG, IGN, PAD = IMAGE_TOKEN_INDEX, IGNORE_INDEX, 0
@@ -247,7 +248,7 @@ def test_only_text_gives_no_images_and_only_images_give_a_padding_token_of_text(
 
 
 def test_a_batch_without_usable_records_is_one_padding_token():
-    bad = {"sample": "a", "error": "a: broken"}
+    bad = {"sample": "a", "error": DataError("broken", file="a")}
     for frames, names in (([frame()], []), ([frame(), frame(bad)], ["a"])):
         batch = pack(*frames)
         assert batch["layout"] == (Tree(0, 0, 1),)
@@ -255,12 +256,12 @@ def test_a_batch_without_usable_records_is_one_padding_token():
         assert (batch["labels"].tolist(), batch["position_ids"].tolist()) == ([[IGN]], [[0]])
         assert [len(batch[name]) for name in ("target_positions", "target_records", "kinds")] == [0, 0, 0]
         assert batch["images"] is None
-        messages = ["a: broken"] * len(names)
-        assert batch["counts"] == BatchCounts(names, messages, tokens=0, unpacked_tokens=0, positions=1, cut=0)
+        errors = [bad["error"]] * len(names)
+        assert batch["counts"] == BatchCounts(names, errors, tokens=0, unpacked_tokens=0, positions=1, cut=0)
 
 
 def test_a_bad_record_is_left_out_of_its_frame_and_counted():
-    bad = {"sample": "b", "error": "b: turn 3 is from 'human'"}
+    bad = {"sample": "b", "error": DataError("turn 3 is from 'human'", file="b")}
     batch = pack(frame(record([*HEAD, 5, 6, 7], 1, "a", 3), bad, record([*HEAD, 5, 8, 7], 1, "c", 4)))
     assert (batch["counts"].samples, batch["counts"].bad_samples) == (["a", "b", "c"], [bad["error"]])
     assert (batch["kinds"].tolist(), batch["target_records"].tolist()) == ([3, 4], [0, 1])

@@ -183,11 +183,11 @@ def test_an_image_that_cannot_be_read_makes_every_record_of_its_frame_a_bad_samp
     frames = FrameDataset(mixed)
     batch = COLLATE([frames[number] for number in range(len(frames))])
     counts = batch["counts"]
-    assert len(set(counts.bad_samples)) == len(counts.bad_samples) == 13
-    assert all("views/dozen-3.png" in message for message in counts.bad_samples)
+    assert len(set(map(str, counts.bad_samples))) == len(counts.bad_samples) == 13
+    assert all("views/dozen-3.png" in error.message for error in counts.bad_samples)
     assert len(counts.samples) == len(mixed)
     assert len(batch["kinds"]) == len(mixed) - 13
-    assert not any("front" in message for message in counts.bad_samples), "the front view alone is another frame"
+    assert not any("front" in error.message for error in counts.bad_samples), "the front view alone is another frame"
 
 
 def test_a_record_that_cannot_be_used_does_not_affect_the_rest_of_its_frame(tmp_path):
@@ -200,7 +200,9 @@ def test_a_record_that_cannot_be_used_does_not_affect_the_rest_of_its_frame(tmp_
     item = frames[0]
     assert len(frames) == 1
     assert [set(record) == {"sample", "error"} for record in item["records"]] == [False, True, False]
-    assert item["records"][1]["error"].startswith(f"{tmp_path}/a.jsonl: record 1, line 2 (a/bad): turn 2 is from 'gpt'")
+    assert str(item["records"][1]["error"]).startswith(
+        f"{tmp_path}/a.jsonl: record 1, line 2 (a/bad): turn 2 is from 'gpt'"
+    )
     assert len(item["images"]) == 6
     assert len(COLLATE([item])["layout"][0].branches) == 2
 
@@ -236,7 +238,7 @@ def test_statistics_equal_the_counts_of_the_batches(mixed):
     frames = FrameDataset(mixed)
     found = packing_statistics(frames, MAX_LENGTH, VIEW, MOST)
     batches = batches_of(frames, 1)
-    assert (found.looked_at, found.total) == (len(frames), len(frames))
+    assert (found.measured, found.total) == (len(frames), len(frames))
     assert found.records * len(frames) == pytest.approx(len(mixed))
     assert found.packed_tokens * len(frames) == pytest.approx(sum(batch["counts"].tokens for batch in batches))
     assert found.unpacked_tokens * len(frames) == pytest.approx(
@@ -249,8 +251,8 @@ def test_statistics_of_many_frames_are_estimated_from_some(tmp_path):
     records = [a_record(f"f{frame}", f"{number}?") for frame, count in enumerate(counts) for number in range(count)]
     write_records(tmp_path / "a.jsonl", records)  # the images do not exist, because none is read
     frames = FrameDataset(conversations(tmp_path))
-    found = packing_statistics(frames, MAX_LENGTH, VIEW, MOST, look_at=50)
-    assert (found.looked_at, found.total) == (50, 300)
+    found = packing_statistics(frames, MAX_LENGTH, VIEW, MOST, max_frames=50)
+    assert (found.measured, found.total) == (50, 300)
     assert found.records == pytest.approx(np.mean(counts), rel=0.02)
 
 

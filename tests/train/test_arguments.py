@@ -132,7 +132,7 @@ def test_errors_can_be_collected_and_the_other_arguments_are_used(tmp_path):
         ("evaluation_strategy: no\n", 1, "evaluation_strategy: text is expected, not False"),
         ("seed: 1\nwarmup_steps: 9\nwarmup_ratio: 0.1\n", 3, "warmup_ratio is set a second time (first in line 2)"),
         ("seed: 1\nbits 4\nstage: 2\n", 3, "not YAML: could not find expected ':'"),
-        ("just words\n", None, "expected 'key: value' lines"),
+        ("just words\n", None, "not a YAML mapping"),
         ("? [1, 2]\n: 3\n", 1, "not YAML: found unhashable key"),
         ("1: 2\n", 1, "unknown key 1"),
     ],
