@@ -21,7 +21,7 @@ from senna.records import write_records
 from senna.templates import DEFAULT, load_templates
 from senna.views import VIEWS
 from tests.convert.test_questions import agent, frame
-from tests.data.small_tokenizers import byte_level
+from tests.helpers.small_tokenizers import byte_level
 
 PROCESSOR = CLIPImageProcessorPil(size={"shortest_edge": 14}, crop_size={"height": 14, "width": 14})
 

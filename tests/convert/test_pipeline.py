@@ -17,9 +17,9 @@ from senna.cli import main
 from senna.convert import journal
 from senna.record_file import open_records
 from senna.records import write_records
-from tests.conftest import REPOSITORY
 from tests.convert import slowly
-from tests.forks import Run
+from tests.helpers.forks import Run
+from tests.helpers.paths import REPOSITORY
 
 pytest.importorskip("nuscenes", reason="needs the extra: pip install -c constraints.txt -e '.[nuscenes]'")
 

@@ -100,16 +100,6 @@ def test_exact_equals_pillow_and_transformers_bit_for_bit_on_stored_images(golde
             assert torch.equal(load_image(path, clip_processor(size), aspect_ratio), expected), path
 
 
-@pytest.mark.parametrize("aspect_ratio", ["pad", "square"])
-def test_exact_equals_pillow_and_transformers_bit_for_bit_on_camera_images(data, aspect_ratio):
-    paths = sorted((data / "drivelm").rglob("*.jpg"))[::9]
-    assert paths
-    for path in paths:
-        for size in (336, 112):
-            expected = published(Image.open(path), clip_processor(size), aspect_ratio)
-            assert torch.equal(load_image(path, clip_processor(size), aspect_ratio), expected), path
-
-
 def share_of_changed_pixels(path) -> float:
     """Return the share of pixels, 0 to 1, in which a fast image differs from the published one, by one level at most."""
     processor = clip_processor()
@@ -121,10 +111,6 @@ def share_of_changed_pixels(path) -> float:
 
 def test_fast_differs_by_one_level_in_at_most_two_of_a_thousand_pixels_of_stored_images(golden):
     assert max(map(share_of_changed_pixels, (golden / "images").iterdir())) <= 0.002
-
-
-def test_fast_differs_by_one_level_in_at_most_two_of_a_thousand_pixels_of_camera_images(data):
-    assert max(map(share_of_changed_pixels, sorted((data / "drivelm").rglob("*.jpg"))[::9])) <= 0.002
 
 
 SIZES = [(1, 1), (2, 1000), (1000, 3), (337, 335), (335, 337), (112, 112), (112, 60), (60, 112), (16, 9), (640, 480)]

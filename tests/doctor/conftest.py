@@ -1,4 +1,4 @@
-"""Checked runs on the small world of tests/train, with its model split into shards that a test may damage."""
+"""Checked runs on the toy data, with its model split into shards that a test may damage."""
 
 import shutil
 from pathlib import Path
@@ -10,9 +10,6 @@ from senna.cli import main
 from senna.doctor.dry_run import run_findings
 from senna.doctor.findings import Finding
 from senna.train import run
-from tests.train import conftest as training
-
-toy = training.toy  # the fixture
 
 
 @pytest.fixture
@@ -58,16 +55,3 @@ def refusal(toy, tmp_path, monkeypatch, capsys):
         return " ".join(capsys.readouterr().err.split())
 
     return train
-
-
-def failures(found: dict[str, list[Finding]]) -> list[Finding]:
-    """Return the failed checks of all topics."""
-    return [finding for findings in found.values() for finding in findings if finding.level == "fail"]
-
-
-def only_failure(found: dict[str, list[Finding]], topic: str) -> Finding:
-    """Return the only failed check, after asserting that it has this topic and a remedy."""
-    fails = failures(found)
-    assert [finding.topic for finding in fails] == [topic], fails
-    assert fails[0].remedy
-    return fails[0]

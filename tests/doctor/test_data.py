@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tests.doctor.conftest import only_failure
+from tests.helpers.findings import only_failure
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from tests.data.small_tokenizers import llama_folder
-from tests.doctor.conftest import only_failure
+from tests.helpers.findings import only_failure
+from tests.helpers.small_tokenizers import llama_folder
 
 
 def remove_a_shard(folder):

@@ -14,9 +14,9 @@ from senna.download import assets
 from senna.download import hub as hub_module
 from senna.download.command import exports, listing
 from senna.errors import SennaError, UsageError
-from tests.conftest import REPOSITORY
-from tests.download.conftest import BIG, IMAGES, noise
-from tests.download.loopback_hub import Hub, Repository
+from tests.helpers.loopback_hub import Hub, Repository
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.small_assets import BIG, IMAGES, noise
 
 FIRST = "pytorch_model-00001-of-00002.bin"
 

@@ -1,23 +1,11 @@
-"""Fixtures of the evaluation tests: a tiny trained model and records for it, from the data set of the training tests."""
+"""Fixtures of the evaluation tests: a tiny trained model and records for it, made from the toy data."""
 
 import json
-import os
 from pathlib import Path
-from unittest import mock
 
 import pytest
 
-from tests.train import conftest as training
-from tests.train.conftest import run_to_end
-
-toy, finished, stage1, smollm2 = training.toy, training.finished, training.stage1, training.smollm2  # fixtures
-
-
-@pytest.fixture(autouse=True)
-def _restore_environment():
-    """Undo changes of environment variables by a run in this process (DeepSpeed sets some)."""
-    with mock.patch.dict(os.environ):
-        yield
+from tests.helpers.toy import run_to_end
 
 
 @pytest.fixture(scope="session")

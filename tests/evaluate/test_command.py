@@ -11,7 +11,7 @@ from senna.errors import UsageError
 from senna.evaluate import command
 from senna.evaluate.predictions import read_predictions
 from senna.meta_actions import ALL_META_ACTIONS
-from tests.forks import Run
+from tests.helpers.forks import Run
 
 
 def flags(planner, plans, toy, out, *more) -> list[str]:

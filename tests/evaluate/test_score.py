@@ -13,8 +13,8 @@ from senna.model.config import IGNORE_INDEX
 from senna.model.loading import open_model
 from senna.model.tokenizer import load_tokenizer
 from senna.views import image_block
-from tests.data.small_tokenizers import llama_folder
-from tests.train.packing import tiny_model
+from tests.helpers.packing import tiny_model
+from tests.helpers.small_tokenizers import llama_folder
 
 QUESTIONS = [
     image_block() + "The car drives at 3.1 m/s and its route says: turn left. What is your plan?",

@@ -11,7 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from senna.errors import UsageError
 from senna.model import load_model
 from senna.model.loading import open_model
-from tests.model.conftest import GOLDEN, MakesFolder, write_checkpoint
+from tests.helpers.checkpoints import MakesFolder, write_checkpoint
+from tests.helpers.paths import GOLDEN
 
 PROMPT = torch.tensor([[1, -200, 7, 8]])
 

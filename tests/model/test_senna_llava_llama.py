@@ -6,7 +6,7 @@ from safetensors import safe_open
 from transformers import CLIPVisionConfig
 
 from senna.model import IGNORE_INDEX, SennaConfig, SennaLlavaLlamaForCausalLM
-from tests.model.conftest import GOLDEN
+from tests.helpers.paths import GOLDEN
 
 IMG = -200
 

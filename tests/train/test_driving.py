@@ -17,8 +17,8 @@ from senna.model import load_model
 from senna.model.loading import open_model
 from senna.train import run
 from senna.train.arguments import parse_arguments
-from tests.conftest import REPOSITORY
-from tests.train.conftest import losses, run_to_end
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.toy import losses, run_to_end
 
 ZERO2, ZERO3 = (REPOSITORY / "configs" / "deepspeed" / f"zero{stage}.json" for stage in (2, 3))
 BF16 = {"bf16": True, "gradient_checkpointing": True}

@@ -12,7 +12,7 @@ from senna.train.arguments import parse_arguments
 from senna.train.deepspeed import read_deepspeed
 from senna.train.explain import format_value
 from senna.train.fields import OWN_FIELDS, TrainArguments
-from tests.conftest import REPOSITORY
+from tests.helpers.paths import REPOSITORY
 from tests.train.test_scripts import PRETRAIN, sh
 
 CONFIGS = REPOSITORY / "configs"

@@ -17,12 +17,11 @@ from senna.model.tokenizer import load_tokenizer
 from senna.synthetic import write_world
 from senna.train.arguments import parse_arguments
 from senna.train.run import build_trainer
-from tests.conftest import REPOSITORY
-from tests.data.small_tokenizers import llama_folder
-from tests.forks import Run
-from tests.model.conftest import GOLDEN
+from tests.helpers.forks import Run
+from tests.helpers.packing import MAX_LENGTH, BothWays, draw_images, odd_records, step, tiny_model, worst_difference
+from tests.helpers.paths import GOLDEN, REPOSITORY
+from tests.helpers.small_tokenizers import llama_folder
 from tests.train import gradient_spy
-from tests.train.packing import MAX_LENGTH, BothWays, draw_images, odd_records, step, tiny_model, worst_difference
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from senna.errors import UsageError
 from senna.model import load_model
 from senna.train import run
 from senna.train.arguments import parse_arguments
-from tests.conftest import REPOSITORY
-from tests.train.conftest import losses
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.toy import losses
 
 ZERO2 = REPOSITORY / "configs" / "deepspeed" / "zero2.json"
 

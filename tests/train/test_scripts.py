@@ -11,11 +11,10 @@ import torch
 from senna.cli import main
 from senna.launch.command import prepare
 from senna.model import load_model
-from tests.conftest import REPOSITORY
-from tests.data.small_tokenizers import llama_folder
-from tests.forks import Run
-from tests.model.conftest import GOLDEN
-from tests.train.conftest import losses
+from tests.helpers.forks import Run
+from tests.helpers.paths import GOLDEN, REPOSITORY
+from tests.helpers.small_tokenizers import llama_folder
+from tests.helpers.toy import losses
 
 TOOLS = REPOSITORY / "train_tools"
 PRETRAIN, FULL = TOOLS / "pretrain_senna_llava.sh", TOOLS / "train_senna_llava.sh"

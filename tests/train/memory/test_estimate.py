@@ -15,8 +15,8 @@ from senna.train.memory.estimate import Setup, Zero, estimate, estimate_generati
 from senna.train.memory.fit import training_setup
 from senna.train.memory.model_shape import LINEARS, ModelShape, Tower
 from senna.train.run import build_trainer
-from tests.conftest import REPOSITORY
-from tests.data.small_tokenizers import llama_folder
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.small_tokenizers import llama_folder
 
 GB, GIB = 1e9, 2**30
 CLIP_L = Tower(
