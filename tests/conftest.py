@@ -12,12 +12,15 @@ import torch
 from filelock import FileLock
 
 from senna.download import fetch
-from tests.helpers.loopback_hub import Hub
-from tests.helpers.paths import GOLDEN, SHARED
-from tests.helpers.small_assets import small_repositories
-from tests.helpers.small_world import write_small_world
-from tests.helpers.smollm2 import fetch_smollm2
-from tests.helpers.toy import Toy, make_toy, run_to_end
+
+pytest.register_assert_rewrite("tests.helpers")
+
+from tests.helpers.loopback_hub import Hub  # noqa: E402
+from tests.helpers.paths import GOLDEN, SHARED  # noqa: E402
+from tests.helpers.small_assets import small_repositories  # noqa: E402
+from tests.helpers.small_world import write_small_world  # noqa: E402
+from tests.helpers.smollm2 import fetch_smollm2  # noqa: E402
+from tests.helpers.toy import Toy, make_toy, run_to_end  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,20 +11,7 @@ from senna.errors import DataError, SennaError, UsageError
 from senna.record_file import open_records
 from senna.records import image_paths, prompt_images, record_kind, record_name, write_records
 from senna.views import VIEWS, image_block
-
-
-def a_record(number: int, answer: str = "a white car") -> dict:
-    question = "<image>\nDescribe."
-    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
-    return {"id": f"r{number}", "image": f"{number}.jpg", "conversations": turns}
-
-
-AWKWARD = [
-    a_record(0, 'quotes " and \\ and ]},{[ inside'),
-    a_record(1, "Zürich — 东京 🚗 \u2028 \x85"),
-    a_record(2, ""),
-    a_record(3, "long " * 300),
-]
+from tests.helpers.caption_records import AWKWARD
 
 
 def test_written_records_are_read_back_in_both_formats(tmp_path):

@@ -33,7 +33,7 @@ def convert(drawn_world):
 
 @pytest.fixture(scope="module")
 def complete(convert, tmp_path_factory):
-    """The output of an uninterrupted run."""
+    """Return the output folder of an uninterrupted run."""
     out = tmp_path_factory.mktemp("complete")
     assert main([*convert, "--out", str(out)]) == 0
     return out
@@ -244,7 +244,7 @@ def test_run_killed_ten_times_gives_the_files_of_an_uninterrupted_run(convert, c
 
 @pytest.fixture
 def server():
-    """An OpenAI-compatible server whose answers depend on image and question only, and the list of its requests."""
+    """Return an OpenAI-compatible server whose answers depend on image and question only, and the list of its requests."""
     asked = []
 
     class Handler(BaseHTTPRequestHandler):

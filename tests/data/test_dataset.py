@@ -109,20 +109,21 @@ def six_cameras(folder) -> dict[str, str]:
     return paths
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_each_view_of_the_prompt_shows_its_camera_for_any_order_in_the_record(folder, seed):
-    paths, generator = six_cameras(folder), random.Random(seed)
-    listed, prompted = generator.sample(list(paths.values()), 6), tuple(generator.sample(VIEWS, 6))
-    questions = {prompted: image_block(prompted), VIEWS: "<image>\n" * 6, ("back",): image_block(("back",))}
-    records = [
-        {"image": paths["front"], "images": listed, "conversations": turns(f"{question}Plan?")}
-        for question in questions.values()
-    ]
-    write_records(folder / "data.jsonl", records)
-    data = dataset(folder)
-    for number, views in enumerate(questions):
-        expected = torch.stack([load_image(folder / paths[view], PROCESSOR) for view in views])
-        assert torch.equal(data[number]["images"], expected)
+def test_each_view_of_the_prompt_shows_its_camera_for_any_order_in_the_record(folder):
+    paths = six_cameras(folder)
+    for seed in range(5):
+        generator = random.Random(seed)
+        listed, prompted = generator.sample(list(paths.values()), 6), tuple(generator.sample(VIEWS, 6))
+        questions = {prompted: image_block(prompted), VIEWS: "<image>\n" * 6, ("back",): image_block(("back",))}
+        records = [
+            {"image": paths["front"], "images": listed, "conversations": turns(f"{question}Plan?")}
+            for question in questions.values()
+        ]
+        write_records(folder / "data.jsonl", records)
+        data = dataset(folder)
+        for number, views in enumerate(questions):
+            expected = torch.stack([load_image(folder / paths[view], PROCESSOR) for view in views])
+            assert torch.equal(data[number]["images"], expected)
 
 
 def test_a_view_without_an_image_makes_a_bad_sample(folder):
@@ -162,9 +163,9 @@ def test_a_sample_carries_the_kind_of_its_record(folder):
 def test_images_that_are_not_in_the_image_folder_are_read_beside_the_file_of_records(folder, tmp_path_factory):
     first, second = tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second")
     record = {"image": "a.png", "conversations": turns("<image>\nPlan?")}
-    for number, beside in enumerate((first, second)):
-        write_records(beside / "data.jsonl", [record, {**record, "image": f"../{beside.name}/nowhere.png"}])
-        Image.new("RGB", (9, 9), (100 * number,) * 3).save(beside / "a.png")
+    for number, parent in enumerate((first, second)):
+        write_records(parent / "data.jsonl", [record, {**record, "image": f"../{parent.name}/nowhere.png"}])
+        Image.new("RGB", (9, 9), (100 * number,) * 3).save(parent / "a.png")
     mixture = open_mixture(f"{first}/data.jsonl,{second}/data.jsonl")
     for image_folder in (None, folder):
         data = ConversationDataset(mixture, byte_level(), PROCESSOR, image_folder)

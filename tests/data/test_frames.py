@@ -24,7 +24,7 @@ from senna.data.statistics import packing_statistics
 from senna.data.tokenize import IGNORE_INDEX
 from senna.records import write_records
 from senna.views import image_block
-from tests.data.test_frame_packing import seen
+from tests.helpers.packing import names_and_targets
 from tests.helpers.small_tokenizers import byte_level
 
 PROCESSOR = CLIPImageProcessorPil(size={"shortest_edge": 14}, crop_size={"height": 14, "width": 14})
@@ -91,7 +91,7 @@ def test_an_epoch_has_every_record_once_with_its_own_targets(mixed, processes):
     padded = Collator(0, MAX_LENGTH, VIEW)([mixed[index] for index in range(len(mixed))])
     targets = [tuple(row[row != IGNORE_INDEX].tolist()) for row in padded["labels"]]
     expected = Counter(zip(padded["counts"].samples, targets, strict=True))
-    found = Counter((name, tuple(ids)) for batch in batches for name, ids in seen(batch))
+    found = Counter((name, tuple(ids)) for batch in batches for name, ids in names_and_targets(batch))
     assert found == expected
     assert set(found.values()) == {1}
     assert len(found) == 1 + 13 + 60 + 3 + 4 + 4 + 1
@@ -187,7 +187,9 @@ def test_an_image_that_cannot_be_read_makes_every_record_of_its_frame_a_bad_samp
     assert all("views/dozen-3.png" in message for message in counts.bad_samples)
     assert len(counts.samples) == len(mixed)
     assert len(batch["kinds"]) == len(mixed) - 13
-    assert not any("front" in message for message in counts.bad_samples), "the front view alone is another frame"
+    assert not any("front" in message for message in counts.bad_samples), (
+        "a front view without the others is another frame"
+    )
 
 
 def test_a_record_that_cannot_be_used_does_not_affect_the_rest_of_its_frame(tmp_path):

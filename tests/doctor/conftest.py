@@ -14,7 +14,7 @@ from senna.train import run
 
 @pytest.fixture
 def model(toy, tmp_path) -> Path:
-    """A copy of the toy language model in at least three shards."""
+    """Return a copy of the toy language model in at least three shards."""
     folder = tmp_path / "llm"
     shutil.copytree(toy.llm, folder)
     (folder / "model.safetensors").unlink()
@@ -25,7 +25,7 @@ def model(toy, tmp_path) -> Path:
 
 @pytest.fixture
 def check_run(toy, tmp_path):
-    """A function that returns the findings of `senna doctor` by topic, for the toy run with changed flags."""
+    """Return a function that returns the findings of `senna doctor` by topic, for the toy run with changed flags."""
 
     def check(argv=(), **changes) -> dict[str, list[Finding]]:
         found: dict[str, list[Finding]] = {}
@@ -39,7 +39,7 @@ def check_run(toy, tmp_path):
 
 @pytest.fixture
 def refusal(toy, tmp_path, monkeypatch, capsys):
-    """A function that returns the message with which `senna train` refuses the toy run.
+    """Return a function that returns the message with which `senna train` refuses the toy run.
 
     It asserts exit code 2, and that no model was loaded and nothing was written.
     """

@@ -10,13 +10,13 @@ from tests.helpers.toy import run_to_end
 
 @pytest.fixture(scope="session")
 def planner(toy, stage1, once) -> Path:
-    """The folder of a model trained in stages 1 and 3 on the toy data."""
+    """Return the folder of a model trained in stages 1 and 3 on the toy data."""
     return once("planner", lambda folder: run_to_end(toy.drive, folder, stage1, stage=3)) / "out"
 
 
 @pytest.fixture(scope="session")
 def plans(toy, tmp_path_factory) -> Path:
-    """The toy records, distributed over three scenes, so that there are intervals."""
+    """Return the file of the toy records, distributed over three scenes, so that there are intervals."""
     path = tmp_path_factory.mktemp("plans") / "val.jsonl"
     records = [json.loads(line) for line in toy.driving.read_text().splitlines()]
     for number, record in enumerate(records):

@@ -7,3 +7,4 @@ GOLDEN = REPOSITORY / "tests" / "golden"
 """Results of the published code (CPU, fp32) and our own texts; part of the repository."""
 SHARED = REPOSITORY.parent / "shared"
 """The developers' reference data, which may not be distributed."""
+ZERO2, ZERO3 = (REPOSITORY / "configs" / "deepspeed" / f"zero{stage}.json" for stage in (2, 3))

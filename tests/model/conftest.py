@@ -22,7 +22,7 @@ def forward_arrays():
 
 @pytest.fixture(scope="session")
 def pixels() -> dict[str, torch.Tensor]:
-    """Images by the names that the golden files use for them."""
+    """Return images by the names that the golden files use for them."""
     arrays = np.load(GOLDEN / "pixels.npz")
     a, b, single = (torch.from_numpy(arrays[name]) for name in ("images_A", "images_B", "image_one"))
     return {"images_A[None]": a[None], "images_B[None]": b[None], "stack(images_A,images_B)": torch.stack([a, b]),
@@ -31,5 +31,5 @@ def pixels() -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def model() -> SennaLlavaLlamaForCausalLM:
-    """A new copy for each test, since tests train it and change its configuration."""
+    """Return a new copy for each test, since tests train it and change its configuration."""
     return SennaLlavaLlamaForCausalLM.from_pretrained(GOLDEN / "model_v320", dtype=torch.float32).eval()

@@ -19,7 +19,7 @@ PROMPT = torch.tensor([[1, -200, 7, 8]])
 
 @pytest.fixture
 def published(tmp_path):
-    """The published tiny checkpoint with a tokenizer, and its vision tower beside it."""
+    """Return the published tiny checkpoint with a tokenizer; its vision tower is in the same parent folder."""
     return write_checkpoint(tmp_path, "senna")
 
 

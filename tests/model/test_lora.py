@@ -24,7 +24,7 @@ ADAPTER_CONFIG_KEYS = (
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """The published tiny checkpoint with a tokenizer, and its vision tower beside it."""
+    """Return the published tiny checkpoint with a tokenizer; its vision tower is in the same parent folder."""
     return write_checkpoint(tmp_path_factory.mktemp("models"), "base")
 
 
@@ -156,7 +156,7 @@ def test_load_model_opens_a_lora_folder_and_names_a_missing_base(base, tmp_path)
         load_model(tmp_path / "lora")
     assert "--base of senna merge" in error.value.remedy
     assert difference(trained, probe(load_model(tmp_path / "lora", base=str(base), dtype=torch.float32)[0])) < 1e-4
-    shutil.copytree(base, tmp_path / "base")  # moved together with the LoRA folder: found beside it
+    shutil.copytree(base, tmp_path / "base")  # moved together with the LoRA folder: found in the same parent folder
     shutil.copytree(base.parent / "clip_tiny", tmp_path / "clip_tiny")
     assert difference(trained, probe(load_model(tmp_path / "lora", dtype=torch.float32)[0])) < 1e-4
 

@@ -55,7 +55,7 @@ def test_the_kind_is_that_of_the_configuration(tmp_path):
 
 def test_a_lora_folder_leads_through_its_bases_to_a_complete_model(checkpoint, tmp_path):
     first = lora_folder(tmp_path / "first", checkpoint)
-    second = lora_folder(tmp_path / "second", "first")  # moved: found beside the folder
+    second = lora_folder(tmp_path / "second", "first")  # moved: found in the same parent folder
     (first / "config.json").write_text((checkpoint / "config.json").read_text())
     source = ModelSource.resolve(second)
     assert (source.kind, source.lineage) == ("lora", (str(second), str(first), str(checkpoint)))

@@ -18,7 +18,7 @@ from senna.evaluate.metrics.plan_prompt import Situation
 from senna.meta_actions import label_trajectory
 from senna.record_file import open_records
 from senna.views import VIEWS, camera_of
-from tests.convert.test_frames import check_against_devkit
+from tests.helpers.devkit import check_against_devkit
 
 MINI = "v1.0-mini"
 FIRST_SAMPLE = "ca9a282c9e77460f8360f564131a8af5"

@@ -11,7 +11,7 @@ from senna.data.images import load_image
 from senna.record_file import open_records
 from senna.records import write_records
 from senna.views import VIEWS, camera_of, image_block
-from tests.data.test_images import clip_processor, published, share_of_changed_pixels
+from tests.helpers.published_pixels import clip_processor, published, share_of_changed_pixels
 from tests.helpers.small_tokenizers import byte_level
 
 PROCESSOR = CLIPImageProcessorPil(size={"shortest_edge": 14}, crop_size={"height": 14, "width": 14})

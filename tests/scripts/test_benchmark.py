@@ -39,7 +39,7 @@ def world(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def modules():
-    """The modules of the subcommands."""
+    """Return the modules of the subcommands."""
     sys.path.insert(0, str(REPOSITORY / "scripts"))
     names = ("common", "evaluate", "models", "packing", "published", "synthetic", "train")
     yield SimpleNamespace(**{name: importlib.import_module(f"benchmarks.{name}") for name in names})

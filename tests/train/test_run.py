@@ -1,4 +1,4 @@
-"""Runs of stage 1 by `senna train` on the small data of conftest.py: complete, killed, and stopped by errors."""
+"""Runs of stage 1 by `senna train` on the toy data: complete, killed, and stopped by errors."""
 
 import json
 import random

@@ -16,8 +16,8 @@ from senna.visualize.key_frames import KeyFrame
 from senna.visualize.png_store import read_note
 from senna.visualize.predictions import Model, Predictions, Question
 from tests.helpers.paths import REPOSITORY
+from tests.helpers.plan_records import paths, record
 from tests.helpers.small_tokenizers import llama_folder
-from tests.visualize.test_key_frames import paths, record
 
 QUESTION = "The car drives at 3.1 m/s and its route says: turn right. Its plan?"
 

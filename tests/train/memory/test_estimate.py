@@ -150,7 +150,7 @@ def test_memory_grows_with_the_batch_and_shrinks_with_checkpointing_and_quantiza
 
 @pytest.fixture(scope="module")
 def benchmark():
-    """The module scripts/benchmarks/memory.py."""
+    """Return the module scripts/benchmarks/memory.py."""
     sys.path.insert(0, str(REPOSITORY / "scripts"))
     yield importlib.import_module("benchmarks.memory")
     sys.path.remove(str(REPOSITORY / "scripts"))
