@@ -1,6 +1,7 @@
 """Fixtures for all tests. torch runs on one thread: on a busy machine two threads can be ten times slower."""
 
 import gc
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -105,6 +106,23 @@ def finished(toy, once) -> tuple[Path, str]:
 def stage1(finished) -> Path:
     """Return the folder of a finished run of stage 1."""
     return finished[0]
+
+
+@pytest.fixture(scope="session")
+def planner(toy, stage1, once) -> Path:
+    """Return the folder of a model trained in stages 1 and 3 on the toy data."""
+    return once("planner", lambda folder: run_to_end(toy.drive, folder, stage1, stage=3)) / "out"
+
+
+@pytest.fixture(scope="session")
+def plans(toy, tmp_path_factory) -> Path:
+    """Return the file of the toy records, distributed over three scenes, so that there are intervals."""
+    path = tmp_path_factory.mktemp("plans") / "val.jsonl"
+    records = [json.loads(line) for line in toy.driving.read_text().splitlines()]
+    for number, record in enumerate(records):
+        record["scene_token"] = f"scene-{number % 3}"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
 
 
 @pytest.fixture(scope="session")

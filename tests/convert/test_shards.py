@@ -14,7 +14,7 @@ from senna.convert.shards import Scene, parse_shard, select_scenes, shard_of
 from senna.errors import UsageError
 from senna.run_folder import claim
 from senna.templates import load_templates
-from tests.helpers.converter_frames import frame
+from tests.helpers.converter_frames import agent, frame
 
 
 def tables(**lengths):
@@ -67,7 +67,7 @@ def convert(tmp_path, monkeypatch):
         lengths = {scene["name"]: tables.lengths[scene["name"]] for scene in tables.scene}
         for name in scenes:
             for number in range(lengths[name]):
-                yield replace(frame(), token=f"{name}-{number}", scene=name)
+                yield replace(frame(agent(3, 12)), token=f"{name}-{number}", scene=name)
 
     def run(folder, captioner=None, **lengths):
         source = tables(**lengths)

@@ -22,7 +22,7 @@ class MakesFolder:
 
 
 def write_checkpoint(folder: Path, name: str) -> Path:
-    """Write the published tiny checkpoint with a tokenizer as ``folder / name``, and its vision tower to the same parent folder."""
+    """Write the published tiny checkpoint with a tokenizer as ``folder / name``, and its vision tower to ``folder``."""
     shutil.copytree(GOLDEN / "clip_tiny", folder / "clip_tiny")
     checkpoint = llama_folder(folder / name)
     for file in ("config.json", "model.safetensors"):

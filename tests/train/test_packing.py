@@ -40,7 +40,7 @@ def synthetic(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory):
-    """Return the questions that `senna convert` asks about two key frames of the synthetic world, and the folder of its images."""
+    """Return the questions of `senna convert` about two key frames of the synthetic world, and the folder of its images."""
     folder = tmp_path_factory.mktemp("converted")
     world = write_world(folder / "nuscenes", 1, seed=4, mini=True, frames=3)
     flags = ["--nuscenes", str(world), "--version", "v1.0-mini", "--limit", "2", "--out", str(folder / "qa")]
