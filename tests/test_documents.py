@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from senna.cli import COMMANDS
-from tests.conftest import REPOSITORY
+from tests.helpers.paths import REPOSITORY
 
 DOCUMENTS = sorted(
     path

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, CLIPImageProcessorPil
+from transformers import CLIPImageProcessorPil
 
 from senna.data.collate import Collator
 from senna.data.dataset import ConversationDataset
@@ -16,7 +16,7 @@ from senna.model.tokenizer import load_tokenizer
 from senna.records import write_records
 from senna.views import image_block
 from tests.data import own_conversations
-from tests.data.small_tokenizers import byte_level
+from tests.helpers.small_tokenizers import byte_level
 
 PROCESSOR = CLIPImageProcessorPil(size={"shortest_edge": 14}, crop_size={"height": 14, "width": 14})
 VIEW = 10  # tokens a view
@@ -120,12 +120,3 @@ def test_the_longest_record_has_the_stored_tokens_and_those_of_its_images(tmp_pa
     data = ConversationDataset(open_mixture(f"{tmp_path}/a.jsonl"), tokenizer, PROCESSOR, version=version)
     stored = json.loads(own_conversations.STORED.read_text())["current"]["six_images"]
     assert token_statistics(data, 2048, 128).longest == len(stored["input_ids"]) + 6 * 127
-
-
-def test_the_published_questions_have_the_tokens_that_the_published_code_counts(shared_golden, tmp_path):
-    cases = {case["name"]: case for case in json.loads((shared_golden / "preprocess.json").read_text())}
-    case = cases["v1_plan"]
-    write_records(tmp_path / "a.jsonl", [{"images": list("abcdef"), "conversations": case["conversations"]}])
-    tokenizer = AutoTokenizer.from_pretrained(shared_golden / "vicuna_tokenizer")
-    data = ConversationDataset(open_mixture(f"{tmp_path}/a.jsonl"), tokenizer, PROCESSOR)
-    assert token_statistics(data, 2048, 128).longest == len(case["input_ids"]) + 6 * 127

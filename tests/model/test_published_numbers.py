@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from senna.model.senna_llava_llama import flatten_images
-from tests.model.conftest import GOLDEN
+from tests.helpers.paths import GOLDEN
 
 CASES = [
     "plain_1img", "six_right", "six_truncated", "six_truncated_all_labels_lost", "six_truncated_midimage", "six_left",

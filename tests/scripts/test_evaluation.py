@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.helpers.paths import REPOSITORY
 
 NAMES = {"MODEL_PATH", "DATA", "IMAGE_DATA", "TRAIN_DATA", "OUT_DIR", "NUM_GPUS", "PRESET"}
 
@@ -19,11 +19,13 @@ def sh(*flags, cwd, **environment):
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=clean)
 
 
-@pytest.mark.parametrize(("given", "told"), [({}, "MODEL_PATH is not set"), ({"MODEL_PATH": "m"}, "DATA is not set")])
-def test_a_missing_variable_is_named_and_nothing_is_written(given, told, tmp_path):
+@pytest.mark.parametrize(
+    ("given", "message"), [({}, "MODEL_PATH is not set"), ({"MODEL_PATH": "m"}, "DATA is not set")]
+)
+def test_a_missing_variable_is_named_and_nothing_is_written(given, message, tmp_path):
     result = sh(cwd=tmp_path, OUT_DIR=tmp_path / "out", **given)
     assert result.returncode == 2
-    assert told in result.stderr
+    assert message in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 

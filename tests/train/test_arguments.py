@@ -15,7 +15,7 @@ from senna.errors import UsageError
 from senna.train.arguments import ArgumentError, UnknownArgument, build_parser, parse_arguments
 from senna.train.fields import HEADINGS, OWN_FIELDS, TrainArguments, grouped_fields
 from senna.train.options import options_of
-from tests.conftest import REPOSITORY
+from tests.helpers.paths import REPOSITORY
 
 CPU = ["--use_cpu", "True", "--bf16", "False"]
 PUBLISHED_STAGE1 = """--model_name_or_path vicuna --version plain --data_path a.json --image_folder images

@@ -15,8 +15,8 @@ from senna.train.memory.estimate import Setup, Zero, estimate, estimate_generati
 from senna.train.memory.fit import training_setup
 from senna.train.memory.model_shape import LINEARS, ModelShape, Tower
 from senna.train.run import build_trainer
-from tests.conftest import REPOSITORY
-from tests.data.small_tokenizers import llama_folder
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.small_tokenizers import llama_folder
 
 GB, GIB = 1e9, 2**30
 CLIP_L = Tower(
@@ -150,7 +150,7 @@ def test_memory_grows_with_the_batch_and_shrinks_with_checkpointing_and_quantiza
 
 @pytest.fixture(scope="module")
 def benchmark():
-    """The module scripts/benchmarks/memory.py."""
+    """Return the module scripts/benchmarks/memory.py."""
     sys.path.insert(0, str(REPOSITORY / "scripts"))
     yield importlib.import_module("benchmarks.memory")
     sys.path.remove(str(REPOSITORY / "scripts"))

@@ -11,7 +11,7 @@ from senna.model.config import SennaConfig
 from senna.train.memory.estimate import estimate
 from senna.train.memory.fit import RELATIVE_ERROR, choices, training_setup
 from senna.train.memory.model_shape import ModelShape
-from tests.conftest import REPOSITORY
+from tests.helpers.paths import REPOSITORY
 
 GIB = 2**30
 CONFIG = SennaConfig(
