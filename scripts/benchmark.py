@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="end with one line of JSON")
     common.add_argument("--chart", type=Path, metavar="FILE", help="draw the ratios as a bar chart, a PNG")
-    common.add_argument("--repeats", type=positive, default=5, help="number of timed rounds (default %(default)s)")
+    common.add_argument("--repeats", type=positive, default=3, help="number of timed rounds (default %(default)s)")
     commands = parser.add_subparsers(dest="command", required=True)
 
     images = commands.add_parser("images", parents=[common], help="image file to vision tower input")
@@ -80,7 +80,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_world(train)
     add_geometry(train)
-    train.set_defaults(repeats=3)
     return parser
 
 

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from senna.data import encode_conversation, load_tokenizer
 from senna.data.frame_packing import cut_record, pack_trees
+from senna.errors import SennaError
 from senna.model.config import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from senna.model.layout import Tree
 from senna.model.packed_attention import PackedAttention
@@ -53,7 +54,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("assets/frame_packing.png"))
     args = parser.parse_args()
 
-    records, tokenizer = open_records(args.data), load_tokenizer(args.tokenizer, MAX_LENGTH)
+    try:
+        records, tokenizer = open_records(args.data), load_tokenizer(args.tokenizer, MAX_LENGTH)
+    except SennaError as error:
+        parser.error(str(error))
+    frames = len(np.unique(records.frames))
+    if not 0 <= args.frame < frames:
+        parser.error(f"--frame {args.frame}: {args.data} has the frames 0 to {frames - 1}")
     members = np.flatnonzero(
         records.frames == records.frames[np.unique(records.frames, return_index=True)[1]][args.frame]
     )

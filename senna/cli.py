@@ -32,7 +32,7 @@ COMMANDS = {
     "launch": Command(
         "senna.launch.command:main",
         "run a recipe on all GPUs",
-        "launch pretrain|full|lora|qlora [any flag of senna train]",
+        "launch pretrain|full|lora|qlora|evaluate|visualize|convert ...",
     ),
     "merge": Command(
         "senna.merge:main",

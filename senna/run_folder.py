@@ -26,7 +26,7 @@ def read_settings(path: Path) -> dict[str, Any] | None:
     """Return the settings in a JSON file; None if there is no such file, an empty dict if it is damaged."""
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError):
         return {}

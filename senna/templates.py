@@ -40,8 +40,9 @@ def load_templates(path: str | Path | None = None) -> Templates:
     try:
         sections = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(
-            f"{path}: the file of prompts cannot be read: {error}", remedy="give a YAML file in UTF-8"
+            f"{path}: the file of prompts cannot be read: {reason}", remedy=f"give a YAML file like {DEFAULT}"
         ) from error
     except yaml.YAMLError as error:
         raise UsageError(f"{path}: the file of prompts is not YAML: {error}", remedy=f"see {DEFAULT}") from error

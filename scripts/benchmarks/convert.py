@@ -136,6 +136,7 @@ def compare_facts(root: Path, version: str) -> dict[str, int]:
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Time the converter from end to end and the devkit's calls for the same facts, and compare the facts."""
     root, version = arguments.nuscenes or embedded_world(), arguments.version
+    scenes_of(root, version)  # raises UsageError where there are no tables
     compared = compare_facts(root, version)
     with tempfile.TemporaryDirectory() as folder:
         count = iter(range(1000))

@@ -110,20 +110,8 @@ def _desk(args: DemoArguments, examples: "list[Example]") -> "tuple[Desk, str]":
     from senna.demo.page import Desk
     from senna.model import load_model
 
-    _check_device(args.device)
     dtype = args.dtype if args.dtype == "auto" else getattr(torch, args.dtype)
     model, tokenizer, image_processor = load_model(
         args.model, quantization=args.quantization, dtype=dtype, device=args.device
     )
     return Desk(Answerer(model, tokenizer, image_processor), examples, args.max_image_megapixels), model.device.type
-
-
-def _check_device(name: str) -> None:
-    import torch
-
-    if name == "auto":
-        return
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {name} cannot be used: {str(error).splitlines()[0]}", remedy="use auto") from error

@@ -86,6 +86,10 @@ class Store:
                 part.unlink()
         return ordered
 
+    def is_empty(self) -> bool:
+        """Return whether no prediction is stored."""
+        return next(self._lines(), None) is None
+
     def discard(self) -> None:
         """Delete all predictions."""
         for path in [self.path, *self.folder.glob(self._parts)]:
@@ -98,9 +102,14 @@ class Store:
 
 
 def read_predictions(path: Path) -> list[Prediction]:
-    """Return the predictions in a file. Raises UsageError if it is missing or a line is not a prediction."""
+    """Return the predictions in a file, or in the folder of an evaluation.
+
+    Raises:
+        UsageError: the file is missing, or a line is not a prediction.
+    """
+    path = path / f"{PREDICTIONS}.jsonl" if path.is_dir() else path
     if not path.is_file():
-        raise UsageError(f"{path} does not exist", remedy=f"run `senna evaluate --out {path.parent}`, which writes it")
+        raise UsageError(f"{path} does not exist", remedy="give the --out folder of a completed `senna evaluate`")
     with path.open(encoding="utf-8") as file:
         found = []
         for number, line in enumerate(file, 1):
@@ -137,9 +146,11 @@ def claim(folder: Path, settings: Mapping[str, Any], overwrite: bool = False) ->
         raise UsageError(
             f"--out {folder} cannot be made: {error.strerror or error}", remedy="choose another --out"
         ) from None
-    if overwrite or not settings_file.is_file():
-        for name in (PREDICTIONS, BLACKOUT):
-            Store(folder, name).discard()
+    stores = [Store(folder, name) for name in (PREDICTIONS, BLACKOUT)]
+    # An evaluation that stopped before its first prediction, for example at a wrong --model, is not worth keeping.
+    if overwrite or not settings_file.is_file() or all(store.is_empty() for store in stores):
+        for store in stores:
+            store.discard()
         settings_file.unlink(missing_ok=True)
     run_folder.claim(
         folder, settings, where=f"--out {folder}", remedy="choose another --out, or start anew with --overwrite"

@@ -84,6 +84,11 @@ def main(argv: list[str]) -> int:
 
 def prepare(recipe: str, flags: list[str], environment: Mapping[str, str]) -> Command:
     """Return the command that a recipe starts. Raises UsageError if a variable or flag is missing or wrong."""
+    if not (ROOT / "configs").is_dir():
+        raise UsageError(
+            f"senna launch needs the repository, whose configs/ it reads; {ROOT} has none",
+            remedy="clone the repository, and run `pip install -e .` or the scripts of train_tools/ in it",
+        )
     if recipe == "pretrain":
         return _train(1, PRETRAIN, flags, environment)
     if recipe in DRIVING:
@@ -91,7 +96,7 @@ def prepare(recipe: str, flags: list[str], environment: Mapping[str, str]) -> Co
     if recipe in OTHERS:
         return OTHERS[recipe](flags, environment)
     known = ", ".join(["pretrain", *DRIVING, *OTHERS])
-    raise UsageError(f"senna launch {recipe}: unknown recipe", remedy=f"use one of {known}")
+    raise UsageError(f"unknown recipe {recipe}", remedy=f"use one of {known}")
 
 
 def _driving_stage(flags: list[str]) -> int:
@@ -104,7 +109,7 @@ def _driving_stage(flags: list[str]) -> int:
     if stage not in ("2", "3"):
         raise UsageError(
             f"--stage {stage}: this recipe trains stage 2 or 3",
-            remedy="use --stage 2 or 3; for stage 1 run train_tools/pretrain_senna_llava.sh",
+            remedy="use --stage 2 or --stage 3; train_tools/pretrain_senna_llava.sh trains stage 1",
         )
     return int(stage)
 

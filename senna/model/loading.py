@@ -236,10 +236,11 @@ def load_model(
         The model in evaluation mode, the tokenizer and the image processor.
 
     Raises:
-        UsageError: a file is missing, damaged, or of another model.
+        UsageError: a file is missing, damaged, or of another model; or the device cannot be used.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    _check_device(device)
     source = ModelSource.resolve(path, base)
     model, new = open_model(
         source,
@@ -255,3 +256,11 @@ def load_model(
         )
     tokenizer = load_tokenizer(source.tokenizer, model.config.tokenizer_model_max_length)
     return model, tokenizer, source.load_image_processor()
+
+
+def _check_device(name: str | torch.device) -> None:
+    """Raise UsageError where torch cannot use a device."""
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {name} cannot be used: {str(error).splitlines()[0]}", remedy="use auto") from error

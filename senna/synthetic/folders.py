@@ -33,12 +33,18 @@ def needs_making(folder: Path, recipe: Mapping[str, object]) -> bool:
 def make_folder(folder: Path, recipe: Mapping[str, object], make: Callable[[Path], object]) -> None:
     """Let `make` fill a temporary folder beside `folder`, write the stamp into it and rename it to `folder`.
 
-    Leftovers of an interrupted attempt are deleted first. An existing `folder` is replaced.
+    Leftovers of an interrupted attempt are deleted first. An existing `folder` is replaced. Raises UsageError where the
+    folder cannot be made.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = folder.parent / f".{folder.name}.unfinished"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+    except OSError as error:
+        raise UsageError(
+            f"{folder} cannot be made: {error.strerror or error}", remedy="choose another output folder"
+        ) from error
     make(unfinished)
     (unfinished / STAMP).write_text(json.dumps(dict(recipe), indent=1) + "\n", encoding="utf-8")
     if folder.exists():

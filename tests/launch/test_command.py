@@ -103,8 +103,15 @@ def made(monkeypatch):
     return commands
 
 
+def test_an_installation_without_the_repository_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("senna.launch.command.ROOT", tmp_path)
+    with pytest.raises(UsageError, match="needs the repository"):
+        prepare("full", ["--print"], {})
+
+
 def test_the_tiny_preset_creates_the_inputs_that_are_not_given(made, tmp_path, monkeypatch):
     monkeypatch.setattr("senna.launch.command.ROOT", tmp_path)
+    (tmp_path / "configs").mkdir()
     command = prepare("pretrain", [], {"PRESET": "tiny", "CUDA_VISIBLE_DEVICES": ""})
     flags = flags_of(command.words)
     embedded = tmp_path / "outputs" / "embedded"
@@ -121,6 +128,7 @@ def test_the_tiny_preset_creates_the_inputs_that_are_not_given(made, tmp_path, m
 
 def test_the_tiny_preset_continues_from_the_stage_before(made, tmp_path, monkeypatch):
     monkeypatch.setattr("senna.launch.command.ROOT", tmp_path)
+    (tmp_path / "configs").mkdir()
     for name in ("stage1", "stage2_lora"):
         (tmp_path / "outputs" / name).mkdir(parents=True)
         config = json.dumps({"mm_vision_tower": "clip"})

@@ -11,6 +11,7 @@ import os
 import queue
 import random
 import re
+import sys
 import threading
 import time
 import urllib.error
@@ -149,6 +150,8 @@ class OpenAICaptioner:
                 failure, wanted = str(error), error.pause
             if attempt == policy.attempts or (stop is not None and stop.is_set()):
                 break
+            if stop is None and attempt == 1:  # the first request of a run: the address may be wrong
+                print(f"--server {self._address}: no answer ({failure}); trying again", file=sys.stderr, flush=True)
             pause = min(policy.first_pause * 2 ** (attempt - 1), policy.longest_pause) * random.uniform(0.75, 1.25)
             pause = pause if wanted is None else min(max(wanted, 0.0), 5 * policy.longest_pause)
             if stop is None:
