@@ -27,7 +27,7 @@ class SennaError(Exception):
 
     @property
     def location(self) -> str:
-        """Return where it happened, as text in front of the message; empty unless a subclass knows it."""
+        """The file and record in which it happened, as a prefix of the message; empty unless a subclass knows them."""
         return ""
 
     def __str__(self) -> str:
@@ -66,6 +66,7 @@ class DataError(SennaError):
 
     @property
     def location(self) -> str:
+        """The file and the record, as far as they are known: "FILE: record 2, line 3 (id)"."""
         record = None if self.record is None else f"record {self.record}"
         return ": ".join(str(part) for part in (self.file, record) if part is not None)
 
@@ -73,6 +74,11 @@ class DataError(SennaError):
         """Return the same error with the record in which it happened. A location of its own moves into the message."""
         message = f"{self.location}: {self.message}" if self.location else self.message
         return DataError(message, remedy=self.remedy, file=file, record=record, kind=self.kind)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of another library's message, for a message of ours; its type if it has no text."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _rebuild(error_type: type[SennaError], args: tuple, state: dict) -> SennaError:

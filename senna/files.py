@@ -11,7 +11,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from senna.errors import SennaError, UsageError
+from senna.errors import SennaError, UsageError, first_line
 
 SAVING = ".saving"
 """The name of the subfolder in which the content of an output folder is written before it is published."""
@@ -131,7 +131,6 @@ def writing(folder: Path, kept: Callable[[], str] = str) -> Iterator[None]:
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(folder / SAVING, ignore_errors=True)
         free = shutil.disk_usage(folder).free / 1e6
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise SennaError(
-            f"saving to {folder} failed ({reason}; {free:.1f} MB free now)", remedy=f"{kept()}{_MAKE_ROOM}"
+            f"saving to {folder} failed ({first_line(error)}; {free:.1f} MB free now)", remedy=f"{kept()}{_MAKE_ROOM}"
         ) from error

@@ -20,7 +20,7 @@ class ArgumentParser(argparse.ArgumentParser):
     def error(self, message: str):
         raise UsageError(message, remedy=f"see {self.prog} --help")
 
-    def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
+    def parse_known_args(self, args=None, namespace=None):
         return super().parse_known_args(None if args is None else [self._spell(word) for word in args], namespace)
 
     def _spell(self, word: str) -> str:
@@ -34,8 +34,10 @@ class ArgumentParser(argparse.ArgumentParser):
         return word
 
 
-def parse_flags(kind: type[Arguments], argv: list[str], prog: str, description: str, epilog: str = "") -> Arguments:
-    """Parse a command line into ``kind``, a dataclass of ``flag`` fields.
+def parse_flags(
+    arguments: type[Arguments], argv: list[str], prog: str, description: str, epilog: str = ""
+) -> Arguments:
+    """Parse a command line into ``arguments``, a dataclass of ``flag`` fields.
 
     Fields are str, int, float, bool (a switch) or a list of str. A flag may be written with hyphens or with underscores.
 
@@ -43,8 +45,8 @@ def parse_flags(kind: type[Arguments], argv: list[str], prog: str, description: 
         UsageError: a flag is unknown, missing or has a wrong value; the message names it.
     """
     parser = ArgumentParser(prog=prog, description=description, epilog=epilog, allow_abbrev=False)
-    hints = get_type_hints(kind)
-    for item in fields(kind):  # type: ignore[arg-type]
+    hints = get_type_hints(arguments)
+    for item in fields(arguments):  # type: ignore[arg-type]
         required = item.default is MISSING
         default_text = "" if required or item.default in (None, False, "") else f" (default: {item.default})"
         name, text = f"--{item.name.replace('_', '-')}", item.metadata["help"] + default_text
@@ -56,4 +58,4 @@ def parse_flags(kind: type[Arguments], argv: list[str], prog: str, description: 
             number = next((t for t in (int, float) if hints[item.name] in (t, t | None)), str)
             default = None if required else item.default
             parser.add_argument(name, type=number, required=required, default=default, help=text)
-    return kind(**vars(parser.parse_args(argv)))
+    return arguments(**vars(parser.parse_args(argv)))

@@ -1,4 +1,4 @@
-"""The registry of question kinds. One entry has everything that the project needs to know about a kind.
+"""The registry of question kinds. An entry has everything that the project needs to know about a kind.
 
 A new kind needs one entry here (or a call of ``register`` elsewhere), one section in the file of templates and one scorer.
 Functions of upper layers are given as ``"module:function"`` and imported on first use, so that this module imports nothing
@@ -19,6 +19,8 @@ TRAFFIC_LIGHTS = ("Red", "Yellow", "Green", "None")
 """The answers to a traffic-light question."""
 
 PLAN = "plan"
+"""The kind that asks for the driving decision."""
+
 OTHER = "other"
 """The kind of a record whose answers have no known form."""
 
@@ -43,13 +45,13 @@ class CaptionRules:
     """Rules for a captioner's answers to a kind of question.
 
     Attributes:
-        words: the only valid answers; empty where the answer is free text.
+        words: the only valid answers; empty if the answer is free text.
         shortest, longest: minimum and maximum length of a free text, in words.
         hint: a sentence that is added to the question when the first answer was not usable.
-        simplify: cleaned answer -> the one of ``words`` that it means, None where that is unclear. Default: compare the
+        simplify: cleaned answer -> the element of ``words`` that it means, None if that is unclear. Default: compare the
             answer with ``words``, ignoring case and punctuation.
         compose: (`senna.convert.facts.Frame`, view) -> answer of the captioner `annotations`, composed from the tables;
-            None where they cannot give it.
+            None if they cannot give it.
     """
 
     words: tuple[str, ...] = ()
@@ -70,13 +72,13 @@ class QuestionKind:
         stage: the training stage that uses it, 2 or 3.
         ask: (`senna.convert.facts.Frame`, templates) -> iterable of `senna.convert.questions.Question`.
         template: key -> slots, for the kind's section in the file of templates.
-        parse: answer text -> value, None where the text has no valid form.
+        parse: answer text -> value, None if the text has no valid form.
         score: (ground truth values, predicted values, `senna.evaluate.metrics.bootstrap.Scenes`) -> figures of metrics.json;
-            None where the kind has its own metrics (the plan).
-        recognize: answers of a record without ``kind`` -> whether they have the form of this kind; None where the form
+            None if the kind has its own metrics (the plan).
+        recognize: answers of a record without ``kind`` -> whether they have the form of this kind; None if the form
             does not show the kind.
-        caption: rules for a captioner's answers; None where the tables give the answer.
-        labels: answer text -> the labels that the quality report counts; None where the answer is free text.
+        caption: rules for a captioner's answers; None if the tables give the answer.
+        labels: answer text -> the labels that the quality report counts; None if the answer is free text.
         per_view: whether there is a question for each view.
         metric_note: a sentence about the metrics that the report shows below them.
     """
@@ -110,9 +112,9 @@ def parse_traffic_light(text: str) -> int | None:
 
 
 def parse_motion(text: str) -> dict[int, MetaAction | None] | None:
-    """Return object number -> meta-action of the lines "Object 3: KEEP, STRAIGHT"; None where there is no such line.
+    """Return object number -> meta-action of the lines "Object 3: KEEP, STRAIGHT"; None if there is no such line.
 
-    The meta-action is None where the line has no valid one, or where the object has two lines.
+    The meta-action is None if the line has no valid one, or if the object has two lines.
     """
     found = [line for line in map(_OBJECT.fullmatch, text.splitlines()) if line]
     times = Counter(int(line[1]) for line in found)
@@ -121,7 +123,7 @@ def parse_motion(text: str) -> dict[int, MetaAction | None] | None:
 
 
 def parse_text(text: str) -> str | None:
-    """Return a free text without surrounding blanks; None where it is empty."""
+    """Return a free text without surrounding blanks; None if it is empty."""
     return text.strip() or None
 
 
@@ -156,7 +158,7 @@ _KINDS: dict[str, QuestionKind] = {}
 
 
 def register(kind: QuestionKind) -> QuestionKind:
-    """Add a kind to the registry. Raises UsageError where its name is taken or its stage is neither 2 nor 3."""
+    """Add a kind to the registry. Raises UsageError if its name is taken or its stage is neither 2 nor 3."""
     if kind.name in _KINDS or kind.name == OTHER:
         raise UsageError(f"question kind {kind.name!r} is registered already", remedy="give the new kind another name")
     if kind.stage not in (2, 3):
@@ -176,7 +178,7 @@ def all_kinds() -> tuple[QuestionKind, ...]:
 
 
 def kind_named(name: str) -> QuestionKind | None:
-    """Return the kind of that name; None where it is not registered, as in records from other sources."""
+    """Return the kind of that name; None if it is not registered, as in records from other sources."""
     return _KINDS.get(name)
 
 
@@ -187,7 +189,7 @@ def stage_of(name: str) -> int:
 
 
 def recognize(answers: Iterable[str]) -> str:
-    """Return the name of the kind whose form all answers of a record have, ``OTHER`` where there is none."""
+    """Return the name of the kind whose form all answers of a record have, ``OTHER`` if there is none."""
     texts = list(answers)
     if not any(text.strip() for text in texts):
         return OTHER

@@ -1,6 +1,6 @@
 """Random access to a file of records: a small index in memory, the records in a memory map.
 
-A record is parsed when it is asked for, so memory does not grow with the length of the texts. The index holds the byte
+A record is parsed on access, so memory does not grow with the length of the texts. The index holds the byte
 offset, length, kind and frame of each record, less than 30 bytes together.
 """
 
@@ -90,7 +90,9 @@ class RecordFile:
                 with self.path.open("rb") as file:
                     self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             except (OSError, ValueError) as error:
-                raise DataError(f"can no longer be read: {error}", file=self.path) from error
+                raise DataError(
+                    f"can no longer be read: {error}", remedy="restore the file and start again", file=self.path
+                ) from error
             if len(self._map) != self._file_size:
                 raise DataError("changed after it was opened", remedy="start again", file=self.path)
         return self._map
@@ -160,7 +162,7 @@ def open_records(path: str | Path) -> RecordFile:
             _index_lines(file, index)
         size = os.fstat(file.fileno()).st_size
     if not index.starts:
-        raise DataError("holds no records", file=path)
+        raise DataError("holds no records", remedy="give a file with at least one record", file=path)
     return RecordFile(path, index, size)
 
 
@@ -261,7 +263,11 @@ class _Window:
                 start_of_line = read + newline + 1
             read += len(chunk)
         column = offset - start_of_line + 1
-        raise DataError(f"is not JSON: {message}, line {line} column {column}", file=self._path)
+        raise DataError(
+            f"is not JSON: {message}, line {line} column {column}",
+            remedy="correct the file there, or fetch it again",
+            file=self._path,
+        )
 
     def _more(self) -> None:
         """Drop what has been read and append a chunk, at least as long as the rest, so that long records stay cheap."""

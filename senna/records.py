@@ -22,6 +22,9 @@ from senna.errors import DataError, UsageError
 from senna.files import atomic_write
 from senna.views import IMAGE_TOKEN, order_paths, paths_by_camera, prompt_views
 
+HUMAN, GPT = "human", "gpt"
+"""The two roles of a conversation: questions and answers."""
+
 Turn = TypedDict("Turn", {"from": str, "value": str})
 """One message of a conversation; ``from`` is "human" or "gpt"."""
 
@@ -48,7 +51,7 @@ class Record(_RequiredKeys, total=False):
     ego_fut_trajs: list[list[float]]
 
 
-_ROLES = ("human", "gpt")
+_CONVERSATIONS = "give it 'conversations', a list of {'from': 'human' or 'gpt', 'value': text}"
 
 # The start of an answer that may have a known form: "KEEP,", "Object 1", "Red". A quick check that captions fail.
 _FORMAL = re.compile(r"\s*(?:\w+(?:\s*,|\s+\d|\.?\s*\Z)|\Z)")
@@ -93,7 +96,9 @@ def image_paths(record: Mapping[str, Any]) -> list[str]:
     value = next((record[key] for key in keys if record.get(key)), [])
     paths = [value] if isinstance(value, str) else value
     if not isinstance(paths, list) or not all(isinstance(path, str) and path for path in paths):
-        raise DataError(f"image paths must be text, got {value!r}")
+        raise DataError(
+            f"image paths must be text, got {value!r}", remedy="give 'image' one path and 'images' a list of paths"
+        )
     return list(paths)
 
 
@@ -129,9 +134,9 @@ def record_kind(record: Mapping[str, Any]) -> str:
 
 
 def _kind_of_answers(turns: list[Turn]) -> str:
-    if turns[-1]["from"] == "gpt" and not _FORMAL.match(turns[-1]["value"]):
+    if turns[-1]["from"] == GPT and not _FORMAL.match(turns[-1]["value"]):
         return kinds.OTHER
-    return kinds.recognize(turn["value"] for turn in turns if turn["from"] == "gpt")
+    return kinds.recognize(turn["value"] for turn in turns if turn["from"] == GPT)
 
 
 def validate_record(record: object) -> tuple[Record, int, int]:
@@ -141,23 +146,22 @@ def validate_record(record: object) -> tuple[Record, int, int]:
         DataError: the value is not a record. The error does not name the record.
     """
     if not isinstance(record, dict):
-        raise DataError(f"is not an object but {_shortened(record)}")
+        raise DataError(f"is not an object but {_shortened(record)}", remedy=_CONVERSATIONS)
     turns = record.get("conversations")
     if not isinstance(turns, list) or not turns:
-        raise DataError(
-            "has no 'conversations'",
-            remedy="give it a list of {'from': 'human' or 'gpt', 'value': text} under this key",
-        )
+        raise DataError("has no 'conversations'", remedy=_CONVERSATIONS)
     words = images = 0
     for number, turn in enumerate(turns):
-        if not isinstance(turn, dict) or turn.get("from") not in _ROLES:
-            raise DataError(f"has a turn {number} that is not from 'human' or 'gpt': {_shortened(turn)}")
+        if not isinstance(turn, dict) or turn.get("from") not in (HUMAN, GPT):
+            raise DataError(
+                f"has a turn {number} that is not from 'human' or 'gpt': {_shortened(turn)}", remedy=_CONVERSATIONS
+            )
         value = turn.get("value")
         if not isinstance(value, str):
-            raise DataError(f"has a turn {number} whose 'value' is not text: {_shortened(turn)}")
+            raise DataError(f"has a turn {number} whose 'value' is not text: {_shortened(turn)}", remedy=_CONVERSATIONS)
         words += len(value.split())
         images += value.count(IMAGE_TOKEN)
-    return record, words, images  # type: ignore[return-value]
+    return record, words, images  # type: ignore[return-value]  # checked above
 
 
 def _shortened(value: object) -> str:

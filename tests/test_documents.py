@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from senna.cli import COMMANDS
-from tests.conftest import REPOSITORY
+from tests.helpers.paths import REPOSITORY
 
 DOCUMENTS = sorted(
     path
@@ -84,9 +84,16 @@ def test_the_readme_is_short():
     assert len(text.splitlines()) <= 200
 
 
-def test_the_readme_names_every_guide():
-    text = text_of(REPOSITORY / "README.md")
-    assert [name(guide) for guide in DOCUMENTS if name(guide) not in text and name(guide) != "README.md"] == []
+def test_every_document_can_be_reached_from_the_readme():
+    reached, to_read = set(), [REPOSITORY / "README.md"]
+    while to_read:
+        document = to_read.pop()
+        if document in reached or document.suffix != ".md" or not document.is_file():
+            continue
+        reached.add(document)
+        links = (link.partition("#")[0] for link in _LINK.findall(text_of(document)))
+        to_read += [(document.parent / link).resolve() for link in links if link and "://" not in link]
+    assert set(DOCUMENTS) == reached
 
 
 def docstrings(path):

@@ -1,4 +1,4 @@
-"""Frames are found from image paths and text alone, and number_keys by first appearance."""
+"""Frames are found from image paths and text only, and numbered by first appearance."""
 
 import time
 

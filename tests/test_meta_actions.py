@@ -17,7 +17,7 @@ from senna.meta_actions import (
 )
 
 
-def test_there_are_twenty_and_each_is_parsed_from_its_own_text():
+def test_each_of_the_twenty_meta_actions_is_parsed_from_its_own_text():
     assert len(set(ALL_META_ACTIONS)) == 20
     assert all(parse_meta_action(str(action)) == action for action in ALL_META_ACTIONS)
     assert str(MetaAction("KEEP", "STRAIGHT")) == "KEEP, STRAIGHT"

@@ -20,8 +20,8 @@ from senna.record_file import open_records
 from senna.records import write_records
 from senna.templates import DEFAULT, load_templates
 from senna.views import VIEWS
-from tests.convert.test_questions import agent, frame
-from tests.data.small_tokenizers import byte_level
+from tests.helpers.converter_frames import agent, frame
+from tests.helpers.small_tokenizers import byte_level
 
 PROCESSOR = CLIPImageProcessorPil(size={"shortest_edge": 14}, crop_size={"height": 14, "width": 14})
 
@@ -72,7 +72,7 @@ def templates(stage, tmp_path):
 
 @pytest.fixture
 def path(templates, tmp_path):
-    """The records of two frames, with one and two trucks, and their images."""
+    """Return the file of the records of two frames, with one and two trucks, and their images."""
     records = []
     for number in (1, 2):
         trucks = [agent(3.0 * index, 20, "vehicle.truck", "truck") for index in range(number)]

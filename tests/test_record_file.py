@@ -11,7 +11,7 @@ import senna.record_file
 from senna.errors import DataError
 from senna.record_file import open_records
 from senna.records import write_records
-from tests.test_records import AWKWARD, a_record
+from tests.helpers.caption_records import AWKWARD, a_record
 
 
 def write(path: Path, text: str | bytes) -> Path:

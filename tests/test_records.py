@@ -11,20 +11,7 @@ from senna.errors import DataError, SennaError, UsageError
 from senna.record_file import open_records
 from senna.records import image_paths, prompt_images, record_kind, record_name, write_records
 from senna.views import VIEWS, image_block
-
-
-def a_record(number: int, answer: str = "a white car") -> dict:
-    question = "<image>\nDescribe."
-    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
-    return {"id": f"r{number}", "image": f"{number}.jpg", "conversations": turns}
-
-
-AWKWARD = [
-    a_record(0, 'quotes " and \\ and ]},{[ inside'),
-    a_record(1, "Zürich — 东京 🚗 \u2028 \x85"),
-    a_record(2, ""),
-    a_record(3, "long " * 300),
-]
+from tests.helpers.caption_records import AWKWARD
 
 
 def test_written_records_are_read_back_in_both_formats(tmp_path):
@@ -124,12 +111,6 @@ def test_without_a_kind_the_form_of_the_answers_decides(answers, kind):
     assert record_kind({"conversations": turns[:-1] if answers else turns}) == kind
     assert record_kind({"conversations": turns}) == kind, "a last question without an answer has no effect"
     assert record_kind({"conversations": turns, "kind": None}) == kind
-
-
-def test_published_answers_have_the_kind_of_their_form(shared_golden):
-    cases = {case["name"]: case for case in json.loads((shared_golden / "preprocess.json").read_text())}
-    kinds = {name: record_kind(cases[name]) for name in ("v1_plan", "v1_mot", "v1_vru_yes", "plain_caption")}
-    assert kinds == {"v1_plan": "plan", "v1_mot": "motion", "v1_vru_yes": "other", "plain_caption": "other"}
 
 
 CAMERAS = {view: f"samples/CAM_{view.upper().replace(' ', '_')}/{number}.jpg" for number, view in enumerate(VIEWS)}

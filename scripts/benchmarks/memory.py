@@ -127,7 +127,7 @@ def setup_of(setting: Setting, batch: dict[str, Any], device: str) -> Setup:
     half, cuda = setting.precision == "bf16", device != "cpu"
     compute = 2 if half else 4
     return Setup(
-        work=MicroBatch(rows, tokens, targets, views),
+        micro_batch=MicroBatch(rows, tokens, targets, views),
         trained=Trained(setting.what, setting.rank if setting.what == "lora" else 0, mask=1 if cuda else 4),
         numbers=NumberBytes(compute, 4 if setting.what == "full" else compute, 4),
         frozen=setting.held or setting.precision,

@@ -1,10 +1,15 @@
-"""The types of samples and batches. T tokens, V views, H, W pixels; B rows, R records, N images, n text tokens of a batch."""
+"""The types of samples and batches.
+
+Letters: T tokens of a record, V views of a record, H, W height and width of the vision tower's input in pixels; B rows, L
+positions of a packed row, R records, N images, n text tokens and M targets of a batch; K view tokens per image.
+"""
 
 from dataclasses import dataclass
 from typing import TypedDict
 
 import torch
 
+from senna.errors import DataError
 from senna.model.layout import Layout
 
 
@@ -19,20 +24,20 @@ class Sample(TypedDict):
 
 
 class TextSample(TypedDict):
-    """A record, encoded, before its images are read."""
+    """A record, encoded, before its images are read. Other fields are as in `Sample`."""
 
-    input_ids: torch.Tensor
-    labels: torch.Tensor
-    paths: list[str]  # of the images, in the order of the prompt
+    input_ids: torch.Tensor  # LongTensor (T,)
+    labels: torch.Tensor  # LongTensor (T,)
+    paths: list[str]  # paths of the V images, in the order of the prompt
     kind: int
     sample: str
 
 
 class FrameRecord(TypedDict):
-    """A record of a frame; the images are those of the frame."""
+    """A record of a frame, encoded; its images are those of the frame. Fields are as in `Sample`."""
 
-    input_ids: torch.Tensor
-    labels: torch.Tensor
+    input_ids: torch.Tensor  # LongTensor (T,)
+    labels: torch.Tensor  # LongTensor (T,)
     kind: int
     sample: str
 
@@ -41,7 +46,7 @@ class BadSample(TypedDict):
     """A record that cannot be used."""
 
     sample: str  # the name of the record
-    error: str  # a message that names the record
+    error: DataError  # names the file and the record
 
 
 class FrameSample(TypedDict):
@@ -59,7 +64,7 @@ class BatchCounts:
 
     Attributes:
         samples: names of all records, without padding.
-        bad_samples: messages of the records that could not be used.
+        bad_samples: the errors of the records that could not be used.
         tokens: tokens that the model processes, with view tokens, without padding.
         unpacked_tokens: tokens of the same records without packing, each record by itself.
         positions: positions in the rows, with padding.
@@ -67,7 +72,7 @@ class BatchCounts:
     """
 
     samples: list[str]
-    bad_samples: list[str]
+    bad_samples: list[DataError]
     tokens: int
     unpacked_tokens: int
     positions: int
@@ -79,9 +84,7 @@ class PaddedBatch(TypedDict):
 
     input_ids: torch.Tensor  # LongTensor (B, T)
     labels: torch.Tensor  # LongTensor (B, T)
-    attention_mask: (
-        torch.Tensor
-    )  # bool (B, T); from the lengths, because a token of a text may have the id of the padding
+    attention_mask: torch.Tensor  # bool (B, T); from the lengths, since a text may contain the token of the padding
     images: torch.Tensor | list[torch.Tensor]  # float32 (B, V, 3, H, W), or a list of (V_i, 3, H, W) if V differs
     kinds: torch.Tensor  # LongTensor (B,); -1 for padding and for records that could not be used
     counts: BatchCounts
@@ -91,12 +94,12 @@ class PackedRows(TypedDict):
     """The tensors of a packed batch of B rows with L positions, in which a frame's shared tokens occur once."""
 
     input_ids: torch.Tensor  # LongTensor (1, n): the text tokens, at least one
-    source: torch.Tensor  # LongTensor (B, L): row of the table [n text embeddings, N * K view tokens, a row of zeros]
+    source: torch.Tensor  # LongTensor (B, L): row of the table [n text embeddings, N * K view tokens, one row of zeros]
     position_ids: torch.Tensor  # LongTensor (B, L): a branch counts on from its prefix; 0 at padding
     labels: torch.Tensor  # LongTensor (B, L): IGNORE_INDEX, or the target at this position
-    target_positions: torch.Tensor  # LongTensor: ascending flat positions (row * L + column) before the targets
-    target_records: torch.Tensor  # LongTensor: for each target, which of the R records it belongs to
-    layout: Layout
+    target_positions: torch.Tensor  # LongTensor (M,): ascending flat positions (row * L + column) before the targets
+    target_records: torch.Tensor  # LongTensor (M,): the index of the record that each target belongs to
+    layout: Layout  # the trees
 
 
 class PackedBatch(PackedRows):

@@ -1,4 +1,4 @@
-"""Collators: from samples to one batch. Letters: B rows, T tokens, V images of a row, H, W pixels; see `senna.data.batch`."""
+"""Collators: from samples to one batch. The letters of shapes are those of `senna.data.batch`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,9 +41,9 @@ class Collator:
     def __call__(self, samples: Sequence[Sample | BadSample]) -> PaddedBatch:
         rows = [self._row(sample) for sample in samples]
         longest = max(len(row.input_ids) for row in rows)
-        input_ids = torch.full((len(rows), longest), self.pad_token_id)
-        labels = torch.full((len(rows), longest), IGNORE_INDEX)
-        attention_mask = torch.zeros((len(rows), longest), dtype=torch.bool)
+        input_ids = torch.full((len(rows), longest), self.pad_token_id)  # (B, T)
+        labels = torch.full((len(rows), longest), IGNORE_INDEX)  # (B, T)
+        attention_mask = torch.zeros((len(rows), longest), dtype=torch.bool)  # (B, T)
         for number, row in enumerate(rows):
             length = len(row.input_ids)
             columns = slice(None, length) if self.padding_side == "right" else slice(longest - length, None)
@@ -56,7 +56,7 @@ class Collator:
             "labels": labels,
             "attention_mask": attention_mask,
             "images": _images(samples, (input_ids == IMAGE_TOKEN_INDEX).sum(1).tolist()),
-            "kinds": torch.tensor([sample.get("kind", -1) for sample in samples]),
+            "kinds": torch.tensor([sample.get("kind", -1) for sample in samples]),  # (B,)
             "counts": BatchCounts(
                 samples=[sample["sample"] for sample in samples if sample["sample"]],
                 bad_samples=[sample["error"] for sample in samples if "error" in sample],
@@ -72,7 +72,7 @@ class Collator:
         if "error" not in sample and len(sample["input_ids"]):
             input_ids, labels = sample["input_ids"], sample["labels"]
         else:
-            input_ids, labels = torch.tensor([self.pad_token_id]), torch.tensor([IGNORE_INDEX])
+            input_ids, labels = torch.tensor([self.pad_token_id]), torch.tensor([IGNORE_INDEX])  # (1,) each
         return cut_record(input_ids, labels, self.max_length, self.tokens_per_image)
 
 
@@ -83,6 +83,8 @@ class PackCollator:
     See ``pack_trees`` for the tokens that records share. Records are cut as ``Collator`` cuts them. There are as many rows
     as are needed to hold at most ``pack_max_tokens`` tokens each, and padding is at the ends of rows only. A batch without
     a record that can be used is one padding token.
+
+    Raises ValueError if ``pack_max_tokens`` is below ``max_length``.
     """
 
     pad_token_id: int
@@ -97,7 +99,7 @@ class PackCollator:
             )
 
     def __call__(self, frames: Sequence[FrameSample]) -> PackedBatch:
-        records, kinds, first_views, trees, images, views = [], [], [], [], [], 0
+        records, kinds, first_images, trees, images, num_images = [], [], [], [], [], 0
         for frame in frames:
             usable = [sample for sample in frame["records"] if _is_usable(sample)]
             cut = [self._cut(sample) for sample in usable]
@@ -106,20 +108,20 @@ class PackCollator:
                 trees.append(tree._replace(records=tuple(len(records) + number for number in tree.records)))
             records += cut
             kinds += [sample["kind"] for sample in usable]
-            first_views += [views] * len(cut)
-            images.append(frame["images"][:seen])
-            views += seen
+            first_images += [num_images] * len(cut)
+            images.append(frame["images"][:seen])  # (V, 3, H, W)
+            num_images += seen
         bins = even_bins([tree.size for tree in trees], self.pack_max_tokens)
         rows = [[trees[number] for number in members] for members in bins]
         packed = self._no_rows()
         if rows:
-            packed = build_rows(records, rows, first_views, views, self.tokens_per_image, self.pad_token_id)
+            packed = build_rows(records, rows, first_images, num_images, self.tokens_per_image, self.pad_token_id)
         samples = [sample for frame in frames for sample in frame["records"]]
         return {
             **packed,
-            "images": torch.cat([some for some in images if len(some)]) if views else None,
+            "images": torch.cat([views for views in images if len(views)]) if num_images else None,  # (N, 3, H, W)
             "num_records": len(records),
-            "kinds": torch.tensor(kinds, dtype=torch.long),
+            "kinds": torch.tensor(kinds, dtype=torch.long),  # (R,)
             "counts": BatchCounts(
                 samples=[sample["sample"] for sample in samples],
                 bad_samples=[sample["error"] for sample in samples if "error" in sample],
@@ -135,15 +137,15 @@ class PackCollator:
 
     def _no_rows(self) -> PackedRows:
         """Return one row with one padding token and no target."""
-        empty = torch.empty(0, dtype=torch.long)
+        no_targets = torch.empty(0, dtype=torch.long)  # (0,)
         return {
-            "input_ids": torch.tensor([[self.pad_token_id]]),
-            "source": torch.tensor([[0]]),
-            "position_ids": torch.tensor([[0]]),
-            "labels": torch.tensor([[IGNORE_INDEX]]),
-            "target_positions": empty,
-            "target_records": empty,
-            "layout": (Tree(0, 0, 1),),
+            "input_ids": torch.tensor([[self.pad_token_id]]),  # (1, 1)
+            "source": torch.tensor([[0]]),  # (1, 1)
+            "position_ids": torch.tensor([[0]]),  # (1, 1)
+            "labels": torch.tensor([[IGNORE_INDEX]]),  # (1, 1)
+            "target_positions": no_targets,
+            "target_records": no_targets,
+            "layout": (Tree(row=0, start=0, prefix=1),),
         }
 
 
@@ -152,8 +154,10 @@ def _is_usable(sample: FrameRecord | BadSample) -> TypeGuard[FrameRecord]:
 
 
 def _images(samples: Sequence[Sample | BadSample], counts: list[int]) -> torch.Tensor | list[torch.Tensor]:
-    """Return the first ``counts[row]`` images of each row: those whose placeholder was not cut off."""
-    any_images = next((sample["images"] for sample in samples if "error" not in sample), torch.empty(0, 3, 0, 0))
+    """Return the first ``counts[row]`` images of each row, whose placeholders were not cut off, as in ``PaddedBatch``."""
+    any_images = next(
+        (sample["images"] for sample in samples if "error" not in sample), torch.empty(0, 3, 0, 0)
+    )  # (V, 3, H, W)
     rows = [
         any_images[:0] if "error" in sample else sample["images"][:count]
         for sample, count in zip(samples, counts, strict=True)

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from senna.errors import DataError, UsageError
+from senna.records import GPT, HUMAN
 from senna.views import IMAGE_TOKEN
-
-HUMAN, GPT = "human", "gpt"
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,10 @@ class PlainTemplate:
         """Render one question and one answer; the target is the answer with its newline, which replaces ``eos``."""
         roles = [role for role, _ in turns]
         if roles != [HUMAN, GPT]:
-            raise DataError(f"the format plain takes one question and one answer, got turns from {roles}")
+            raise DataError(
+                f"the format plain takes one question and one answer, got turns from {roles}",
+                remedy="use the format v1 for conversations",
+            )
         images = IMAGE_TOKEN * turns[0][1].count(IMAGE_TOKEN)
         text = f"{images}{turns[1][1]}\n"
         return Rendered(text, ((len(images), len(text)),))
@@ -108,9 +110,9 @@ def read_turns(conversations: Sequence[Mapping[str, Any]]) -> list[tuple[str, st
     for number, turn in enumerate(conversations):
         role, value = (turn.get("from"), turn.get("value")) if isinstance(turn, Mapping) else (None, None)
         if role not in (HUMAN, GPT):
-            raise DataError(f"turn {number} is from {role!r}, must be from {HUMAN!r} or {GPT!r}")
+            raise DataError(f"turn {number} is from {role!r}", remedy=f"its 'from' must be {HUMAN!r} or {GPT!r}")
         if not isinstance(value, str):
-            raise DataError(f"turn {number} has no text: its 'value' is {value!r}")
+            raise DataError(f"turn {number} has no text: its 'value' is {value!r}", remedy="give it a text")
         turns.append((role, value))
     return turns
 
@@ -122,7 +124,10 @@ def _alternating(turns: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
     for number, (role, _) in enumerate(turns[skipped:]):
         expected = GPT if number % 2 else HUMAN
         if role != expected:
-            raise DataError(f"turn {number + skipped} is from {role!r}, must be from {expected!r}")
+            raise DataError(
+                f"turn {number + skipped} is from {role!r}, must be from {expected!r}",
+                remedy="let questions and answers alternate",
+            )
     if len(turns) == skipped:
-        raise DataError("the conversation has no question")
+        raise DataError("the conversation has no question", remedy=f"begin it with a turn from {HUMAN!r}")
     return turns[skipped:]

@@ -23,7 +23,7 @@ from senna.views import IMAGE_TOKEN
 
 
 class ConversationDataset(Dataset):
-    """Map-style dataset: sample ``i`` is record ``i``, encoded when it is asked for.
+    """Map-style dataset: sample ``i`` is record ``i``, encoded on access.
 
     A record that cannot be used gives a ``BadSample`` and not an exception, which would end a worker; the trainer decides
     what to do. The index ``PADDING`` gives an empty sample of kind -1.
@@ -49,7 +49,12 @@ class ConversationDataset(Dataset):
         """Create the dataset.
 
         Args:
-            image_folder: where relative image paths start; if an image is not there, beside the record's file.
+            records: the records; a file is a mixture of itself with weight 1.
+            tokenizer: a fast tokenizer, see ``senna.model.tokenizer.load_tokenizer``.
+            image_processor: a CLIP image processor, see ``PixelRules.from_processor``.
+            image_folder: the folder that relative image paths start from. An image that it lacks is searched in the folder of
+                the record's file.
+            tokens_per_image: K, for the estimate of lengths.
             version, aspect_ratio, decode: see ``encode_conversation`` and ``load_image``.
 
         Raises:
@@ -74,7 +79,7 @@ class ConversationDataset(Dataset):
 
     def __getitem__(self, index: int) -> Sample | BadSample:
         if index == PADDING:
-            empty = torch.empty(0, dtype=torch.long)
+            empty = torch.empty(0, dtype=torch.long)  # (0,)
             return {"input_ids": empty, "labels": empty, "images": self.no_images(), "kind": -1, "sample": ""}
         sample = self.text(index)
         if "error" in sample:
@@ -92,7 +97,7 @@ class ConversationDataset(Dataset):
         }
 
     def encode(self, index: int) -> Encoded:
-        """Return the ids and labels of a record. Raises ``DataError`` that does not name the record."""
+        """Return the ids and labels of a record. Raises ``DataError``, which does not name the record."""
         return self._encode(self.records[index])
 
     def text(self, index: int) -> TextSample | BadSample:
@@ -112,7 +117,11 @@ class ConversationDataset(Dataset):
         }
 
     def load(self, paths: list[str], index: int) -> torch.Tensor:
-        """Return the images of record ``index``, float32 (V, 3, H, W). Raises ``DataError`` that names the image only."""
+        """Return the images of record ``index``, float32 (V, 3, H, W), from its image paths.
+
+        Raises:
+            DataError: an image is missing or cannot be used; the error names the image but not the record.
+        """
         if not paths:
             return self.no_images()
         beside = self.records.folder(index)
@@ -127,7 +136,7 @@ class ConversationDataset(Dataset):
     def bad_sample(self, index: int, error: DataError) -> BadSample:
         """Return the sample of a record that cannot be used."""
         located = error.located(self.records.path(index), self.records.label(index))
-        return {"sample": located.location, "error": str(located)}
+        return {"sample": located.location, "error": located}
 
     def _encode(self, record: Record) -> Encoded:
         return encode_conversation(record["conversations"], self.tokenizer, self.version)
@@ -139,9 +148,15 @@ def _image_paths(record: Record, input_ids: torch.Tensor) -> list[str]:
     in_record = sum(turn["value"].count(IMAGE_TOKEN) for turn in record["conversations"])
     in_prompt = int((input_ids == IMAGE_TOKEN_INDEX).sum())
     if in_record != len(paths):
-        raise DataError(f"the text has {in_record} {IMAGE_TOKEN}, the record names {len(paths)} images")
+        raise DataError(
+            f"the text has {in_record} {IMAGE_TOKEN}, the record names {len(paths)} images",
+            remedy=f"write one {IMAGE_TOKEN} for each image",
+        )
     if in_prompt != in_record:
-        raise DataError(f"{in_record - in_prompt} {IMAGE_TOKEN} are in an answer before the first question")
+        raise DataError(
+            f"{in_record - in_prompt} {IMAGE_TOKEN} are in an answer before the first question",
+            remedy="move them into a question: that answer is not part of the prompt",
+        )
     return paths
 
 

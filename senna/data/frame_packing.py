@@ -2,7 +2,7 @@
 
 Pure functions over tokens, without a model or files. Letters: T tokens of a record before the splice, U tokens of all
 pieces before the splice, P tokens of all pieces after it; K tokens of an image after the splice; B rows of L positions, R
-records, N images, n text tokens of a packed batch.
+records, N images, M targets, n text tokens of a packed batch.
 """
 
 import itertools
@@ -14,7 +14,7 @@ import torch
 
 from senna.data.batch import PackedRows
 from senna.model.config import IGNORE_INDEX, IMAGE_TOKEN_INDEX
-from senna.model.layout import Tree
+from senna.model.layout import Layout, Tree
 
 
 class CutRecord(NamedTuple):
@@ -90,8 +90,8 @@ def even_bins(sizes: Sequence[int], capacity: int) -> list[list[int]]:
 def build_rows(
     records: Sequence[CutRecord],
     rows: Sequence[Sequence[PackedTree]],
-    first_views: Sequence[int],
-    views: int,
+    first_images: Sequence[int],
+    num_images: int,
     tokens_per_image: int,
     pad_token_id: int,
 ) -> PackedRows:
@@ -100,8 +100,8 @@ def build_rows(
     Args:
         records: the R records of the batch.
         rows: the trees of each row.
-        first_views: for each record, the index in the batch's images of its first ``<image>``; the others follow it.
-        views: the number of images of the batch, N.
+        first_images: for each record, the index in the batch's images of its first ``<image>``; the others follow it.
+        num_images: N.
         tokens_per_image: K.
         pad_token_id: the only text token of a batch without text, because the table of text must not be empty.
     """
@@ -111,33 +111,34 @@ def build_rows(
         np.concatenate([getattr(records[piece.record], name)[piece.start : piece.stop] for piece in pieces])
         for name in ("input_ids", "labels", "sizes")
     )  # (U,) each
-    record = np.repeat([piece.record for piece in pieces], [piece.stop - piece.start for piece in pieces])
-    is_image = ids == IMAGE_TOKEN_INDEX
-    text = np.array([pad_token_id]) if is_image.all() else ids[~is_image]
-    view = np.asarray(first_views)[record] + _image_numbers(is_image, pieces)
-    table_row = np.where(is_image, len(text) + view * tokens_per_image, _starts(~is_image))  # of the first token, (U,)
+    record = np.repeat([piece.record for piece in pieces], [piece.stop - piece.start for piece in pieces])  # (U,)
+    is_image = ids == IMAGE_TOKEN_INDEX  # (U,)
+    text = np.array([pad_token_id]) if is_image.all() else ids[~is_image]  # (n,)
+    image = np.asarray(first_images)[record] + _image_numbers(is_image, pieces)  # (U,), meaningless for text
+    table_row = np.where(is_image, len(text) + image * tokens_per_image, _starts(~is_image))  # (U,), of the first token
 
-    token = np.repeat(np.arange(len(ids)), sizes)  # (P,): the token before the splice that each one comes from
-    numbers = np.arange(len(token))
-    piece_sizes = np.array([piece.size for piece in pieces])
-    position_shifts = np.array([piece.position for piece in pieces]) - _starts(piece_sizes)
-    row_sizes = np.array([sum(tree.size for tree in row) for row in rows])
-    length = int(row_sizes.max())
-    flat = numbers + np.repeat(np.arange(len(rows)) * length - _starts(row_sizes), row_sizes)  # row * L + column
+    token = np.repeat(np.arange(len(ids)), sizes)  # (P,), index of the token before the splice
+    numbers = np.arange(len(token))  # (P,)
+    piece_sizes = np.array([piece.size for piece in pieces])  # (pieces,)
+    position_shifts = np.array([piece.position for piece in pieces]) - _starts(piece_sizes)  # (pieces,)
+    row_sizes = np.array([sum(tree.size for tree in row) for row in rows])  # (B,)
+    length = int(row_sizes.max())  # L
+    flat = numbers + np.repeat(np.arange(len(rows)) * length - _starts(row_sizes), row_sizes)  # (P,), row * L + column
 
     def padded(values: np.ndarray, padding: int) -> torch.Tensor:
+        """Arrange (P,) values in rows, (B, L)."""
         table = np.full(len(rows) * length, padding)
         table[flat] = values
         return torch.from_numpy(table.reshape(len(rows), length))
 
-    is_target = labels[token] != IGNORE_INDEX
+    is_target = labels[token] != IGNORE_INDEX  # (P,)
     return {
-        "input_ids": torch.from_numpy(text)[None],
-        "source": padded(table_row[token] + numbers - _starts(sizes)[token], len(text) + views * tokens_per_image),
+        "input_ids": torch.from_numpy(text)[None],  # (1, n)
+        "source": padded(table_row[token] + numbers - _starts(sizes)[token], len(text) + num_images * tokens_per_image),
         "position_ids": padded(numbers + np.repeat(position_shifts, piece_sizes), 0),
         "labels": padded(labels[token], IGNORE_INDEX),
-        "target_positions": torch.from_numpy(flat[is_target] - 1),
-        "target_records": torch.from_numpy(record[token[is_target]]),
+        "target_positions": torch.from_numpy(flat[is_target] - 1),  # (M,)
+        "target_records": torch.from_numpy(record[token[is_target]]),  # (M,)
         "layout": _layout(rows, trees),
     }
 
@@ -147,8 +148,8 @@ def _image_numbers(is_image: np.ndarray, pieces: Sequence["_Piece"]) -> np.ndarr
 
     Counting within a piece is enough, because only pieces that begin with their record contain images.
     """
-    before = _starts(is_image)
-    tokens = np.array([piece.stop - piece.start for piece in pieces])
+    before = _starts(is_image)  # (U,)
+    tokens = np.array([piece.stop - piece.start for piece in pieces])  # (pieces,)
     return before - np.repeat(before[_starts(tokens)], tokens)
 
 
@@ -163,6 +164,7 @@ class _Piece(NamedTuple):
 
 
 def _pieces(records: Sequence[CutRecord], tree: PackedTree) -> list[_Piece]:
+    """Return the prefix of a tree and its branches."""
     first = records[tree.records[0]]
     prefix = _Piece(tree.records[0], 0, tree.prefix, int(first.sizes[: tree.prefix].sum()), 0)
     if len(tree.records) == 1:
@@ -175,15 +177,16 @@ def _pieces(records: Sequence[CutRecord], tree: PackedTree) -> list[_Piece]:
     return [prefix, *branches]
 
 
-def _layout(rows: Sequence[Sequence[PackedTree]], trees: Sequence[Sequence[_Piece]]) -> tuple[Tree, ...]:
-    positions = [
+def _layout(rows: Sequence[Sequence[PackedTree]], trees: Sequence[Sequence[_Piece]]) -> Layout:
+    """Return the placement of trees, given in the order of the rows as their pieces, one after another in each row."""
+    starts = [
         (number, start)
         for number, row in enumerate(rows)
         for start in itertools.accumulate((tree.size for tree in row[:-1]), initial=0)
     ]
     return tuple(
         Tree(row, start, prefix.size, tuple(branch.size for branch in branches))
-        for (row, start), (prefix, *branches) in zip(positions, trees, strict=True)
+        for (row, start), (prefix, *branches) in zip(starts, trees, strict=True)
     )
 
 

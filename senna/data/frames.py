@@ -11,7 +11,7 @@ from senna.errors import DataError
 
 
 class FrameDataset(Dataset):
-    """Map-style dataset: item ``i`` is frame ``i``, encoded and its images decoded when it is asked for.
+    """Map-style dataset: item ``i`` is frame ``i``, encoded and decoded on access.
 
     As in ``ConversationDataset``, a record that cannot be used gives a ``BadSample``; if an image cannot be read, this
     applies to all records of the frame. The index ``PADDING`` gives an item without records.

@@ -1,4 +1,4 @@
-"""The records of one or several files, each file with a weight, filtered by training stage; and the samples of an epoch."""
+"""The records of one or several weighted files, filtered by training stage, and the choice of an epoch's samples."""
 
 import math
 import os.path
@@ -153,22 +153,29 @@ class Frames:
 
 
 class _Draws:
-    """The choice of an epoch's items (records or frames), which are ordered by file; each file has a weight."""
+    """The choice of an epoch's items (records or frames), which are ordered by file; each file has a weight.
+
+    Attributes:
+        starts: int64 (files + 1,), the index of the first item of each file.
+        counts: the number of items that an epoch takes from each file.
+        size: the number of items of an epoch.
+    """
 
     def __init__(self, files: Sequence[RecordFile], weights: Sequence[float], sizes: Sequence[int], items: str) -> None:
         self.starts = np.cumsum([0, *sizes])
-        self.draws = [_draw_size(*file, items) for file in zip(files, weights, sizes, strict=True)]
-        self.size = sum(self.draws)
+        self.counts = [_count_taken(*file, items) for file in zip(files, weights, sizes, strict=True)]
+        self.size = sum(self.counts)
 
     def epoch(self, seed: int, epoch: int) -> np.ndarray:
-        return np.concatenate([self._draw(number, seed, epoch) for number in range(len(self.draws))])
+        """Return the items of an epoch, int64 (size,), file after file."""
+        return np.concatenate([self._draw(number, seed, epoch) for number in range(len(self.counts))])
 
     def _draw(self, number: int, seed: int, epoch: int) -> np.ndarray:
         start, stop = self.starts[number : number + 2].tolist()
         items = np.arange(start, stop)
         if start == stop:
             return items
-        repeats, rest = divmod(self.draws[number], stop - start)
+        repeats, rest = divmod(self.counts[number], stop - start)
         # The last number is never 0: numpy treats (seed, epoch, 0) like (seed, epoch), which the sampler uses.
         random = np.random.default_rng((seed, epoch, number + 1))
         chosen = random.choice(items, rest, replace=False) if rest else items[:0]
@@ -247,14 +254,15 @@ def _of_stage(file: RecordFile, stage: int | None) -> np.ndarray:
     return np.flatnonzero(is_taken)
 
 
-def _draw_size(file: RecordFile, weight: float, size: int, items: str) -> int:
-    draw = round(weight * size)
-    if size and not draw:
+def _count_taken(file: RecordFile, weight: float, size: int, items: str) -> int:
+    """Return the number of a file's ``size`` items that an epoch takes. Raises UsageError if there are items and it is 0."""
+    count = round(weight * size)
+    if size and not count:
         raise UsageError(
             f"--data_path {file.path}:{weight:g}: that is less than one of its {size} {items} an epoch",
             remedy=f"give a weight of {1 / size:.2g} or more, or leave the file out",
         )
-    return draw
+    return count
 
 
 def _join_kinds(files: Sequence[RecordFile], taken: Sequence[np.ndarray]) -> tuple[np.ndarray, tuple[str, ...]]:

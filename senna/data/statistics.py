@@ -1,4 +1,4 @@
-"""Lengths of samples in tokens, and what the length limit cuts off: computed before a run, without reading an image."""
+"""Lengths of samples in tokens and the effect of the length limit, computed before a run without reading an image."""
 
 from dataclasses import dataclass
 
@@ -14,39 +14,39 @@ from senna.model.config import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 
 @dataclass(frozen=True)
 class TokenStatistics:
-    """Lengths in tokens after the splice. They are exact if ``looked_at == total``, else estimates.
+    """Lengths in tokens after the splice. They are exact if ``measured == total``, else estimates.
 
     Attributes:
         mean: tokens of a sample.
         longest: tokens of the longest sample that was tokenized; the samples with most words are among them.
         share_cut: share of the samples, 0 to 1, that are longer than the limit.
         share_with_cut_answers: share of the samples, 0 to 1, that lose tokens of an answer to the limit.
-        looked_at, total: number of records that were tokenized, and of all records.
+        measured, total: number of records that were tokenized, and number of all records.
     """
 
     mean: float
     longest: int
     share_cut: float
     share_with_cut_answers: float
-    looked_at: int
+    measured: int
     total: int
 
 
 def token_statistics(
-    dataset: ConversationDataset, max_length: int, tokens_per_image: int, look_at: int = 2000
+    dataset: ConversationDataset, max_length: int, tokens_per_image: int, max_records: int = 2000
 ) -> TokenStatistics:
-    """Tokenize at most ``look_at`` records and compute the effect of the limit of ``max_length`` tokens.
+    """Tokenize at most ``max_records`` records and compute the effect of the limit of ``max_length`` tokens.
 
     Half of these records are the longest by estimate, so that no long one is missed; they represent themselves. The other
     half represents the rest. A record is weighted by how often an epoch takes it; one that cannot be tokenized is left out.
     """
-    longest, spread = _chosen(dataset.lengths, look_at)
+    longest, spread = _choose(dataset.lengths, max_records)
     spread_weight = (len(dataset) - len(longest)) / max(len(spread), 1)
     rows = [
-        (*measured, dataset.records.weight(index) * weight)
+        (*lengths, dataset.records.weight(index) * weight)
         for indices, weight in ((longest, 1.0), (spread, spread_weight))
         for index in indices.tolist()
-        if (measured := _measure(dataset, index, max_length, tokens_per_image))
+        if (lengths := _measure(dataset, index, max_length, tokens_per_image))
     ]
     if not rows:
         return TokenStatistics(0.0, 0, 0.0, 0.0, 0, len(dataset))
@@ -56,7 +56,7 @@ def token_statistics(
         longest=int(lengths.max()),
         share_cut=float(np.average(lengths > max_length, weights=weights)),
         share_with_cut_answers=float(np.average(answers_cut, weights=weights)),
-        looked_at=len(rows),
+        measured=len(rows),
         total=len(dataset),
     )
 
@@ -69,22 +69,22 @@ class PackingStatistics:
         records: number of records of a frame that can be tokenized.
         packed_tokens: tokens of these records after the splice, with a shared prefix counted once for each tree.
         unpacked_tokens: tokens of the same records, each by itself.
-        looked_at, total: number of frames that were tokenized, and of all frames.
+        measured, total: number of frames that were tokenized, and number of all frames.
     """
 
     records: float
     packed_tokens: float
     unpacked_tokens: float
-    looked_at: int
+    measured: int
     total: int
 
 
 def packing_statistics(
-    frames: FrameDataset, max_length: int, tokens_per_image: int, pack_max_tokens: int, look_at: int = 200
+    frames: FrameDataset, max_length: int, tokens_per_image: int, pack_max_tokens: int, max_frames: int = 200
 ) -> PackingStatistics:
-    """Tokenize at most ``look_at`` frames, evenly spread by length, and compute their trees; no image is read."""
+    """Tokenize at most ``max_frames`` frames, evenly spread by length, and compute their trees; no image is read."""
     by_length = np.argsort(frames.lengths, kind="stable")
-    chosen = _evenly(by_length, min(look_at, len(frames)))
+    chosen = _evenly(by_length, min(max_frames, len(frames)))
     rows, weights = [], []
     for frame in chosen.tolist():
         texts = [text for text in frames.texts(frame) if "error" not in text]
@@ -101,17 +101,17 @@ def _evenly(values: np.ndarray, count: int) -> np.ndarray:
     return values[(2 * np.arange(count) + 1) * len(values) // (2 * count)]
 
 
-def _chosen(lengths: np.ndarray, look_at: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the longest records, and others evenly spaced by length; together all if ``look_at`` is enough.
+def _choose(lengths: np.ndarray, max_records: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices of the longest records, and others evenly spaced by length; all records if there are few enough.
 
     They are spaced by length and not by index because files are periodic: every 15th record may be the same question.
     """
     by_length = np.argsort(lengths, kind="stable")
-    if len(by_length) <= look_at:
+    if len(by_length) <= max_records:
         return by_length, by_length[:0]
-    longest = look_at // 2
+    longest = max_records // 2
     rest = by_length[: len(by_length) - longest]
-    return by_length[len(rest) :], _evenly(rest, look_at - longest)
+    return by_length[len(rest) :], _evenly(rest, max_records - longest)
 
 
 def _measure(

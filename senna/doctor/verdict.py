@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from senna.doctor.findings import FAIL, OK, WARN, Finding
 from senna.train.memory.estimate import Estimate, Setup, estimate, gib, trained_weights
-from senna.train.memory.fit import ERROR, Choice, choices, training_setup
+from senna.train.memory.fit import RELATIVE_ERROR, Choice, choices, training_setup
 from senna.train.memory.model_shape import ModelShape
 
 if TYPE_CHECKING:
@@ -34,13 +34,15 @@ def _gpu_finding(needed: Estimate, available: int | None, found: list[Choice], s
     if available is None:
         return Finding(OK, "memory", f"about {gib(needed.total)} {device}, {peak}")
     message = f"about {gib(needed.total)} {device}, which has {gib(available)}; {peak}"
-    if needed.total * (1 + ERROR) <= available:
+    if needed.total * (1 + RELATIVE_ERROR) <= available:
         return Finding(OK, "memory", message)
     remedy = "use a larger GPU or more GPUs: no training method fits this model"
     if found:
         remedy = f"{found[0].method}, {found[0].flags}"
-    if needed.total * (1 - ERROR) <= available:
-        return Finding(WARN, "memory", f"{message}: it may not fit (the estimate is accurate to {ERROR:.0%})", remedy)
+    if needed.total * (1 - RELATIVE_ERROR) <= available:
+        return Finding(
+            WARN, "memory", f"{message}: it may not fit (the estimate is accurate to {RELATIVE_ERROR:.0%})", remedy
+        )
     return Finding(FAIL, "memory", f"{message}: it does not fit", remedy)
 
 
@@ -56,7 +58,7 @@ def _offload_findings(shape: ModelShape, setup: Setup) -> list[Finding]:
 
 def chart(setup: Setup, needed: Estimate, available: int | None, found: list[Choice]) -> str:
     """Return a bar for each part, the total against the available memory, and the settings that fit."""
-    work, processes = setup.work, setup.zero.processes
+    work, processes = setup.micro_batch, setup.zero.processes
     each = f", on each of {processes} processes" if processes > 1 else ""
     batch = f"{work.rows} x {work.tokens:,} tokens and {work.images} images"
     lines = [f"memory   in {needed.peak_phase}, for a batch of {batch}{each}"]

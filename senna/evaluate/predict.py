@@ -48,7 +48,7 @@ class PromptDataset(Dataset):
     def __getitem__(self, index: int) -> Item:
         sample = self.dataset.text(index)
         if "error" in sample:
-            return {"facts": {"index": index}, "error": sample["error"]}
+            return {"facts": {"index": index}, "error": str(sample["error"])}
         record, paths = self.dataset.records[index], sample["paths"]
         try:
             facts = {"index": index, **facts_of(record, paths)}

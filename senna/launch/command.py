@@ -35,7 +35,7 @@ variables of the training recipes:
   HOSTFILE      several machines through DeepSpeed's launcher
   NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT   several machines through torchrun; start the script on each of them
   DEEPSPEED_CONFIG   a DeepSpeed file; default with several processes: the recipe's own. A single process uses DeepSpeed only
-                where this is set (configs/deepspeed/zero3_offload.json: a large model on one card)
+                if this is set (configs/deepspeed/zero3_offload.json: a large model on one card)
   PRESET=tiny   a small run on the CPU; the project's own small models and data replace every input that is not set
 
 With --print or --help nothing is started or made: on any machine, NUM_GPUS=8 senna launch full --print shows a run on eight
@@ -60,13 +60,16 @@ class Recipe:
     overlay: str | None = None
 
 
-PRETRAIN = Recipe("", "zero2.json")
+PRETRAIN = Recipe("", "zero2.json")  # stage 1
 DRIVING = {
     "full": Recipe("", "zero3.json"),
     "lora": Recipe("_lora", "zero3.json", "lora.yaml"),
     "qlora": Recipe("_qlora", "zero2.json", "qlora.yaml"),
 }
+"""Recipes of stages 2 and 3 by name."""
+
 CONFIGS = {1: "stage1_pretrain.yaml", 2: "stage2_driving.yaml", 3: "stage3_planning.yaml"}
+"""Stage -> file in configs/."""
 
 
 def main(argv: list[str]) -> int:
@@ -80,7 +83,7 @@ def main(argv: list[str]) -> int:
 
 
 def prepare(recipe: str, flags: list[str], environment: Mapping[str, str]) -> Command:
-    """Return the command that a recipe starts. Raises UsageError where a variable or flag is missing or wrong."""
+    """Return the command that a recipe starts. Raises UsageError if a variable or flag is missing or wrong."""
     if not (ROOT / "configs").is_dir():
         raise UsageError(
             f"senna launch needs the repository, whose configs/ it reads; {ROOT} has none",
@@ -111,33 +114,34 @@ def _driving_stage(flags: list[str]) -> int:
     return int(stage)
 
 
-def _is_question(flags: list[str]) -> bool:
-    """Return whether the flags only ask for information."""
+def _only_prints(flags: list[str]) -> bool:
+    """Return whether the flags only ask for information, so that no run starts."""
     return not {"--print", "--help", "-h", "--help_all", "--help-all"}.isdisjoint(flags)
 
 
 def _train(stage: int, recipe: Recipe, flags: list[str], environment: Mapping[str, str]) -> Command:
+    """Return the `senna train` command of a stage. Raises UsageError if an input or a GPU is missing."""
     inputs = Inputs(
         model=environment.get("MODEL_PATH") or None,
         data=environment.get("DATA") or None,
         images=environment.get("IMAGE_DATA") or None,
         tower=environment.get("VISION_TOWER") or None,
     )
-    is_question, preset = _is_question(flags), environment.get("PRESET", "")
+    only_prints, preset = _only_prints(flags), environment.get("PRESET", "")
     changes: dict[str, str] = {}
     configs = [ROOT / "configs" / CONFIGS[stage]]
     if recipe.overlay:
         configs.append(ROOT / "configs" / recipe.overlay)
     if preset == "tiny":
         changes = {name: environment.get(name) or value for name, value in ENVIRONMENT.items()}
-        inputs = fill_inputs(inputs, stage, ROOT, environment, make=not is_question)
+        inputs = fill_inputs(inputs, stage, ROOT, environment, make=not only_prints)
         configs.append(ROOT / "configs" / "presets" / f"tiny_{CONFIGS[stage]}")
         processes = number_of_gpus({"NUM_GPUS": "1", **environment})
     elif preset:
         raise UsageError(f"PRESET={preset} is unknown", remedy="use PRESET=tiny, or leave PRESET unset")
     else:
         processes = number_of_gpus(environment)
-        if processes < 1 and not environment.get("HOSTFILE") and not is_question:
+        if processes < 1 and not environment.get("HOSTFILE") and not only_prints:
             raise UsageError(
                 "No GPU found",
                 remedy="run on a GPU machine (set NUM_GPUS=N if detection fails), or use PRESET=tiny for a small CPU run",
@@ -155,7 +159,7 @@ def _train(stage: int, recipe: Recipe, flags: list[str], environment: Mapping[st
     arguments += [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
     arguments += [word for config in configs[1:] for word in ("--config", str(config))]
     arguments += flags  # last, so that they win
-    if is_question:
+    if only_prints:
         return Command(start_command(arguments, {}, 1), changes)
     for name, value, meaning in (
         ("MODEL_PATH", inputs.model, "the model to start from: a folder or a hub name"),
@@ -167,6 +171,7 @@ def _train(stage: int, recipe: Recipe, flags: list[str], environment: Mapping[st
 
 
 def _deepspeed_file(recipe: Recipe, environment: Mapping[str, str], processes: int) -> str | None:
+    """Return DEEPSPEED_CONFIG, else the recipe's file if there are several processes, else None."""
     chosen = environment.get("DEEPSPEED_CONFIG")
     if chosen or uses_several_processes(environment, processes):
         return chosen or str(ROOT / "configs" / "deepspeed" / recipe.deepspeed)
@@ -174,12 +179,14 @@ def _deepspeed_file(recipe: Recipe, environment: Mapping[str, str], processes: i
 
 
 def _required(environment: Mapping[str, str], name: str, meaning: str) -> str:
+    """Return a variable that must be set. Raises UsageError if it is not."""
     if not environment.get(name):
         raise UsageError(f"{name} is not set", remedy=f"set {name} to {meaning}")
     return environment[name]
 
 
 def _optional(environment: Mapping[str, str], names: Mapping[str, str]) -> list[str]:
+    """Return the flags whose variables are set, with their values; ``names`` maps a flag to its variable."""
     return [word for flag, name in names.items() if environment.get(name) for word in (flag, environment[name])]
 
 

@@ -13,7 +13,10 @@ MASTER_PORT = "29500"
 
 
 def read_count(environment: Mapping[str, str], name: str, default: int, least: int = 0) -> int:
-    """Return a variable that holds a number of GPUs or machines. Raises UsageError where it is no such number."""
+    """Return a variable that holds a number of GPUs or machines, or ``default`` if it is not set.
+
+    Raises UsageError if it is not a number of at least ``least``.
+    """
     text = environment.get(name) or str(default)
     if not text.isascii() or not text.isdigit() or int(text) < least:
         raise UsageError(
@@ -24,7 +27,7 @@ def read_count(environment: Mapping[str, str], name: str, default: int, least: i
 
 
 def count_gpus(environment: Mapping[str, str]) -> int:
-    """Return the number of GPUs in CUDA_VISIBLE_DEVICES where it is set, else the number that nvidia-smi lists."""
+    """Return the number of GPUs in CUDA_VISIBLE_DEVICES if it is set, else the number that nvidia-smi lists."""
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return 0 if visible.strip() in ("", "-1") else len(visible.split(","))
@@ -35,7 +38,7 @@ def count_gpus(environment: Mapping[str, str]) -> int:
 
 
 def number_of_gpus(environment: Mapping[str, str]) -> int:
-    """Return NUM_GPUS where it is set, else ``count_gpus``."""
+    """Return NUM_GPUS if it is set, else ``count_gpus``."""
     return read_count(environment, "NUM_GPUS", count_gpus(environment))
 
 
@@ -48,7 +51,8 @@ def start_command(arguments: list[str], environment: Mapping[str, str], processe
     """Return the command that starts `senna` with ``arguments`` in every process of a run.
 
     Args:
-        processes: processes on this machine.
+        environment: the environment variables; HOSTFILE and NNODES select several machines.
+        processes: number of processes on this machine.
 
     Raises:
         UsageError: HOSTFILE does not exist, or a variable that torchrun needs is missing.
@@ -68,30 +72,15 @@ def start_command(arguments: list[str], environment: Mapping[str, str], processe
         }.items():
             if not environment.get(name):
                 raise UsageError(f"NNODES={nodes} needs {name}", remedy=f"set {name}: {meaning}")
-        rendezvous = [
-            *("--nnodes", str(nodes), "--node_rank", environment["NODE_RANK"]),
-            *(
-                "--master_addr",
-                environment["MASTER_ADDR"],
-                "--master_port",
-                environment.get("MASTER_PORT") or MASTER_PORT,
-            ),
-        ]
+        port = environment.get("MASTER_PORT") or MASTER_PORT
+        rendezvous = ["--nnodes", str(nodes), "--node_rank", environment["NODE_RANK"]]
+        rendezvous += ["--master_addr", environment["MASTER_ADDR"], "--master_port", port]
     elif processes > 1:
         rendezvous = ["--standalone"]
     else:
         return [python, "-m", "senna", *arguments]
-    return [
-        python,
-        "-m",
-        "torch.distributed.run",
-        *rendezvous,
-        "--nproc_per_node",
-        str(processes),
-        "-m",
-        "senna",
-        *arguments,
-    ]
+    launcher = ["torch.distributed.run", *rendezvous, "--nproc_per_node", str(processes)]
+    return [python, "-m", *launcher, "-m", "senna", *arguments]
 
 
 def replace_process(command: list[str], changes: Mapping[str, str]) -> None:

@@ -9,19 +9,27 @@ from pathlib import Path
 
 TRAIN_SCENES = 40  # 32 to train on and 8 held out (senna_nusc_val.jsonl)
 STAGE2_SHARE = 0.4  # share of the frames that stage 2 trains on: enough, in less than half of the time
-ADAPTER_TOKENS = 16  # tokens a view; the tower has 196 patches
+ADAPTER_TOKENS = 16  # per view; the tower has 196 patches
 
 ENVIRONMENT = {
-    # Threads that spin while they wait are several times slower where other programs run.
+    # Threads that spin while they wait make a run several times slower if other programs use the processor.
     "OMP_WAIT_POLICY": "passive",
-    # A second thread gains nothing for so small a model, and takes the core on which images are decoded.
+    # A second thread gains nothing for such a small model, and takes the core on which images are decoded.
     "OMP_NUM_THREADS": "1",
 }
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The inputs of a training run, each None where it is not known."""
+    """The inputs of a training run, each None if it is not known.
+
+    Attributes:
+        model: folder or hub name of the model to start from.
+        data: file of records, with an optional weight (``FILE:0.4``).
+        images: folder that image paths are relative to.
+        tower: folder or hub name of a vision tower.
+        adapter_tokens: tokens per view of a new driving vision adapter.
+    """
 
     model: str | None = None
     data: str | None = None
@@ -40,13 +48,14 @@ def is_language_model_only(folder: str) -> bool:
 
 
 def fill_inputs(inputs: Inputs, stage: int, root: Path, environment: Mapping[str, str], make: bool = True) -> Inputs:
-    """Return ``inputs`` with every missing one replaced by the project's own, which is made where it is not there yet.
+    """Replace each missing input by the project's own model or data, and make those that do not exist yet.
 
-    Stage 1 trains on drawn images with captions, stages 2 and 3 on the drawn driving world, converted as nuScenes is. A model
-    that is not named is the result of the stage before, where it is in its default folder, else the small Llama.
+    Stage 1 trains on drawn images with captions, stages 2 and 3 on the drawn driving world, converted as nuScenes is. The
+    default model is the result of an earlier stage if its default folder holds one, else the small Llama.
 
     Args:
-        make: False to leave the files alone, for a command that only prints.
+        root: the folder of the repository.
+        make: False to make no files, for a command that only prints.
     """
     embedded = Path(environment.get("SENNA_EMBEDDED") or root / "outputs" / "embedded")
     language_model = str(embedded / "llm")

@@ -16,7 +16,7 @@ from transformers import BitsAndBytesConfig, CLIPVisionModel, PreTrainedTokenize
 from transformers.models.clip import CLIPImageProcessorPil
 from transformers.utils import logging as hf_logging
 
-from senna.errors import UsageError
+from senna.errors import UsageError, first_line
 from senna.model.config import SennaConfig
 from senna.model.lora import attach_lora, merge_lora, read_lora
 from senna.model.parts import NOT_QUANTIZED, PARTS, VISION_TOWER
@@ -72,7 +72,7 @@ def _load_tower(model: SennaLlavaLlamaForCausalLM, tower: str) -> bool:
             source = CLIPVisionModel.from_pretrained(tower, dtype=model.dtype)
     except OSError as error:
         raise UsageError(
-            f"vision tower {tower}: the checkpoint does not hold it and it cannot be loaded ({str(error).splitlines()[0]})",
+            f"vision tower {tower}: the checkpoint does not hold it and it cannot be loaded ({first_line(error)})",
             remedy="name a folder or a hub name with --vision_tower",
         ) from error
     target, weights = model.model.vision_tower.vision_tower.vision_model, source.state_dict()
@@ -95,14 +95,16 @@ def open_model(
 ) -> tuple[SennaLlavaLlamaForCausalLM, list[str]]:
     """Open a checkpoint, and report the parts of the model that are not the checkpoint's own.
 
-    A vision tower that the checkpoint lacks comes from ``vision_tower`` or from where the configuration says.
-
     Args:
         checkpoint: a path or hub name, or a `ModelSource`, which holds ``vision_tower`` and ``base`` already.
+        vision_tower: a CLIP model whose weights replace the checkpoint's vision tower. Default: the checkpoint's own, or the
+            one that its configuration names.
         quantization: "nf4", "int8" or None, for the Linears of the LLM.
+        dtype, attn_implementation, device: see `load_model`; ``device`` is "cpu" by default.
+        base: the base of a LoRA folder, if it has moved.
         merge: merge a LoRA folder into its base. LoRA trained on a quantized base is merged with the rounded weights that it
-            was trained on; the result is quantized again if ``quantization`` says so. With False, the LoRA stays separate,
-            on a base as ``quantization`` says.
+            was trained on, and the result is quantized again if ``quantization`` is given. With False, the LoRA stays
+            separate, on a base in ``quantization``.
         config_changes: values to set in the configuration before the model is built; None leaves a value unchanged.
 
     Returns:

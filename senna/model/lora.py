@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from senna.errors import UsageError
+from senna.errors import UsageError, first_line
 from senna.model.parts import LORA_TARGETS, PEFT_PREFIX, is_adapter_weight, is_lora_weight, lora_module, own_name
 from senna.model.source import ADAPTER_CONFIG, find_file
 
@@ -65,7 +65,7 @@ def _read_weights(path: str, stem: str) -> dict[str, torch.Tensor]:
     except Exception as error:  # torch raises several kinds for a file that is damaged or holds more than tensors
         raise UsageError(
             f"LoRA folder {path}: {pickled.name} holds more than weights, or is damaged, and was not opened "
-            f"({str(error).splitlines()[0]})",
+            f"({first_line(error)})",
             remedy="copy it again from a source that you trust",
         ) from error
 
@@ -81,7 +81,7 @@ def read_lora(path: str, base: str) -> LoraFolder:
         config = cast("LoraConfig", LoraConfig.from_pretrained(str(adapter_config.parent)))
     except (TypeError, ValueError) as error:
         raise UsageError(
-            f"LoRA folder {path}: {ADAPTER_CONFIG}: {str(error).splitlines()[0]}", remedy="copy or train it again"
+            f"LoRA folder {path}: {ADAPTER_CONFIG}: {first_line(error)}", remedy="copy or train it again"
         ) from error
     lora = {own_name(name): tensor for name, tensor in _read_weights(path, LORA_WEIGHTS).items()}
     adapter_weights = {own_name(name): tensor for name, tensor in _read_weights(path, NON_LORA_WEIGHTS).items()}
@@ -116,7 +116,7 @@ def _inject(model: PreTrainedModel, config: LoraConfig) -> None:
 
 
 def attach_lora(model: PreTrainedModel, folder: LoraFolder) -> None:
-    """Put the weights of a LoRA folder on a model, in place. Raises UsageError for weights that do not fit."""
+    """Load the weights of a LoRA folder into a model, in place. Raises UsageError for weights that do not fit."""
     from peft import set_peft_model_state_dict
 
     another_model = "give the base that this LoRA was trained on"

@@ -89,7 +89,7 @@ class PackedAttention:
                 branch[t.row, start:stop] = j + 1
         tree, branch = tree.to(self.device), branch.to(self.device)
 
-        def is_visible(b, h, q, k):
+        def is_visible(b, h, q, k):  # the signature of flex_attention's mask_mod: indices of row, head, query, key
             shared = (branch[b, k] == 0) | (branch[b, k] == branch[b, q])
             return (tree[b, q] == tree[b, k]) & shared & (k <= q)
 

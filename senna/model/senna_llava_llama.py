@@ -19,7 +19,7 @@ from senna.model.config import IGNORE_INDEX, IMAGE_TOKEN_INDEX, SennaConfig
 from senna.model.layout import Layout
 from senna.model.packed_attention import PackedAttention, packed_kind
 from senna.model.source import ModelSource
-from senna.model.splice import SpliceLayout, compute_splice_layout, splice_embeddings
+from senna.model.splice import Splice, compute_splice, splice_embeddings
 from senna.model.vision_tower import VisionTower
 
 Images = torch.Tensor | Sequence[torch.Tensor] | None
@@ -27,7 +27,7 @@ Images = torch.Tensor | Sequence[torch.Tensor] | None
 
 
 def flatten_images(images: Images, batch: int) -> tuple[torch.Tensor | None, list[int]]:
-    """Return all images of a batch as one (N, 3, H, W) tensor, None if there are none, and the B image counts.
+    """Return all images of a batch as one (N, 3, H, W) tensor (None if there are none), and the number of images per sample.
 
     Raises ValueError for images of another number of samples or another shape.
     """
@@ -117,7 +117,7 @@ class SennaLlavaLlamaModel(LlamaModel):
 class SennaLlavaLlamaForCausalLM(LlamaForCausalLM):
     """The Senna model. Parameter names and shapes equal those of the published checkpoints."""
 
-    config: SennaConfig  # type: ignore[assignment]  # Llama's is invariant
+    config: SennaConfig
     config_class = SennaConfig
     _keys_to_ignore_on_load_unexpected = [r"rotary_emb\.inv_freq", r"embeddings\.position_ids"]  # noqa: RUF012
 
@@ -135,18 +135,18 @@ class SennaLlavaLlamaForCausalLM(LlamaForCausalLM):
             config = ModelSource.resolve(str(pretrained_model_name_or_path)).config
         return super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
 
-    def splice_layout(
+    def compute_splice(
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None,
         labels: torch.Tensor | None,
         images_per_sample: list[int],
-    ) -> SpliceLayout:
-        """Return the splice layout of a training or scoring batch, with this model's padding side and maximum length.
+    ) -> Splice:
+        """Return the splice of a training or scoring batch, with this model's padding side and maximum length.
 
-        See `compute_splice_layout` for the arguments.
+        See `senna.model.splice.compute_splice` for the arguments.
         """
-        return compute_splice_layout(
+        return compute_splice(
             input_ids,
             attention_mask,
             labels,
@@ -159,7 +159,7 @@ class SennaLlavaLlamaForCausalLM(LlamaForCausalLM):
     def embed(self, input_ids: torch.Tensor, images: torch.Tensor | None, source: torch.Tensor) -> torch.Tensor:
         """Return the (B, L, D) spliced embeddings of (B, T) ids and (N, 3, H, W) images.
 
-        ``source`` is (B, L), see `SpliceLayout`.
+        ``source`` is (B, L), see `Splice`.
         """
         text = self.model.embed_tokens(input_ids.where(input_ids != IMAGE_TOKEN_INDEX, 0))  # (B, T, D)
         if images is not None:
@@ -174,7 +174,7 @@ class SennaLlavaLlamaForCausalLM(LlamaForCausalLM):
         side = self.config.image_side
         return spliced + 0.0 * self.model.encode_images(text.new_zeros(1, 3, side, side)).sum()
 
-    def forward(  # type: ignore[override]  # has more arguments than Llama's
+    def forward(
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
@@ -211,7 +211,7 @@ class SennaLlavaLlamaForCausalLM(LlamaForCausalLM):
             )
         if input_ids is not None and inputs_embeds is None and past_key_values is None:
             pixels, counts = flatten_images(images, len(input_ids))  # (N, 3, H, W)
-            splice = self.splice_layout(input_ids, attention_mask, labels, counts)
+            splice = self.compute_splice(input_ids, attention_mask, labels, counts)
             inputs_embeds = self.embed(input_ids, pixels, splice.source)  # (B, L, D)
             labels, position_ids = splice.labels, splice.position_ids  # (B, L) each
             # With padding on the right, causality alone hides it, and attention without a mask is the fast path.
@@ -277,17 +277,22 @@ class SennaLlavaLlamaForCausalLM(LlamaForCausalLM):
         return F.cross_entropy(logits.float(), targets.token_ids, reduction="none"), logits
 
     @torch.no_grad()
-    def generate(self, inputs=None, images: Images = None, attention_mask=None, **kwargs):  # type: ignore[override]
-        """Continue (B, T) prompts. Return only the new tokens, (B, new). Prompts may be padded on either side."""
+    def generate(self, inputs=None, images: Images = None, attention_mask=None, **kwargs):
+        """Continue (B, T) prompts. Return only the new tokens, (B, new). Prompts may be padded on either side.
+
+        Args:
+            inputs: (B, T), -200 for an image; ``input_ids`` is accepted too.
+            images: see `Images`.
+            attention_mask: (B, T), nonzero at real tokens; None: all tokens are real.
+            kwargs: arguments of transformers' ``generate``.
+        """
         generate = cast(Any, super()).generate  # transformers' types do not admit a subclass of Llama
         input_ids = kwargs.pop("input_ids", inputs)
         if input_ids is None:
             return generate(attention_mask=attention_mask, **kwargs)
         pixels, counts = flatten_images(images, len(input_ids))  # (N, 3, H, W)
         # Prompts are never cut, since they end with the question. Padding is on the left, so that new tokens follow real ones.
-        splice = compute_splice_layout(
-            input_ids, attention_mask, None, counts, self.config.mm_adapter_tokens, None, "left"
-        )
+        splice = compute_splice(input_ids, attention_mask, None, counts, self.config.mm_adapter_tokens, None, "left")
         embeds = self.embed(input_ids, pixels, splice.source)  # (B, L, D)
         return generate(inputs_embeds=embeds, attention_mask=splice.attention_mask.long(), **kwargs)
 

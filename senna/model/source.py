@@ -13,7 +13,7 @@ from transformers import CLIPVisionConfig, PretrainedConfig
 from transformers.models.clip import CLIPImageProcessorPil
 from transformers.utils.hub import cached_file
 
-from senna.errors import UsageError
+from senna.errors import UsageError, first_line
 from senna.model.config import CLIP_VIT_L_14_336, SennaConfig
 
 DEFAULT_TOWER = "openai/clip-vit-large-patch14-336"
@@ -27,9 +27,10 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A checkpoint, and where its pieces are. Resolve it once, with `ModelSource.resolve`, and pass it on.
+    """A checkpoint and the folders or hub names of its pieces. Resolve it once, with `ModelSource.resolve`, and pass it on.
 
-    Every answer is computed at first use and kept. Answers that need a file raise UsageError if it is missing or unsuitable.
+    Properties that read a file compute their value at first use, keep it, and raise UsageError if the file is missing or
+    unsuitable.
 
     Attributes:
         lineage: folders or hub names: the checkpoint; if it is a LoRA folder, then its base, the base's base, and so on to a
@@ -120,7 +121,7 @@ class ModelSource:
     def load_image_processor(self) -> CLIPImageProcessorPil:
         """Load the image processor of the given tower, else of the checkpoint, its bases or its tower.
 
-        Where none has one, and for OpenAI's tower, return CLIP's defaults for the tower's image size.
+        If none has one, and for OpenAI's tower, return CLIP's defaults for the tower's image size.
         """
         return _load_image_processor(self.image_processor_sources, self.config)
 
@@ -196,7 +197,7 @@ def _config_dict(path: str, label: str) -> dict[str, Any]:
     try:
         return PretrainedConfig.get_config_dict(path)[0]
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         if folder.exists():
             raise UsageError(
                 f"{label} {path}: its config.json cannot be read: {reason}", remedy="copy it again"

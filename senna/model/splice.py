@@ -11,7 +11,7 @@ from senna.model.config import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 
 
 @dataclass(frozen=True)
-class SpliceLayout:
+class Splice:
     """The origin of every position of a spliced batch.
 
     Attributes:
@@ -45,7 +45,7 @@ def check_image_counts(is_image: torch.Tensor, images_per_sample: list[int]) -> 
         raise ValueError("the number of <image> differs from the number of images: " + "; ".join(wrong))
 
 
-def compute_splice_layout(
+def compute_splice(
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor | None,
     labels: torch.Tensor | None,
@@ -53,8 +53,8 @@ def compute_splice_layout(
     tokens_per_image: int,
     max_length: int | None,
     padding_side: str,
-) -> SpliceLayout:
-    """Compute the layout of the spliced batch. View tokens get the label -100.
+) -> Splice:
+    """Compute the splice of a batch. View tokens get the label -100.
 
     Args:
         input_ids: (B, T), -200 for an image.
@@ -78,13 +78,13 @@ def compute_splice_layout(
     ends = spans.cumsum(1)  # (B, T)
     lengths = ends[:, -1] if width else ends.new_zeros(batch)  # (B,)
     longest = int(lengths.max()) if max_length is None else min(int(lengths.max()), max_length)  # L
-    lengths = lengths.clamp(max=longest)
+    lengths = lengths.clamp(max=longest)  # (B,)
 
     position = torch.arange(longest, device=device).expand(batch, longest)  # (B, L) counted from each sample's start
     if padding_side == "left":
         position = position - (longest - lengths)[:, None]
     mask = (position >= 0) & (position < lengths[:, None])  # (B, L)
-    position = position.clamp(min=0)
+    position = position.clamp(min=0)  # (B, L)
 
     token = torch.searchsorted(ends, position.contiguous(), right=True).clamp(max=max(width - 1, 0))  # (B, L)
     from_image = is_image.gather(1, token)  # (B, L)
@@ -98,14 +98,14 @@ def compute_splice_layout(
     spliced_labels = None
     if labels is not None:
         spliced_labels = labels.gather(1, token).where(mask & ~from_image, IGNORE_INDEX)  # (B, L)
-    return SpliceLayout(source, mask, spliced_labels)
+    return Splice(source, mask, spliced_labels)
 
 
 def splice_embeddings(source: torch.Tensor, text: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
     """Gather the embeddings of a spliced batch.
 
     Args:
-        source: (B, L), see `SpliceLayout`.
+        source: (B, L), see `Splice`.
         text: (B, T, D) embeddings of the prompt tokens.
         views: (N, K, D) view tokens; N may be 0.
 

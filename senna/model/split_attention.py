@@ -45,7 +45,7 @@ def pad_trees(layout: Layout, rows: int, length: int, dtype: torch.dtype, device
     keys = torch.cat([prefixes[tree_of_branch], branches], dim=1)  # (N, Lp + Lb)
 
     prefix_lengths = torch.tensor([layout[i].prefix for i in tree_of_branch]).view(-1, 1, 1)  # (N, 1, 1)
-    longest, own = prefixes.shape[1], torch.arange(branches.shape[1])
+    longest, own = prefixes.shape[1], torch.arange(branches.shape[1])  # Lp, (Lb,)
     sees_prefix = (torch.arange(longest) < prefix_lengths).expand(-1, len(own), -1)  # (N, Lb, Lp)
     sees_own = (own <= own[:, None]).expand(len(branches), -1, -1)  # (N, Lb, Lb)
     mask = torch.zeros(len(branches), 1, len(own), keys.shape[1], dtype=dtype)  # (N, 1, Lb, Lp + Lb)
@@ -79,5 +79,5 @@ def split_by_padding(
         k, v = take(flat_k, padded.keys), take(flat_v, padded.keys)  # (N, H, Lp + Lb, D) each
         results.append(F.scaled_dot_product_attention(q, k, v, attn_mask=padded.mask.to(q.dtype), scale=scale))
     flat = [x.transpose(1, 2).reshape(-1, heads, width) for x in results]  # (T * Lp, H, D), (N * Lb, H, D)
-    zero = query.new_zeros(1, heads, width)
-    return torch.cat([*flat, zero]).index_select(0, padded.slots).view(rows, length, heads, width)
+    zeros = query.new_zeros(1, heads, width)  # the result of padding
+    return torch.cat([*flat, zeros]).index_select(0, padded.slots).view(rows, length, heads, width)

@@ -89,7 +89,8 @@ class SplitOnCpu(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor):  # type: ignore[override]  # forward returns one tensor
+    def backward(ctx: Any, grad: torch.Tensor):
+        """Return the (B, H, L, D) gradients of query, key and value from the (B, L, H, D) gradient of the result."""
         *inputs, out, lse = ctx.saved_tensors
         dtype, wide = out.dtype, lse.dtype
         q, k, v = (_prepare(x, wide) for x in inputs)

@@ -7,7 +7,7 @@ import sentencepiece
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerBase
 
-from senna.errors import UsageError
+from senna.errors import UsageError, first_line
 
 SPACE = "▁"  # SentencePiece's mark for a space
 
@@ -24,7 +24,7 @@ def load_tokenizer(
         tokenizer = AutoTokenizer.from_pretrained(str(path), padding_side=padding_side, **options)
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"no tokenizer can be loaded from {path}: {_first_line(error)}",
+            f"no tokenizer can be loaded from {path}: {first_line(error)}",
             remedy="copy tokenizer.json or tokenizer.model, and tokenizer_config.json, from the model",
         ) from error
     check_tokenizer(tokenizer)
@@ -86,7 +86,3 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
             f"the tokenizer {name} has no eos token, so that no answer could end",
             remedy="set one in tokenizer_config.json",
         )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0]

@@ -48,6 +48,7 @@ class ArgumentError(UsageError):
 
     @property
     def location(self) -> str:
+        """The YAML file and the line; empty for a flag."""
         if self.file is None:
             return ""
         return f"--config {self.file}" + (f", line {self.line}" if self.line else "")
@@ -125,10 +126,11 @@ def _load_yaml(path: str, on_error: OnError) -> _YamlFile | None:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         reason = str(getattr(error, "problem", None) or error).replace("\n", " ")
-        on_error(ArgumentError(f"not YAML: {reason}", file=path, line=mark.line + 1 if mark else None))
+        line = mark.line + 1 if mark else None
+        on_error(ArgumentError(f"not YAML: {reason}", file=path, line=line, remedy="correct the file"))
         return None
     if not isinstance(values, dict):
-        on_error(ArgumentError("expected 'key: value' lines", file=path))
+        on_error(ArgumentError("not a YAML mapping", file=path, remedy="write lines of the form 'key: value'"))
         return None
     lines: dict[str, int] = {}
     for key, _ in root.value if isinstance(root, yaml.MappingNode) else []:
@@ -168,7 +170,7 @@ def read_yaml(
         try:
             value = options[name].from_yaml(value)
         except argparse.ArgumentTypeError as error:
-            report(ArgumentError(f"{key}: {error}", name=str(key), file=path, line=line))
+            report(ArgumentError(f"{key}: {error}", name=str(key), file=path, line=line, remedy=SEE_HELP))
             continue
         if name == "deepspeed" and isinstance(value, str) and value != "none" and not Path(value).is_file():
             value = str(Path(path).parent / value)

@@ -238,7 +238,10 @@ class TrainArguments(TrainingArguments):
         try:
             super().__post_init__()
         except (ValueError, ImportError) as error:
-            raise UsageError(f"this machine cannot run these arguments: {error}") from error
+            raise UsageError(
+                f"this machine cannot run these arguments: {error}",
+                remedy="change the argument, or run `senna doctor` with the same flags",
+            ) from error
 
     def required(self, name: str) -> str:
         """Return an argument that every run needs. Raise UsageError if it is not set."""

@@ -89,10 +89,10 @@ class Option:
             )  # fmt: skip
 
 
-def options_of(kind: type) -> dict[str, Option]:
+def options_of(arguments: type) -> dict[str, Option]:
     """Return the options of a dataclass by name, in the order of its fields."""
-    hints = get_type_hints(kind)
-    return {field.name: _option(field, hints[field.name]) for field in dataclasses.fields(kind) if field.init}
+    hints = get_type_hints(arguments)
+    return {field.name: _option(field, hints[field.name]) for field in dataclasses.fields(arguments) if field.init}
 
 
 def _option(field: dataclasses.Field, hint: Any) -> Option:

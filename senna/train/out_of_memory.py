@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from senna.errors import SennaError
+from senna.errors import SennaError, first_line
 from senna.model.source import ModelSource
 from senna.train.arguments import TrainArguments
 from senna.train.memory.fit import suggest_smaller
@@ -28,7 +28,7 @@ def out_of_memory(args: TrainArguments) -> Iterator[None]:
         advice = suggest_smaller(args, config) or "a card with more memory, or more cards"
         fragments = f"; {EXPANDABLE_SEGMENTS} helps a little too" if is_gpu else ""
         raise SennaError(
-            f"{device} has no memory left ({str(error).splitlines()[0]}); checkpoints are safe",
+            f"{device} has no memory left ({first_line(error)}); checkpoints are safe",
             remedy=f"use settings that need less memory, with the same global batch: {advice}{fragments}. `senna doctor` with "
             "the same flags shows the memory of each part",
         ) from error

@@ -8,6 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 from transformers import TrainerCallback
 
+from senna.files import atomic_write
 from senna.train.checkpoint import saving
 
 FORMATS = {
@@ -97,6 +98,9 @@ def plot_losses(history: list[dict], path: Path, title: str) -> bool:
 
     Returns:
         False if there are fewer than two losses; no file is written then.
+
+    Raises:
+        SennaError: the file cannot be written.
     """
     points = [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
     if len(points) < 2:
@@ -119,8 +123,7 @@ def plot_losses(history: list[dict], path: Path, title: str) -> bool:
     axes.grid(alpha=0.3)
     axes.legend()
     figure.tight_layout()
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png")
+    with atomic_write(path) as partial:
+        figure.savefig(partial, format="png")
     plt.close(figure)
-    temporary.replace(path)
     return True

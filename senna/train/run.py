@@ -97,5 +97,4 @@ def _train(args: TrainArguments, trainer: SennaTrainer, start_from: Path | None)
     trainer.train(resume_from_checkpoint=None if start_from is None else str(start_from))
     save_final(trainer)
     if is_main:
-        with checkpoint.saving(output_dir):
-            print(describe_results(trainer), flush=True)
+        print(describe_results(trainer), flush=True)

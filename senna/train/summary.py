@@ -24,6 +24,7 @@ TITLES = {
 
 
 def _precision(parameter: nn.Parameter) -> str:
+    """Return the short name of a parameter's precision: "fp32", "bf16", "fp16", "int8" or "nf4"."""
     if getattr(parameter, "quant_state", None) is not None:
         return "nf4"
     names = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16", "torch.int8": "int8"}
@@ -54,7 +55,7 @@ def data_lines(trainer: SennaTrainer, tokens: TokenStatistics) -> list[str]:
     args, records = trainer.args, trainer.train_dataset.records
     kinds = ", ".join(f"{number:,} {kind}" for kind, number in records.counts_by_kind().items())
     stage = "" if args.stage is None else f", stage {args.stage}"
-    sampled = "" if tokens.looked_at == tokens.total else f" ({tokens.looked_at:,} samples measured)"
+    sampled = "" if tokens.measured == tokens.total else f" ({tokens.measured:,} samples measured)"
     lines = [
         f"data     {args.data_path}: {records.epoch_size:,} samples an epoch, format {args.version}{stage}",
         f"         {kinds}",
@@ -139,7 +140,7 @@ def describe_results(trainer: SennaTrainer) -> str:
     """Draw the loss curve, and return the text that is printed at the end: losses, files and the next command.
 
     Raises:
-        SennaError: the run took no step.
+        SennaError: the run took no step, or the loss curve cannot be written.
     """
     history, output_dir = trainer.state.log_history, Path(trainer.args.output_dir)
     losses = [entry["loss"] for entry in history if "loss" in entry]

@@ -57,7 +57,7 @@ def peak_memory() -> float:
 
 
 class _SetEpoch(TrainerCallback):
-    """Passes the epoch to the sampler, since not every data loader wrapper does."""
+    """A callback that passes the epoch to the sampler, since not every data loader wrapper does."""
 
     def __init__(self, sampler: LengthGroupedSampler):
         self.sampler = sampler
@@ -87,9 +87,8 @@ class SennaTrainer(Trainer):
         self.started = time.perf_counter()
         self.counted = torch.zeros(len(COUNTED), dtype=torch.float64)  # since the last log entry
         kinds = len(self.train_dataset.records.kind_names)
-        self.by_kind = torch.zeros(
-            kinds + 1, 2, device=self.args.device
-        )  # (loss sum, targets) by kind; last row: no kind
+        # (kinds + 1, 2): the summed loss and the number of targets of each kind; the last row is for records without a kind
+        self.by_kind = torch.zeros(kinds + 1, 2, device=self.args.device)
 
     # ---- order of the data
 
@@ -115,8 +114,8 @@ class SennaTrainer(Trainer):
         batches = list(itertools.islice(epoch_iterator, num_batches))
         counts: list[BatchCounts] = [batch.pop("counts") for batch in batches]
         self.step_samples = [name for count in counts for name in count.samples]
-        for message in [message for count in counts for message in count.bad_samples]:
-            self._skip_bad_sample(message)
+        for error in [error for count in counts for error in count.bad_samples]:
+            self._skip_bad_sample(error)
         for batch, count in zip(batches, counts, strict=True):
             samples = int((batch["kinds"] >= 0).sum())
             self.counted += torch.tensor(
@@ -124,18 +123,19 @@ class SennaTrainer(Trainer):
             )
         return batches, self._get_num_items_in_batch(batches, device)
 
-    def _skip_bad_sample(self, message: str) -> None:
-        """Log a sample that cannot be used. Raise DataError if there are more than ``skip_bad_samples``."""
+    def _skip_bad_sample(self, error: DataError) -> None:
+        """Log a sample that cannot be used. Raise its error if there are more than ``skip_bad_samples``."""
         self.bad_samples += 1
         allowed = self.args.skip_bad_samples
         if self.bad_samples > allowed:
-            remedy = "correct or remove it, or skip such samples with --skip_bad_samples N"
-            if allowed:
-                remedy = (
-                    f"it is one more than --skip_bad_samples {allowed}: raise that, or correct or remove the samples"
-                )
-            raise DataError(message, remedy=remedy)
-        print(f"skipped sample {self.bad_samples} of at most {allowed}: {message}", flush=True)
+            skip = (
+                f"raise --skip_bad_samples above {allowed}"
+                if allowed
+                else "skip such samples with --skip_bad_samples N"
+            )
+            remedy = f"{error.remedy or 'correct or remove the record'}; or {skip}"
+            raise DataError(error.message, remedy=remedy, file=error.file, record=error.record, kind=error.kind)
+        print(f"skipped sample {self.bad_samples} of at most {allowed}: {error}", flush=True)
 
     def _get_num_items_in_batch(self, batch_samples, device):  # read in transformers 5.17.0 to 5.23.0
         """Return the divisor of the step's summed loss over all processes: its targets, or its records with targets."""
@@ -201,8 +201,8 @@ class SennaTrainer(Trainer):
     # ---- log
 
     def log(self, logs, start_time=None):
-        """Add to each entry with a loss, over all processes since the last one: samples and tokens per second, the fraction of
-        padding, unpacked per packed tokens, the loss of each kind, and peak memory in GiB."""
+        """Log an entry. An entry with a loss also gets figures over all processes since the last one: samples and tokens per
+        second, the fraction of padding, unpacked per packed tokens, the loss of each kind, and peak memory in GiB."""
         if "loss" in logs:
             now = time.perf_counter()
             counted = dict(zip(COUNTED, self._sum_over_processes(self.counted.float()), strict=True))

@@ -18,7 +18,7 @@ from senna.convert.facts import Agent, Frame
 from senna.errors import DataError, SennaError, UsageError
 from senna.meta_actions import ALL_META_ACTIONS, MetaAction
 from senna.views import VIEWS
-from tests.conftest import REPOSITORY
+from tests.helpers.paths import REPOSITORY
 
 NO_FUTURE = np.full((6, 2), np.nan)
 

@@ -39,7 +39,7 @@ def requests(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plain_answers(model, requests):
-    """The answers of transformers' own processor and model, one request at a time."""
+    """Return the answers of transformers' own processor and model, one request at a time."""
     processor = LlavaNextProcessor.from_pretrained(model)
     llava = LlavaNextForConditionalGeneration.from_pretrained(model, dtype=torch.float32).eval()
     texts = []

@@ -15,6 +15,7 @@ from senna.meta_actions import FUTURE_STEPS, label_trajectory
 from senna.templates import load_templates
 from senna.views import VIEWS, camera_of
 from tests.convert.worlds import START, write_world
+from tests.helpers.devkit import check_against_devkit
 
 pytest.importorskip("nuscenes", reason="needs the extra: pip install -c constraints.txt -e '.[nuscenes]'")
 
@@ -44,27 +45,6 @@ def test_facts_equal_the_devkits_own_calls(drawn_world):
     tables = load_tables(drawn_world, MINI)
     frames = list(frames_of(tables))[::6]
     assert sum(check_against_devkit(tables, frame) for frame in frames) > 30
-
-
-def check_against_devkit(tables, frame):
-    """Compare a frame's objects; returns their number."""
-    sample = tables.get("sample", frame.token)
-    _, boxes, _ = tables.get_sample_data(sample["data"]["LIDAR_TOP"])
-    rows = [tables.get("sample_annotation", box.token) for box in boxes]
-    seen = [(b, r) for b, r in zip(boxes, rows, strict=True) if r["num_lidar_pts"] + r["num_radar_pts"]]
-    assert [agent.token for agent in frame.agents] == [box.token for box, _ in seen]
-    for agent, (box, row) in zip(frame.agents, seen, strict=True):
-        assert (agent.x, agent.y) == pytest.approx(tuple(box.center[:2]), abs=1e-6)
-        assert agent.category == box.name
-        current = tables.get_box(row["token"])
-        for step, position in enumerate(agent.future):
-            row = tables.get("sample_annotation", row["next"]) if row and row["next"] else None
-            if row is None:
-                assert np.isnan(agent.future[step:]).all()
-                break
-            offset = current.orientation.inverse.rotate(np.array(row["translation"]) - current.center)
-            assert position == pytest.approx([-offset[1], offset[0]], abs=1e-6)
-    return len(seen)
 
 
 def test_objects_without_lidar_and_radar_points_are_left_out(tmp_path):
@@ -136,13 +116,13 @@ def message(seconds, speed):
     return {"utime": START + int(seconds * 1e6), "vel": [speed, 0.0, 0.0]}
 
 
-@pytest.mark.parametrize("beside", [True, False])
-def test_speed_is_that_of_the_last_can_bus_message(tmp_path, beside):
+@pytest.mark.parametrize("in_data_folder", [True, False])
+def test_speed_is_that_of_the_last_can_bus_message(tmp_path, in_data_folder):
     root = write_world(tmp_path / "nuscenes", ahead(8), frames=6)
-    folder = root if beside else tmp_path / "elsewhere"
+    folder = root if in_data_folder else tmp_path / "elsewhere"
     # The messages begin late, have a gap from 1.1 s to 2.3 s, and report 99 m/s just after a key frame.
     can_bus(folder, [message(0.05, 3.0), message(0.48, 4.0), message(0.51, 99.0), message(1.0, 5.0), message(2.3, 6.0)])
-    speeds = [frame.speed for frame in read_frames(root, MINI, canbus=None if beside else folder)]
+    speeds = [frame.speed for frame in read_frames(root, MINI, canbus=None if in_data_folder else folder)]
     assert speeds == pytest.approx([3.0, 4.0, 5.0, 8.0, 8.0, 6.0])
 
 

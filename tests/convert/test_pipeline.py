@@ -17,9 +17,9 @@ from senna.cli import main
 from senna.convert import journal
 from senna.record_file import open_records
 from senna.records import write_records
-from tests.conftest import REPOSITORY
 from tests.convert import slowly
-from tests.forks import Run
+from tests.helpers.forks import Run
+from tests.helpers.paths import REPOSITORY
 
 pytest.importorskip("nuscenes", reason="needs the extra: pip install -c constraints.txt -e '.[nuscenes]'")
 
@@ -33,7 +33,7 @@ def convert(drawn_world):
 
 @pytest.fixture(scope="module")
 def complete(convert, tmp_path_factory):
-    """The output of an uninterrupted run."""
+    """Return the output folder of an uninterrupted run."""
     out = tmp_path_factory.mktemp("complete")
     assert main([*convert, "--out", str(out)]) == 0
     return out
@@ -244,7 +244,7 @@ def test_run_killed_ten_times_gives_the_files_of_an_uninterrupted_run(convert, c
 
 @pytest.fixture
 def server():
-    """An OpenAI-compatible server whose answers depend on image and question only, and the list of its requests."""
+    """Return an OpenAI-compatible server whose answers depend on image and question only, and the list of its requests."""
     asked = []
 
     class Handler(BaseHTTPRequestHandler):

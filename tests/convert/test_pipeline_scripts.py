@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from senna.record_file import open_records
-from tests.conftest import REPOSITORY
+from tests.helpers.paths import REPOSITORY
 
 SHELL = REPOSITORY / "data_tools" / "senna_nusc_converter.sh"
 PUBLISHED = REPOSITORY / "data_tools" / "senna_nusc_data_converter.py"

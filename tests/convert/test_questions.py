@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import yaml
 
-from senna.convert.facts import Agent, Frame
 from senna.convert.questions import Answer, questions_of, records_of
 from senna.errors import UsageError
 from senna.kinds import all_kinds
@@ -13,29 +12,10 @@ from senna.meta_actions import MetaAction, parse_meta_action
 from senna.record_file import open_records
 from senna.records import prompt_images, record_kind, write_records
 from senna.templates import DEFAULT, load_templates
-from senna.views import VIEWS, camera_of, image_block, view_of
+from senna.views import VIEWS, camera_of, image_block
+from tests.helpers.converter_frames import KEEP, STOP, agent, frame, walker
 
-KEEP = MetaAction("KEEP", "STRAIGHT")
-STANDS = MetaAction("STOP", "STRAIGHT")
 TEMPLATES = load_templates()
-
-
-def agent(x, y, category="vehicle.car", name="car", group="vehicle", speed=5.0, plan=KEEP):
-    return Agent(f"{name} {x} {y}", category, name, group, x, y, speed, view_of(x, y), np.zeros((6, 2)), plan)
-
-
-def walker(x, y, **changes):
-    return agent(x, y, "human.pedestrian.adult", "pedestrian", "pedestrian", **changes)
-
-
-def frame(
-    *agents, future=((0.0, 4.0), (0.0, 8.0), (0.0, 12.0), (0.0, 16.0), (0.0, 20.0), (0.0, 24.0)), plan=KEEP, **changes
-):
-    return Frame(
-        token="t", prev="", next="n", scene="scene-0061", scene_token="s", timestamp=0,
-        images=tuple(f"samples/CAM_{view.upper().replace(' ', '_')}/1.jpg" for view in VIEWS),
-        description="", speed=8.0, command="turn left", future=np.array(future), plan=plan, agents=agents, **changes,
-    )  # fmt: skip
 
 
 def asked(of, kind):
@@ -65,9 +45,9 @@ def test_motion_lists_moving_objects_within_reach_nearest_first():
         agent(3, 39, speed=7.26),
         agent(-2, 12, name="truck", plan=MetaAction("DECELERATE", "LEFT_TURN")),
         agent(0, 41),  # too far
-        agent(1, 8, "movable_object.trafficcone", "traffic cone", "static", plan=STANDS),
+        agent(1, 8, "movable_object.trafficcone", "traffic cone", "static", plan=STOP),
         agent(1, 9, plan=None),  # its next 3 s are incomplete
-        agent(0, -19, name="bus", speed=float("nan"), plan=STANDS),
+        agent(0, -19, name="bus", speed=float("nan"), plan=STOP),
         agent(0, -21),  # too far at the back
     )
     front, back = asked(scene, "motion")

@@ -14,7 +14,7 @@ from senna.convert.shards import Scene, parse_shard, select_scenes, shard_of
 from senna.errors import UsageError
 from senna.run_folder import claim
 from senna.templates import load_templates
-from tests.convert.test_quality import make_frame
+from tests.helpers.converter_frames import agent, frame
 
 
 def tables(**lengths):
@@ -67,7 +67,7 @@ def convert(tmp_path, monkeypatch):
         lengths = {scene["name"]: tables.lengths[scene["name"]] for scene in tables.scene}
         for name in scenes:
             for number in range(lengths[name]):
-                yield replace(make_frame(), token=f"{name}-{number}", scene=name)
+                yield replace(frame(agent(3, 12)), token=f"{name}-{number}", scene=name)
 
     def run(folder, captioner=None, **lengths):
         source = tables(**lengths)
@@ -111,7 +111,7 @@ def test_captioners_are_not_asked_about_missing_images(convert, tmp_path):
 
 
 def test_unusable_captions_are_marked_in_record_and_report(convert, tmp_path):
-    for path in make_frame().images:
+    for path in frame().images:
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).touch()
     convert("shard", UnusableAtTheBack(), scene=3)

@@ -13,7 +13,7 @@ from transformers import (
 )
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
-from tests.data.small_tokenizers import llama_folder
+from tests.helpers.small_tokenizers import llama_folder
 
 SIDE, PATCH = 28, 14
 TEMPLATE = (

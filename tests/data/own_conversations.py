@@ -19,9 +19,9 @@ from senna.data.tokenize import encode_conversation
 from senna.model.config import IMAGE_TOKEN_INDEX
 from senna.model.tokenizer import load_tokenizer
 from senna.views import image_block
-from tests.data.small_tokenizers import TEXTS, llama_folder
+from tests.helpers.paths import GOLDEN
+from tests.helpers.small_tokenizers import TEXTS, llama_folder
 
-GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 TOKENIZER, STORED = GOLDEN / "own_tokenizer", GOLDEN / "own_conversations.json"
 BOS, EOS = 1, 2
 

@@ -9,6 +9,7 @@ from transformers import AutoTokenizer
 from senna.data.batch import BatchCounts
 from senna.data.collate import Collator
 from senna.data.tokenize import IGNORE_INDEX, IMAGE_TOKEN_INDEX, encode_conversation
+from senna.errors import DataError
 from senna.model.tokenizer import load_tokenizer
 from tests.data import own_conversations
 
@@ -46,31 +47,29 @@ def test_batches_of_our_own_conversations_equal_the_stored_ones(name):
         assert {label for label, is_token in zip(batch["labels"][row], mask, strict=True) if not is_token} <= {IGN}
 
 
-@pytest.mark.parametrize("case_number", [0, 1, 2])
-def test_batches_equal_the_published_ones(shared_golden, case_number):
-    case = json.loads((shared_golden / "collator.json").read_text())[case_number]
+def test_batches_equal_the_published_ones(shared_golden):
     tokenizer = AutoTokenizer.from_pretrained(shared_golden / "vicuna_tokenizer")
-    rows = []
-    for conversation in case["conversations"]:
-        encoded = encode_conversation(conversation, tokenizer)
-        rows.append({**encoded, "images": torch.zeros(6, 3, 2, 2), "sample": "s"})
-    # The published code truncates before the splice, so an image counts as one token.
-    batch = Collator(tokenizer.unk_token_id, case["model_max_length"], tokens_per_image=1)(rows)
-    assert batch["input_ids"].tolist() == case["input_ids"]
-    published_mask, published_labels = torch.tensor(case["attention_mask"]).bool(), torch.tensor(case["labels"])
-    if case["names"][0] != "v1_unk_in_answer":
-        assert torch.equal(batch["attention_mask"], published_mask)
-        assert torch.equal(batch["labels"], published_labels)
-        return
-    # The answer in row 0 has an unk, which is also the padding. The published code masks it from attention and masks all
-    # labels of the row. Correct is: a token of the text is visible and a target; all other values are as published.
-    answer = batch["input_ids"][0].tolist().index(tokenizer.unk_token_id)
-    assert batch["attention_mask"][0, answer]
-    assert not published_mask[0, answer]
-    assert batch["labels"][0, answer] == tokenizer.unk_token_id
-    differing = (batch["attention_mask"] != published_mask).nonzero().tolist()
-    assert differing == [[0, answer]]
-    assert torch.equal(batch["labels"][1:], published_labels[1:])
+    for case in json.loads((shared_golden / "collator.json").read_text()):
+        rows = []
+        for conversation in case["conversations"]:
+            encoded = encode_conversation(conversation, tokenizer)
+            rows.append({**encoded, "images": torch.zeros(6, 3, 2, 2), "sample": "s"})
+        # The published code truncates before the splice, so an image counts as one token.
+        batch = Collator(tokenizer.unk_token_id, case["model_max_length"], tokens_per_image=1)(rows)
+        assert batch["input_ids"].tolist() == case["input_ids"], case["names"]
+        mask, labels = torch.tensor(case["attention_mask"]).bool(), torch.tensor(case["labels"])
+        if case["names"][0] == "v1_unk_in_answer":
+            # The answer in row 0 has an unk, which is also the padding. The published code masks it from attention and masks
+            # all labels of the row. Correct is: a token of the text is visible and a target; all other values are as published.
+            answer = batch["input_ids"][0].tolist().index(tokenizer.unk_token_id)
+            assert batch["attention_mask"][0, answer]
+            assert not mask[0, answer]
+            assert batch["labels"][0, answer] == tokenizer.unk_token_id
+            assert (batch["attention_mask"] != mask).nonzero().tolist() == [[0, answer]]
+            assert torch.equal(batch["labels"][1:], labels[1:])
+        else:
+            assert torch.equal(batch["attention_mask"], mask), case["names"]
+            assert torch.equal(batch["labels"], labels), case["names"]
 
 
 def test_padding_is_on_the_given_side():
@@ -106,10 +105,10 @@ def test_images_are_one_tensor_if_counts_agree_and_else_a_list():
 
 
 def test_a_bad_sample_becomes_an_empty_row_and_is_counted():
-    bad = {"sample": "file: record 3", "error": "file: record 3: no such image"}
+    bad = {"sample": "file: record 3", "error": DataError("no such image", file="file", record=3)}
     batch = Collator(PAD, 99, 4)([sample([1, IMG, 2], 1, "good"), bad, padding()])
     assert batch["counts"].samples == ["good", "file: record 3"]
-    assert batch["counts"].bad_samples == ["file: record 3: no such image"]
+    assert batch["counts"].bad_samples == [bad["error"]]
     assert batch["input_ids"].tolist() == [[1, IMG, 2], [PAD] * 3, [PAD] * 3]
     assert batch["labels"][1:].eq(IGN).all()
     assert [len(views) for views in batch["images"]] == [1, 0, 0]
@@ -119,14 +118,14 @@ def test_a_bad_sample_becomes_an_empty_row_and_is_counted():
 
 def test_the_kind_of_padding_and_of_bad_samples_is_minus_one():
     good = [{**sample([1, 2], 1), "kind": kind} for kind in (2, 0)]
-    bad = {"sample": "a", "error": "a: bad"}
+    bad = {"sample": "a", "error": DataError("bad", file="a")}
     kinds = Collator(PAD, 99, 4)([good[0], bad, padding(), good[1]])["kinds"]
     assert kinds.tolist() == [2, -1, -1, 0]
     assert kinds.dtype == torch.int64
 
 
 def test_a_batch_of_bad_samples_alone_is_a_batch():
-    batch = Collator(PAD, 99, 4)([{"sample": "a", "error": "a: bad"}, {"sample": "b", "error": "b: bad"}])
+    batch = Collator(PAD, 99, 4)([{"sample": name, "error": DataError("bad", file=name)} for name in ("a", "b")])
     assert batch["labels"].eq(IGN).all()
     assert batch["images"].shape[:3] == (2, 0, 3)
 

@@ -3,6 +3,7 @@
 import json
 import pickle
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from senna.errors import DataError, UsageError
 from senna.record_file import open_records
 from senna.records import write_records
 from senna.views import VIEWS, image_block
-from tests.data.small_tokenizers import byte_level
+from tests.helpers.small_tokenizers import byte_level
 
 SIX = [f"views/{name}.png" for name in "abcdef"]
 PROCESSOR = CLIPImageProcessorPil(size={"shortest_edge": 14}, crop_size={"height": 14, "width": 14})
@@ -94,8 +95,8 @@ def test_a_bad_sample_has_the_name_of_the_record_and_the_reason(folder, name):
     item = dataset(folder)[index(name)]
     assert set(item) == {"sample", "error"}
     assert item["sample"] == f"{folder}/data.jsonl: record {index(name)}, line {index(name) + 1} ({name})"
-    assert item["error"].startswith(item["sample"])
-    assert BAD[name] in item["error"]
+    assert str(item["error"]).startswith(item["sample"])
+    assert BAD[name] in str(item["error"])
 
 
 def six_cameras(folder) -> dict[str, str]:
@@ -109,33 +110,21 @@ def six_cameras(folder) -> dict[str, str]:
     return paths
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_each_view_of_the_prompt_shows_its_camera_for_any_order_in_the_record(folder, seed):
-    paths, generator = six_cameras(folder), random.Random(seed)
-    listed, prompted = generator.sample(list(paths.values()), 6), tuple(generator.sample(VIEWS, 6))
-    questions = {prompted: image_block(prompted), VIEWS: "<image>\n" * 6, ("back",): image_block(("back",))}
-    records = [
-        {"image": paths["front"], "images": listed, "conversations": turns(f"{question}Plan?")}
-        for question in questions.values()
-    ]
-    write_records(folder / "data.jsonl", records)
-    data = dataset(folder)
-    for number, views in enumerate(questions):
-        expected = torch.stack([load_image(folder / paths[view], PROCESSOR) for view in views])
-        assert torch.equal(data[number]["images"], expected)
-
-
-def test_a_real_frame_in_nuscenes_order_shows_its_images_in_the_order_of_the_prompt(data, tmp_path):
-    scene = next(iter(json.loads((data / "drivelm" / "train_sample.json").read_text()).values()))
-    frame = next(iter(scene["key_frames"].values()))
-    listed = [path.removeprefix("../nuscenes/") for path in frame["image_paths"].values()]
-    write_records(tmp_path / "data.jsonl", [{"images": listed, "conversations": turns(image_block() + "Plan?")}])
-    images = dataset(tmp_path, image_folder=data / "drivelm")[0]["images"]
-    channels = [f"CAM_{view.upper().replace(' ', '_')}" for view in VIEWS]
-    assert list(frame["image_paths"]) != channels
-    for view, channel in zip(images, channels, strict=True):
-        path = frame["image_paths"][channel].removeprefix("../nuscenes/")
-        assert torch.equal(view, load_image(data / "drivelm" / path, PROCESSOR))
+def test_each_view_of_the_prompt_shows_its_camera_for_any_order_in_the_record(folder):
+    paths = six_cameras(folder)
+    for seed in range(5):
+        generator = random.Random(seed)
+        listed, prompted = generator.sample(list(paths.values()), 6), tuple(generator.sample(VIEWS, 6))
+        questions = {prompted: image_block(prompted), VIEWS: "<image>\n" * 6, ("back",): image_block(("back",))}
+        records = [
+            {"image": paths["front"], "images": listed, "conversations": turns(f"{question}Plan?")}
+            for question in questions.values()
+        ]
+        write_records(folder / "data.jsonl", records)
+        data = dataset(folder)
+        for number, views in enumerate(questions):
+            expected = torch.stack([load_image(folder / paths[view], PROCESSOR) for view in views])
+            assert torch.equal(data[number]["images"], expected)
 
 
 def test_a_view_without_an_image_makes_a_bad_sample(folder):
@@ -144,7 +133,7 @@ def test_a_view_without_an_image_makes_a_bad_sample(folder):
     record = {"id": "five", "images": list(paths.values()), "conversations": turns(image_block() + "Plan?")}
     write_records(folder / "data.jsonl", [record])
     item = dataset(folder)[0]
-    assert item["error"].startswith(
+    assert str(item["error"]).startswith(
         f"{folder}/data.jsonl: record 0, line 1 (five): the prompt asks for the back left view"
     )
 
@@ -175,15 +164,15 @@ def test_a_sample_carries_the_kind_of_its_record(folder):
 def test_images_that_are_not_in_the_image_folder_are_read_beside_the_file_of_records(folder, tmp_path_factory):
     first, second = tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second")
     record = {"image": "a.png", "conversations": turns("<image>\nPlan?")}
-    for number, beside in enumerate((first, second)):
-        write_records(beside / "data.jsonl", [record, {**record, "image": f"../{beside.name}/nowhere.png"}])
-        Image.new("RGB", (9, 9), (100 * number,) * 3).save(beside / "a.png")
+    for number, parent in enumerate((first, second)):
+        write_records(parent / "data.jsonl", [record, {**record, "image": f"../{parent.name}/nowhere.png"}])
+        Image.new("RGB", (9, 9), (100 * number,) * 3).save(parent / "a.png")
     mixture = open_mixture(f"{first}/data.jsonl,{second}/data.jsonl")
     for image_folder in (None, folder):
         data = ConversationDataset(mixture, byte_level(), PROCESSOR, image_folder)
         assert torch.equal(data[0]["images"][0], load_image(first / "a.png", PROCESSOR))
         assert torch.equal(data[2]["images"][0], load_image(second / "a.png", PROCESSOR))
-    missing = data[3]["error"]
+    missing = str(data[3]["error"])
     assert missing.startswith(f"{second}/data.jsonl: record 1, line 2")
     assert f"neither {folder}/../{second.name}/nowhere.png nor {second}/../{second.name}/nowhere.png" in missing
     Image.new("RGB", (9, 9), (255,) * 3).save(folder / "a.png")
@@ -212,7 +201,7 @@ def test_images_are_read_from_the_image_folder_or_their_absolute_path(folder, tm
     }
     with_folder, without = ConversationDataset(**options, image_folder=folder), ConversationDataset(**options)
     assert torch.equal(with_folder[0]["images"], with_folder[1]["images"])
-    assert str(elsewhere / SIX[3]) in without[0]["error"]
+    assert str(elsewhere / SIX[3]) in str(without[0]["error"])
     assert torch.equal(without[1]["images"], with_folder[1]["images"])
 
 
@@ -242,7 +231,10 @@ def test_workers_give_the_same_batches_as_the_main_process(folder):
     for batch, other in zip(in_process, in_workers, strict=True):
         assert torch.equal(batch["input_ids"], other["input_ids"])
         assert torch.equal(batch["labels"], other["labels"])
-        assert batch["counts"] == other["counts"]
+        texts = [
+            replace(each["counts"], bad_samples=list(map(str, each["counts"].bad_samples))) for each in (batch, other)
+        ]
+        assert texts[0] == texts[1]
     assert sum(len(batch["counts"].bad_samples) for batch in in_process) == len(BAD)
 
 
@@ -261,13 +253,3 @@ def test_pretraining_records_become_samples_of_the_plain_format(folder):
         assert item["input_ids"][0] == IMAGE_TOKEN_INDEX
         assert samples.tokenizer.decode(item["labels"][1:]) == "a car\n"
         assert torch.equal(item["images"][0], load_image(folder / SIX[number], PROCESSOR))
-
-
-def test_real_pretraining_records_become_samples(data):
-    records = open_records(data / "llava_pretrain_10" / "blip_laion_cc_sbu_558k.json")
-    folder = data / "llava_pretrain_10" / "images"
-    samples = ConversationDataset(records, byte_level(), PROCESSOR, folder, version="plain")
-    items = [samples[number] for number in range(len(samples))]
-    assert len(items) == 10
-    assert [item.get("error") for item in items] == [None] * 10
-    assert all(item["images"].shape == (1, 3, 14, 14) for item in items)

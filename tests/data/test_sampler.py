@@ -83,11 +83,11 @@ def test_global_batches_are_not_ordered_by_length():
 
 
 @pytest.mark.parametrize("count", [30, COUNT])
-@pytest.mark.parametrize("seed", range(20))
-def test_the_longest_sample_is_in_the_first_global_batch(seed, count):
+def test_the_longest_sample_is_in_the_first_global_batch(count):
     lengths = LENGTHS[:count]
-    order = LengthGroupedSampler(lengths, np.ones(count), 4, 2, 3, seed)
-    assert lengths[next(iter(order))] == lengths.max()
+    for seed in range(20):
+        order = LengthGroupedSampler(lengths, np.ones(count), 4, 2, 3, seed)
+        assert lengths[next(iter(order))] == lengths.max()
 
 
 def test_samples_with_and_without_images_share_a_batch_only_when_one_modality_runs_out():

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, CLIPImageProcessorPil
+from transformers import CLIPImageProcessorPil
 
 from senna.data.collate import Collator
 from senna.data.dataset import ConversationDataset
@@ -16,7 +16,7 @@ from senna.model.tokenizer import load_tokenizer
 from senna.records import write_records
 from senna.views import image_block
 from tests.data import own_conversations
-from tests.data.small_tokenizers import byte_level
+from tests.helpers.small_tokenizers import byte_level
 
 PROCESSOR = CLIPImageProcessorPil(size={"shortest_edge": 14}, crop_size={"height": 14, "width": 14})
 VIEW = 10  # tokens a view
@@ -48,7 +48,7 @@ def test_few_records_are_all_tokenized_and_the_figures_are_exact(tmp_path):
     lengths = lengths_of(data)
     limit = int(np.sort(lengths)[2])  # only the longest of the four exceeds it
     found = token_statistics(data, limit, VIEW)
-    assert (found.looked_at, found.total) == (4, 4)
+    assert (found.measured, found.total) == (4, 4)
     assert found.mean == pytest.approx(lengths.mean())
     assert (found.longest, found.share_cut) == (lengths.max(), 0.25)
     assert token_statistics(data, int(lengths.max()), VIEW).share_cut == 0
@@ -81,19 +81,19 @@ def test_many_records_are_estimated_from_some_and_no_long_one_is_missed(tmp_path
     data = dataset(tmp_path, [a_record(int(count)) for count in words])
     lengths = lengths_of(data)
     limit = int(np.sort(lengths)[-301])  # cuts a tenth, more than the number of longest records that are tokenized
-    found = token_statistics(data, limit, VIEW, look_at=200)
-    assert (found.looked_at, found.total) == (200, 3000)
+    found = token_statistics(data, limit, VIEW, max_records=200)
+    assert (found.measured, found.total) == (200, 3000)
     assert found.longest == lengths.max()
     assert found.mean == pytest.approx(lengths.mean(), rel=0.01)
     assert found.share_cut == pytest.approx(0.1, abs=0.01)
     limit = int(np.sort(lengths)[-3])
-    assert token_statistics(data, limit, VIEW, look_at=200).share_with_cut_answers == pytest.approx(2 / 3000)
+    assert token_statistics(data, limit, VIEW, max_records=200).share_with_cut_answers == pytest.approx(2 / 3000)
 
 
 @pytest.mark.parametrize("period", [2, 5, 15])
 def test_a_periodic_file_does_not_bias_the_estimate(tmp_path, period):
     data = dataset(tmp_path, [a_record(200 if number % period == 0 else 10) for number in range(period * 40)])
-    found = token_statistics(data, 10_000, VIEW, look_at=40)
+    found = token_statistics(data, 10_000, VIEW, max_records=40)
     assert found.mean == pytest.approx(lengths_of(data).mean(), rel=0.05)
 
 
@@ -108,9 +108,9 @@ def test_a_record_counts_as_often_as_an_epoch_takes_it(tmp_path):
 def test_records_that_cannot_be_used_are_left_out(tmp_path):
     wrong = {"conversations": [{"from": "human", "value": "a"}] * 2}
     found = token_statistics(dataset(tmp_path, [a_record(5), wrong]), 100, VIEW)
-    assert (found.looked_at, found.total) == (1, 2)
+    assert (found.measured, found.total) == (1, 2)
     empty = token_statistics(dataset(tmp_path, [wrong]), 100, VIEW)
-    assert (empty.mean, empty.longest, empty.share_cut, empty.looked_at) == (0, 0, 0, 0)
+    assert (empty.mean, empty.longest, empty.share_cut, empty.measured) == (0, 0, 0, 0)
 
 
 def test_the_longest_record_has_the_stored_tokens_and_those_of_its_images(tmp_path):
@@ -120,12 +120,3 @@ def test_the_longest_record_has_the_stored_tokens_and_those_of_its_images(tmp_pa
     data = ConversationDataset(open_mixture(f"{tmp_path}/a.jsonl"), tokenizer, PROCESSOR, version=version)
     stored = json.loads(own_conversations.STORED.read_text())["current"]["six_images"]
     assert token_statistics(data, 2048, 128).longest == len(stored["input_ids"]) + 6 * 127
-
-
-def test_the_published_questions_have_the_tokens_that_the_published_code_counts(shared_golden, tmp_path):
-    cases = {case["name"]: case for case in json.loads((shared_golden / "preprocess.json").read_text())}
-    case = cases["v1_plan"]
-    write_records(tmp_path / "a.jsonl", [{"images": list("abcdef"), "conversations": case["conversations"]}])
-    tokenizer = AutoTokenizer.from_pretrained(shared_golden / "vicuna_tokenizer")
-    data = ConversationDataset(open_mixture(f"{tmp_path}/a.jsonl"), tokenizer, PROCESSOR)
-    assert token_statistics(data, 2048, 128).longest == len(case["input_ids"]) + 6 * 127

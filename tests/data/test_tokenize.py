@@ -11,7 +11,7 @@ from senna.data.conversation import prompt_for, render
 from senna.errors import DataError, UsageError
 from tests.data import own_conversations
 from tests.data.own_conversations import turns
-from tests.data.small_tokenizers import byte_level, llama_folder
+from tests.helpers.small_tokenizers import byte_level, llama_folder
 
 BOS, EOS, UNK = 1, 2, 0
 
@@ -85,18 +85,21 @@ def encode(case, vicuna):
     return encoded["input_ids"][:stop].tolist(), encoded["labels"][:stop].tolist()
 
 
-def test_ids_equal_the_published_ones_in_every_case_without_an_error(published, vicuna):
-    cases = [case for case in published if not case["error"]]
-    assert len(cases) == 104
-    differing = [(case["name"], case["legacy"]) for case in cases if encode(case, vicuna)[0] != case["input_ids"]]
-    assert differing == []
-
-
-def test_labels_equal_the_published_ones_in_every_case_without_a_mismatch_warning(published, vicuna):
-    cases = [case for case in published if not case["error"] and not case["mismatch_warning"]]
-    assert len(cases) == 92
-    differing = [(case["name"], case["legacy"]) for case in cases if encode(case, vicuna)[1] != case["labels"]]
-    assert differing == []
+def test_ids_labels_and_prompts_equal_the_published_ones(shared_golden, published, vicuna):
+    correct = [case for case in published if not case["error"]]
+    unmasked = [case for case in correct if not case["mismatch_warning"]]
+    assert (len(correct), len(unmasked)) == (104, 92)
+    for case in correct:
+        ids, labels = encode(case, vicuna)
+        assert ids == case["input_ids"], (case["name"], case["legacy"])
+        assert case["mismatch_warning"] or labels == case["labels"], (case["name"], case["legacy"])
+    texts = json.loads((shared_golden / "tokenize.json").read_text())
+    for case in texts["raw"]:
+        assert encode_prompt(case["text"], vicuna[False]).tolist() == case["input_ids"], case["text"]
+        assert encode_prompt(case["text"], vicuna[True]).tolist() == case["input_ids_legacy_true"], case["text"]
+    for case in texts["eval_prompts"]:
+        assert prompt_for(case["query"], case["conv_mode"]) == case["prompt"]
+        assert encode_prompt(case["prompt"], vicuna[False]).tolist() == case["input_ids"], case["query"]
 
 
 PLAN_IDS = [476, 29923, 15488, 29892, 6850, 4717, 22530, 13, EOS]  # "KEEP, STRAIGHT\n</s>", as in the case v1_plan
@@ -114,17 +117,13 @@ CORRECT_TARGETS = {
 }
 
 
-def test_answers_are_targets_where_the_published_code_masks_them(published, vicuna):
-    cases = [case for case in published if case["mismatch_warning"]]
-    assert {case["name"] for case in cases} == set(CORRECT_TARGETS)
-    for case in cases:
+def test_targets_are_correct_where_the_published_code_masks_an_answer_or_raises_an_error(published, vicuna):
+    masked = [case for case in published if case["mismatch_warning"]]
+    assert {case["name"] for case in masked} == set(CORRECT_TARGETS)
+    for case in masked:
         ids, labels = encode(case, vicuna)
-        expected = CORRECT_TARGETS[case["name"]]
-        assert [label for label in labels if label != IGNORE_INDEX] == expected, case["name"]
+        assert [label for label in labels if label != IGNORE_INDEX] == CORRECT_TARGETS[case["name"]], case["name"]
         assert all(label in (IGNORE_INDEX, token) for token, label in zip(ids, labels, strict=True))
-
-
-def test_cases_that_crash_the_published_code_are_encoded_or_raise_an_error(published, vicuna):
     crashed = {case["name"]: case for case in published if case["error"]}
     assert set(crashed) == {"plain_no_image_token_error", "v1_two_humans_error"}
     # A plain sample without an image is BOS, "▁x", newline; the answer and the newline are targets.
@@ -132,16 +131,6 @@ def test_cases_that_crash_the_published_code_are_encoded_or_raise_an_error(publi
     # Two questions in a row have no correct encoding.
     with pytest.raises(DataError, match="turn 1 is from 'human'"):
         encode(crashed["v1_two_humans_error"], vicuna)
-
-
-def test_raw_texts_and_evaluation_prompts_equal_the_published_ones(shared_golden, vicuna):
-    published = json.loads((shared_golden / "tokenize.json").read_text())
-    for case in published["raw"]:
-        assert encode_prompt(case["text"], vicuna[False]).tolist() == case["input_ids"], case["text"]
-        assert encode_prompt(case["text"], vicuna[True]).tolist() == case["input_ids_legacy_true"], case["text"]
-    for case in published["eval_prompts"]:
-        assert prompt_for(case["query"], case["conv_mode"]) == case["prompt"]
-        assert encode_prompt(case["prompt"], vicuna[False]).tolist() == case["input_ids"]
 
 
 # ---- tokenizers

@@ -9,7 +9,7 @@ from senna.demo.examples import choose_examples, find_examples
 from senna.errors import DataError
 from senna.record_file import open_records
 from senna.views import VIEWS
-from tests.demo.conftest import PLANS, write_frames
+from tests.helpers.demo import PLANS, write_frames
 
 
 def numbers(chosen) -> list[int]:

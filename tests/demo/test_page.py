@@ -17,7 +17,7 @@ from senna.demo.questions import Choices, question_text
 from senna.demo.result import grid, percent
 from senna.templates import load_templates
 from senna.views import VIEWS
-from tests.demo.conftest import Server
+from tests.helpers.demo import Server
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("gradio", reason="gradio is not installed: pip install '.[demo]'")

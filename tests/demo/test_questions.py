@@ -7,7 +7,7 @@ from senna.demo.questions import KINDS, MOST_CHARACTERS, Choices, Refusal, quest
 from senna.evaluate.metrics.plan_prompt import parse_situation
 from senna.templates import load_templates
 from senna.views import VIEWS
-from tests.convert.test_questions import frame
+from tests.helpers.converter_frames import frame
 
 TEMPLATES = load_templates()
 ALL = dict.fromkeys(VIEWS, "image.jpg")

@@ -105,5 +105,5 @@ def test_a_sliver_is_refused(tmp_path, size):
     assert f"{size[0]} x {size[1]} pixels" in refused(tmp_path / "upload.png")
 
 
-def test_a_file_that_has_gone_is_refused(tmp_path):
+def test_a_deleted_file_is_refused(tmp_path):
     assert "again" in refused(tmp_path / "gone.jpg")

@@ -1,4 +1,4 @@
-"""Checked runs on the small world of tests/train, with its model split into shards that a test may damage."""
+"""Checked runs on the toy data, with its model split into shards that a test may damage."""
 
 import shutil
 from pathlib import Path
@@ -10,14 +10,11 @@ from senna.cli import main
 from senna.doctor.dry_run import run_findings
 from senna.doctor.findings import Finding
 from senna.train import run
-from tests.train import conftest as training
-
-toy = training.toy  # the fixture
 
 
 @pytest.fixture
 def model(toy, tmp_path) -> Path:
-    """A copy of the toy language model in at least three shards."""
+    """Return a copy of the toy language model in at least three shards."""
     folder = tmp_path / "llm"
     shutil.copytree(toy.llm, folder)
     (folder / "model.safetensors").unlink()
@@ -28,7 +25,7 @@ def model(toy, tmp_path) -> Path:
 
 @pytest.fixture
 def check_run(toy, tmp_path):
-    """A function that returns the findings of `senna doctor` by topic, for the toy run with changed flags."""
+    """Return a function that returns the findings of `senna doctor` by topic, for the toy run with changed flags."""
 
     def check(argv=(), **changes) -> dict[str, list[Finding]]:
         found: dict[str, list[Finding]] = {}
@@ -42,7 +39,7 @@ def check_run(toy, tmp_path):
 
 @pytest.fixture
 def refusal(toy, tmp_path, monkeypatch, capsys):
-    """A function that returns the message with which `senna train` refuses the toy run.
+    """Return a function that returns the message with which `senna train` refuses the toy run.
 
     It asserts exit code 2, and that no model was loaded and nothing was written.
     """
@@ -58,16 +55,3 @@ def refusal(toy, tmp_path, monkeypatch, capsys):
         return " ".join(capsys.readouterr().err.split())
 
     return train
-
-
-def failures(found: dict[str, list[Finding]]) -> list[Finding]:
-    """Return the failed checks of all topics."""
-    return [finding for findings in found.values() for finding in findings if finding.level == "fail"]
-
-
-def only_failure(found: dict[str, list[Finding]], topic: str) -> Finding:
-    """Return the only failed check, after asserting that it has this topic and a remedy."""
-    fails = failures(found)
-    assert [finding.topic for finding in fails] == [topic], fails
-    assert fails[0].remedy
-    return fails[0]

@@ -9,7 +9,7 @@ import pytest
 from senna.cli import main
 from senna.doctor import command
 from senna.doctor.command import with_environment
-from tests.conftest import REPOSITORY
+from tests.helpers.paths import REPOSITORY
 
 
 def doctor(*flags, **environment) -> subprocess.CompletedProcess:

@@ -5,12 +5,12 @@ import shutil
 
 import pytest
 
-from tests.doctor.conftest import only_failure
+from tests.helpers.findings import only_failure
 
 
 @pytest.fixture
 def folder(toy, tmp_path):
-    """A copy of the images in a subfolder."""
+    """Copy the images to a subfolder and return it."""
     shutil.copytree(toy.images, tmp_path / "data" / "images")
     return tmp_path / "data" / "images"
 

@@ -11,7 +11,7 @@ from senna.doctor import disk
 from senna.doctor.context import RunContext
 from senna.model import SennaConfig
 from senna.train.arguments import parse_arguments
-from tests.doctor.conftest import only_failure
+from tests.helpers.findings import only_failure
 
 CPU = ["--use_cpu", "True"]
 Usage = namedtuple("Usage", "total used free")

@@ -5,7 +5,7 @@ import torch
 
 from senna.doctor.dry_run import parse, run_findings
 from senna.doctor.findings import Finding
-from tests.doctor.conftest import failures, only_failure
+from tests.helpers.findings import failures, only_failure
 
 
 def test_each_unknown_yaml_key_is_reported_with_its_line_and_the_similar_key(tmp_path, check_run, refusal):

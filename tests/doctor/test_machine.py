@@ -28,7 +28,7 @@ def test_a_missing_or_untested_library_is_reported_with_an_install_command(monke
 
 @pytest.fixture
 def driver_gpu(tmp_path, monkeypatch):
-    """An nvidia-smi that lists one GPU."""
+    """Put an nvidia-smi that lists one GPU on the path."""
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho 'NVIDIA GeForce RTX 4090, 24564, 23900, 8.9, 550.54.15'\n")
     tool.chmod(0o755)

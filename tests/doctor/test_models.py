@@ -8,8 +8,9 @@ import pytest
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from tests.data.small_tokenizers import llama_folder
-from tests.doctor.conftest import only_failure
+from tests.helpers.checkpoints import remove_a_weight
+from tests.helpers.findings import only_failure
+from tests.helpers.small_tokenizers import llama_folder
 
 
 def remove_a_shard(folder):
@@ -19,16 +20,6 @@ def remove_a_shard(folder):
 def truncate_a_shard(folder):
     file = sorted(folder.glob("model-*.safetensors"))[1]
     file.write_bytes(file.read_bytes()[:-100])
-
-
-def remove_a_weight(folder):
-    file = sorted(folder.glob("model-*.safetensors"))[1]
-    weights = load_file(file)
-    removed = sorted(weights)[0]
-    index = json.loads((folder / "model.safetensors.index.json").read_text())
-    del weights[removed], index["weight_map"][removed]
-    save_file(weights, file, metadata={"format": "pt"})
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
 def change_config(folder, **changes):
@@ -161,7 +152,7 @@ def test_the_base_of_a_lora_folder_is_checked_too(model, tmp_path, check_run):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """A function that copies a folder into a hub cache as owner/model, without a network."""
+    """Return a function that copies a folder into a hub cache as owner/model, without a network."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 

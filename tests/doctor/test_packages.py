@@ -10,7 +10,7 @@ from senna.doctor.worker import Worker
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A function that writes a package with a name and content, which is imported instead of an installed one."""
+    """Return a function that writes a package with a name and content, which is imported instead of an installed one."""
 
     def write(name: str, content: str) -> None:
         (tmp_path / name).mkdir()

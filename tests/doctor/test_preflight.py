@@ -7,8 +7,8 @@ import pytest
 from senna.cli import main
 from senna.doctor.preflight import preflight
 from senna.train.arguments import parse_arguments
-from tests.doctor.test_models import remove_a_weight
-from tests.train.test_driving import ZERO2
+from tests.helpers.checkpoints import remove_a_weight
+from tests.helpers.paths import ZERO2
 
 
 def test_a_sound_run_prints_one_line_and_is_checked_in_less_than_three_seconds(toy, tmp_path, capsys):

@@ -8,7 +8,7 @@ import pytest
 
 from senna.download.unpack import unpack
 from senna.errors import SennaError
-from tests.download.conftest import IMAGES, zipped
+from tests.helpers.small_assets import IMAGES, zipped
 
 
 @pytest.fixture

@@ -78,7 +78,7 @@ class Page(HTMLParser):
 
     @property
     def text(self):
-        """The text with single blanks; narrow no-break spaces before percent signs become blanks as well."""
+        """Return the text with single blanks; narrow no-break spaces before percent signs become blanks as well."""
         return re.sub(r"\s+", " ", "".join(self.words))
 
 

@@ -11,7 +11,7 @@ from senna.errors import UsageError
 from senna.evaluate import command
 from senna.evaluate.predictions import read_predictions
 from senna.meta_actions import ALL_META_ACTIONS
-from tests.forks import Run
+from tests.helpers.forks import Run
 
 
 def flags(planner, plans, toy, out, *more) -> list[str]:
@@ -21,7 +21,7 @@ def flags(planner, plans, toy, out, *more) -> list[str]:
 
 @pytest.fixture(scope="module")
 def evaluated(planner, plans, toy, tmp_path_factory):
-    """The folder of a finished evaluation in score mode, with black images as well."""
+    """Return the folder of a finished evaluation in score mode, with black images as well."""
     out = tmp_path_factory.mktemp("evaluated") / "out"
     assert main(flags(planner, plans, toy, out, "--blackout", "--train-data", toy.driving)) == 0
     return out

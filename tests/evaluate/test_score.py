@@ -13,8 +13,8 @@ from senna.model.config import IGNORE_INDEX
 from senna.model.loading import open_model
 from senna.model.tokenizer import load_tokenizer
 from senna.views import image_block
-from tests.data.small_tokenizers import llama_folder
-from tests.train.packing import tiny_model
+from tests.helpers.packing import tiny_model
+from tests.helpers.small_tokenizers import llama_folder
 
 QUESTIONS = [
     image_block() + "The car drives at 3.1 m/s and its route says: turn left. What is your plan?",
@@ -51,7 +51,7 @@ def small_tokenizer(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def published(small_tokenizer, golden) -> PlanScorer:
-    """A scorer with the published code's tiny model, whose images have the real geometry 336/14."""
+    """Return a scorer with the published code's tiny model, whose images have the real geometry 336/14."""
     model = SennaLlavaLlamaForCausalLM.from_pretrained(golden / "model_v320", dtype=torch.float32).eval()
     return PlanScorer(model, small_tokenizer)
 
@@ -60,8 +60,8 @@ def check_all_sums(scorer: PlanScorer, size: int, questions: range, answers: ran
     images = random_images(size)
     found = scorer([question(QUESTIONS[q]) for q in questions], [images[q] for q in questions])
     for scores, q in zip(found, questions, strict=True):
-        alone = [log_prob_alone(scorer.model, scorer.encoder, QUESTIONS[q], images[q], number) for number in answers]
-        assert np.abs(scores.log_probs[list(answers)] - alone).max() < 1e-4
+        separate = [log_prob_alone(scorer.model, scorer.encoder, QUESTIONS[q], images[q], number) for number in answers]
+        assert np.abs(scores.log_probs[list(answers)] - separate).max() < 1e-4
 
 
 def test_scores_equal_separate_scoring_for_the_published_model(published):
@@ -83,9 +83,9 @@ def test_scores_equal_separate_scoring_for_a_pretrained_llama(smollm2, golden):
 
 def test_scores_do_not_depend_on_other_frames_of_the_batch(published):
     images = random_images(336)
-    [alone] = published([question(QUESTIONS[1])], [images[1]])
+    [separate] = published([question(QUESTIONS[1])], [images[1]])
     together = published([question(QUESTIONS[3]), question(QUESTIONS[1])], [images[3], images[1]])[1]
-    assert np.abs(alone.log_probs - together.log_probs).max() < 1e-4
+    assert np.abs(separate.log_probs - together.log_probs).max() < 1e-4
 
 
 def test_left_tree_is_the_beginning_of_the_generated_text(published):

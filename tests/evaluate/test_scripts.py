@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.helpers.paths import REPOSITORY
 
 NAMES = {"MODEL_PATH", "DATA", "IMAGE_DATA", "TRAIN_DATA", "OUT_DIR", "NUM_GPUS", "PRESET"}
 

@@ -74,7 +74,7 @@ def test_a_missing_variable_is_named_with_what_to_set_it_to(recipe, environment,
     assert error.value.remedy
 
 
-def test_without_a_gpu_the_message_names_both_ways_to_go_on():
+def test_without_a_gpu_the_message_names_both_remedies():
     with pytest.raises(UsageError, match="No GPU found") as error:
         prepare("full", [], {"MODEL_PATH": "m", "DATA": "d", "CUDA_VISIBLE_DEVICES": ""})
     assert "NUM_GPUS=N" in error.value.remedy
@@ -109,7 +109,7 @@ def test_an_installation_without_the_repository_is_refused(tmp_path, monkeypatch
         prepare("full", ["--print"], {})
 
 
-def test_the_tiny_preset_makes_what_is_not_given(made, tmp_path, monkeypatch):
+def test_the_tiny_preset_creates_the_inputs_that_are_not_given(made, tmp_path, monkeypatch):
     monkeypatch.setattr("senna.launch.command.ROOT", tmp_path)
     (tmp_path / "configs").mkdir()
     command = prepare("pretrain", [], {"PRESET": "tiny", "CUDA_VISIBLE_DEVICES": ""})

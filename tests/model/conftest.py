@@ -1,37 +1,13 @@
 """The published code's tiny model and the inputs that it was run on (tests/golden; fp32, CPU)."""
 
 import json
-import os
-import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from senna.model import SennaLlavaLlamaForCausalLM
-from tests.data.small_tokenizers import llama_folder
-
-GOLDEN = Path(__file__).parent.parent / "golden"
-
-
-class MakesFolder:
-    """An object whose unpickling would create a folder: a harmless stand-in for code in a pickle."""
-
-    def __init__(self, folder: Path):
-        self.folder = str(folder)
-
-    def __reduce__(self):
-        return os.mkdir, (self.folder,)
-
-
-def write_checkpoint(folder: Path, name: str) -> Path:
-    """Write the published tiny checkpoint with a tokenizer as ``folder / name``, and its vision tower beside it."""
-    shutil.copytree(GOLDEN / "clip_tiny", folder / "clip_tiny")
-    checkpoint = llama_folder(folder / name)
-    for file in ("config.json", "model.safetensors"):
-        shutil.copy(GOLDEN / "model_v320" / file, checkpoint)
-    return checkpoint
+from tests.helpers.paths import GOLDEN
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +22,7 @@ def forward_arrays():
 
 @pytest.fixture(scope="session")
 def pixels() -> dict[str, torch.Tensor]:
-    """Images by the names that the golden files use for them."""
+    """Return images by the names that the golden files use for them."""
     arrays = np.load(GOLDEN / "pixels.npz")
     a, b, single = (torch.from_numpy(arrays[name]) for name in ("images_A", "images_B", "image_one"))
     return {"images_A[None]": a[None], "images_B[None]": b[None], "stack(images_A,images_B)": torch.stack([a, b]),
@@ -55,5 +31,5 @@ def pixels() -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def model() -> SennaLlavaLlamaForCausalLM:
-    """A new copy for each test, since tests train it and change its configuration."""
+    """Return a new copy for each test, since tests train it and change its configuration."""
     return SennaLlavaLlamaForCausalLM.from_pretrained(GOLDEN / "model_v320", dtype=torch.float32).eval()

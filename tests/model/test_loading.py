@@ -11,14 +11,15 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from senna.errors import UsageError
 from senna.model import load_model
 from senna.model.loading import open_model
-from tests.model.conftest import GOLDEN, MakesFolder, write_checkpoint
+from tests.helpers.checkpoints import MakesFolder, write_checkpoint
+from tests.helpers.paths import GOLDEN
 
 PROMPT = torch.tensor([[1, -200, 7, 8]])
 
 
 @pytest.fixture
 def published(tmp_path):
-    """The published tiny checkpoint with a tokenizer, and its vision tower beside it."""
+    """Return the published tiny checkpoint with a tokenizer; its vision tower is in the same parent folder."""
     return write_checkpoint(tmp_path, "senna")
 
 

@@ -291,13 +291,13 @@ def gradients(model, hidden) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("kind", ["split", "dense"])
 def test_hidden_states_and_gradients_of_a_model_equal_those_of_separate_sequences(kind, checkpointing):
     model = llama(kind)
-    alone = separate_hidden(model)
-    expected = gradients(model, alone)
+    separate = separate_hidden(model)
+    expected = gradients(model, separate)
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     hidden = packed_hidden(model)
     real = covered(LAYOUT, ROWS, LENGTH)
-    assert (hidden - alone)[real].abs().max() < 1e-5
+    assert (hidden - separate)[real].abs().max() < 1e-5
     for name, gradient in gradients(model, hidden).items():
         assert relative(gradient, expected[name]) < 1e-5, name
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from senna.model.senna_llava_llama import flatten_images
-from tests.model.conftest import GOLDEN
+from tests.helpers.paths import GOLDEN
 
 CASES = [
     "plain_1img", "six_right", "six_truncated", "six_truncated_all_labels_lost", "six_truncated_midimage", "six_left",
@@ -47,7 +47,7 @@ def test_spliced_embeddings_equal_the_published_ones(model, forward_cases, forwa
     case = forward_cases[name]
     inputs = case_inputs(model, case, pixels)
     flat, counts = flatten_images(inputs["images"], len(inputs["input_ids"]))
-    splice = model.splice_layout(inputs["input_ids"], inputs["attention_mask"], inputs["labels"], counts)
+    splice = model.compute_splice(inputs["input_ids"], inputs["attention_mask"], inputs["labels"], counts)
     embeds = model.embed(inputs["input_ids"], flat, splice.source).detach()
     assert list(embeds.shape) == case["embeds_shape"]
     np.testing.assert_allclose(embeds.sum(-1), forward_arrays[f"{name}.embeds_rowsum"], atol=2e-4)

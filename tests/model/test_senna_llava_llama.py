@@ -6,7 +6,7 @@ from safetensors import safe_open
 from transformers import CLIPVisionConfig
 
 from senna.model import IGNORE_INDEX, SennaConfig, SennaLlavaLlamaForCausalLM
-from tests.model.conftest import GOLDEN
+from tests.helpers.paths import GOLDEN
 
 IMG = -200
 
@@ -24,7 +24,7 @@ def small_config(**changes) -> SennaConfig:
 
 @pytest.fixture
 def small() -> SennaLlavaLlamaForCausalLM:
-    """A model with grouped-query heads, tied embeddings, 4 patches and 3 tokens per view."""
+    """Return a model with grouped-query heads, tied embeddings, 4 patches and 3 tokens per view."""
     torch.manual_seed(0)
     return SennaLlavaLlamaForCausalLM(small_config()).eval()
 
@@ -57,7 +57,7 @@ def test_a_published_checkpoint_loads_completely_and_is_saved_under_the_same_nam
 
 def test_samples_of_a_mixed_batch_have_the_logits_that_they_have_alone(small):
     rows = [([1, IMG, 5, 6], views(1, 1)), ([7, 8, 9], views(0)), ([2, IMG, 3, IMG, 4], views(2, 2))]
-    alone = [
+    separate = [
         small(torch.tensor([ids]), images=[image], labels=torch.tensor([ids]).clamp(min=IGNORE_INDEX))
         for ids, image in rows
     ]
@@ -75,7 +75,7 @@ def test_samples_of_a_mixed_batch_have_the_logits_that_they_have_alone(small):
             ]
         )
         out = small(padded, attention_mask=mask, images=[image for _, image in rows])
-        for row, single in enumerate(alone):
+        for row, single in enumerate(separate):
             length = single.logits.shape[1]
             ours = out.logits[row, :length] if side == "right" else out.logits[row, -length:]
             torch.testing.assert_close(ours, single.logits[0], atol=1e-5, rtol=0)
@@ -166,7 +166,7 @@ def test_new_adapters_are_initialized_as_in_the_published_stage_1():
 
 def test_generation_from_a_padded_batch_equals_generation_from_each_prompt_alone(small):
     prompts = [([1, IMG, 5, 6], views(1, 1)), ([7, 8], views(0))]
-    alone = [
+    separate = [
         small.generate(torch.tensor([ids]), images=[image], max_new_tokens=5, eos_token_id=None)
         for ids, image in prompts
     ]
@@ -174,7 +174,7 @@ def test_generation_from_a_padded_batch_equals_generation_from_each_prompt_alone
     batched = small.generate(
         ids, images=[image for _, image in prompts], attention_mask=mask, max_new_tokens=5, eos_token_id=None
     )
-    assert batched.tolist() == [row[0].tolist() for row in alone]
+    assert batched.tolist() == [row[0].tolist() for row in separate]
 
 
 @pytest.mark.gpu

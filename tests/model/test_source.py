@@ -9,7 +9,7 @@ from transformers import LlamaConfig
 from senna.errors import UsageError
 from senna.model.parts import DRIVING_ADAPTER, LLM, LORA, PROJECTOR, VISION_TOWER, own_name, part_of
 from senna.model.source import ModelSource, find_tower
-from tests.model.conftest import write_checkpoint
+from tests.helpers.checkpoints import write_checkpoint
 
 DEFAULT = "openai/clip-vit-large-patch14-336"
 LLAVA_15 = {  # the keys of liuhaotian/llava-v1.5-7b that matter here
@@ -55,7 +55,7 @@ def test_the_kind_is_that_of_the_configuration(tmp_path):
 
 def test_a_lora_folder_leads_through_its_bases_to_a_complete_model(checkpoint, tmp_path):
     first = lora_folder(tmp_path / "first", checkpoint)
-    second = lora_folder(tmp_path / "second", "first")  # moved: found beside the folder
+    second = lora_folder(tmp_path / "second", "first")  # moved: found in the same parent folder
     (first / "config.json").write_text((checkpoint / "config.json").read_text())
     source = ModelSource.resolve(second)
     assert (source.kind, source.lineage) == ("lora", (str(second), str(first), str(checkpoint)))
@@ -113,14 +113,6 @@ def test_a_llava_15_configuration_gets_clips_geometry_and_preprocessing(tmp_path
     config = source.config
     assert (config.mm_adapter_tokens, config.patch_tokens, config.hidden_size) == (128, 576, 4096)
     assert source.load_image_processor().size["shortest_edge"] == 336
-
-
-def test_the_published_llava_15_configuration_is_read(data, tmp_path):
-    text = (data / "llava15_config" / "config.json").read_text()
-    values, _ = json.JSONDecoder().raw_decode(text)  # that file has notes after the configuration
-    source = ModelSource.resolve(write_json(tmp_path / "llava" / "config.json", values))
-    assert source.kind == "llava"
-    assert (source.config.mm_adapter_tokens, source.config.patch_tokens, source.config.hidden_size) == (128, 576, 4096)
 
 
 def test_preprocessing_comes_from_the_checkpoint_else_from_its_tower_else_from_clips_defaults(checkpoint, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from senna.model.config import IGNORE_INDEX, IMAGE_TOKEN_INDEX
-from senna.model.splice import compute_splice_layout, splice_embeddings
+from senna.model.splice import compute_splice, splice_embeddings
 
 IMG, K = IMAGE_TOKEN_INDEX, 3
 
@@ -39,7 +39,7 @@ def test_a_mixed_batch_equals_each_sample_spliced_token_by_token(padding_side, i
     ids = torch.tensor([pad(row, 0) for row in rows])
     mask = torch.tensor([pad([1] * len(row), 0) for row in rows])
     labels = torch.tensor([pad([token if token > 5 else IGNORE_INDEX for token in row], 77) for row in rows])
-    splice = compute_splice_layout(ids, mask, labels, counts, K, max_length, padding_side)
+    splice = compute_splice(ids, mask, labels, counts, K, max_length, padding_side)
     text = ids.float()[..., None].expand(*ids.shape, 2)
     spliced = splice_embeddings(splice.source, text, views)
 
@@ -59,17 +59,17 @@ def test_a_mixed_batch_equals_each_sample_spliced_token_by_token(padding_side, i
 def test_a_sample_whose_images_and_placeholders_differ_in_number_is_named():
     ids = torch.tensor([[1, IMG], [IMG, IMG]])
     with pytest.raises(ValueError, match="sample 1: 2 <image> in the text, 1 images"):
-        compute_splice_layout(ids, None, None, [1, 1], K, None, "right")
+        compute_splice(ids, None, None, [1, 1], K, None, "right")
 
 
 def test_a_placeholder_id_at_padding_is_ignored():
-    splice = compute_splice_layout(torch.tensor([[5, IMG]]), torch.tensor([[1, 0]]), None, [0], K, None, "right")
+    splice = compute_splice(torch.tensor([[5, IMG]]), torch.tensor([[1, 0]]), None, [0], K, None, "right")
     assert splice.attention_mask.tolist() == [[True]]
 
 
 def test_every_embedding_gets_the_gradient_of_one_position():
     ids = torch.tensor([[1, IMG, 5], [7, 8, 0]])
-    splice = compute_splice_layout(ids, torch.tensor([[1, 1, 1], [1, 1, 0]]), None, [1, 0], K, None, "right")
+    splice = compute_splice(ids, torch.tensor([[1, 1, 1], [1, 1, 0]]), None, [1, 0], K, None, "right")
     text = torch.zeros(2, 3, 2, requires_grad=True)
     views = torch.zeros(1, K, 2, requires_grad=True)
     splice_embeddings(splice.source, text, views).sum().backward()

@@ -7,10 +7,7 @@ import sys
 
 import pytest
 
-from tests.conftest import REPOSITORY
-from tests.download import conftest
-
-hub = conftest.hub
+from tests.helpers.paths import REPOSITORY
 
 STAMP = 'echo "$1 $(cat "$2/pyproject.toml" "$2/constraints.txt" | cksum)"'
 

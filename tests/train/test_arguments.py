@@ -15,7 +15,7 @@ from senna.errors import UsageError
 from senna.train.arguments import ArgumentError, UnknownArgument, build_parser, parse_arguments
 from senna.train.fields import HEADINGS, OWN_FIELDS, TrainArguments, grouped_fields
 from senna.train.options import options_of
-from tests.conftest import REPOSITORY
+from tests.helpers.paths import REPOSITORY
 
 CPU = ["--use_cpu", "True", "--bf16", "False"]
 PUBLISHED_STAGE1 = """--model_name_or_path vicuna --version plain --data_path a.json --image_folder images
@@ -132,7 +132,7 @@ def test_errors_can_be_collected_and_the_other_arguments_are_used(tmp_path):
         ("evaluation_strategy: no\n", 1, "evaluation_strategy: text is expected, not False"),
         ("seed: 1\nwarmup_steps: 9\nwarmup_ratio: 0.1\n", 3, "warmup_ratio is set a second time (first in line 2)"),
         ("seed: 1\nbits 4\nstage: 2\n", 3, "not YAML: could not find expected ':'"),
-        ("just words\n", None, "expected 'key: value' lines"),
+        ("just words\n", None, "not a YAML mapping"),
         ("? [1, 2]\n: 3\n", 1, "not YAML: found unhashable key"),
         ("1: 2\n", 1, "unknown key 1"),
     ],

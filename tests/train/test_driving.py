@@ -1,4 +1,4 @@
-"""Runs of stages 2 and 3 on the small data of conftest.py: trained parts, chained stages, several processes, kills."""
+"""Runs of stages 2 and 3 on the toy data: trained parts, chained stages, several processes, kills."""
 
 import json
 import random
@@ -17,10 +17,9 @@ from senna.model import load_model
 from senna.model.loading import open_model
 from senna.train import run
 from senna.train.arguments import parse_arguments
-from tests.conftest import REPOSITORY
-from tests.train.conftest import losses, run_to_end
+from tests.helpers.paths import ZERO2, ZERO3
+from tests.helpers.toy import losses, run_to_end
 
-ZERO2, ZERO3 = (REPOSITORY / "configs" / "deepspeed" / f"zero{stage}.json" for stage in (2, 3))
 BF16 = {"bf16": True, "gradient_checkpointing": True}
 
 
@@ -39,14 +38,14 @@ def changed_parts(folder, base) -> set[str]:
 
 @pytest.fixture(scope="module")
 def driven(toy, stage1, once):
-    """The folder and the standard output of full training in stage 2."""
+    """Return the folder and the standard output of full training in stage 2."""
     folder = once("driven", lambda folder: run_to_end(toy.drive, folder, stage1))
     return folder / "out", (folder / "printed").read_text()
 
 
 @pytest.fixture(scope="module")
 def planned(toy, driven, once):
-    """The folder and the standard output of LoRA training in stage 3, on the model of stage 2."""
+    """Return the folder and the standard output of LoRA training in stage 3, on the model of stage 2."""
     folder = once("planned", lambda folder: run_to_end(toy.drive, folder, driven[0], stage=3, how="lora"))
     return folder / "out", (folder / "printed").read_text()
 

@@ -12,8 +12,8 @@ from senna.train.arguments import parse_arguments
 from senna.train.deepspeed import read_deepspeed
 from senna.train.explain import format_value
 from senna.train.fields import OWN_FIELDS, TrainArguments
-from tests.conftest import REPOSITORY
-from tests.train.test_scripts import PRETRAIN, sh
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.scripts import PRETRAIN, sh
 
 CONFIGS = REPOSITORY / "configs"
 STAGES = ["stage1_pretrain", "stage2_driving", "stage3_planning"]

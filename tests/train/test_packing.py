@@ -17,12 +17,11 @@ from senna.model.tokenizer import load_tokenizer
 from senna.synthetic import write_world
 from senna.train.arguments import parse_arguments
 from senna.train.run import build_trainer
-from tests.conftest import REPOSITORY
-from tests.data.small_tokenizers import llama_folder
-from tests.forks import Run
-from tests.model.conftest import GOLDEN
+from tests.helpers.forks import Run
+from tests.helpers.packing import MAX_LENGTH, BothWays, draw_images, odd_records, step, tiny_model, worst_difference
+from tests.helpers.paths import GOLDEN, REPOSITORY
+from tests.helpers.small_tokenizers import llama_folder
 from tests.train import gradient_spy
-from tests.train.packing import MAX_LENGTH, BothWays, draw_images, odd_records, step, tiny_model, worst_difference
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +40,7 @@ def synthetic(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory):
-    """The questions that `senna convert` asks about two key frames of the synthetic world, and the folder of its images."""
+    """Return the questions of `senna convert` about two key frames of the synthetic world, and the folder of its images."""
     folder = tmp_path_factory.mktemp("converted")
     world = write_world(folder / "nuscenes", 1, seed=4, mini=True, frames=3)
     flags = ["--nuscenes", str(world), "--version", "v1.0-mini", "--limit", "2", "--out", str(folder / "qa")]

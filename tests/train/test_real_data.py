@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from senna.model import load_model
-from tests.model.conftest import GOLDEN
-from tests.train.conftest import losses
+from tests.helpers.paths import GOLDEN
+from tests.helpers.toy import losses
 from tests.train.drivelm import convert
 
 

@@ -1,4 +1,4 @@
-"""Runs of stage 1 by `senna train` on the small data of conftest.py: complete, killed, and stopped by errors."""
+"""Runs of stage 1 by `senna train` on the toy data: complete, killed, and stopped by errors."""
 
 import json
 import random
@@ -15,8 +15,8 @@ from senna.errors import UsageError
 from senna.model import load_model
 from senna.train import run
 from senna.train.arguments import parse_arguments
-from tests.conftest import REPOSITORY
-from tests.train.conftest import losses
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.toy import losses
 
 ZERO2 = REPOSITORY / "configs" / "deepspeed" / "zero2.json"
 

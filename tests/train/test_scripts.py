@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -11,14 +10,13 @@ import torch
 from senna.cli import main
 from senna.launch.command import prepare
 from senna.model import load_model
-from tests.conftest import REPOSITORY
-from tests.data.small_tokenizers import llama_folder
-from tests.forks import Run
-from tests.model.conftest import GOLDEN
-from tests.train.conftest import losses
+from tests.helpers.forks import Run
+from tests.helpers.paths import GOLDEN, REPOSITORY
+from tests.helpers.scripts import PRETRAIN, TOOLS, VARIABLES, sh
+from tests.helpers.small_tokenizers import llama_folder
+from tests.helpers.toy import losses
 
-TOOLS = REPOSITORY / "train_tools"
-PRETRAIN, FULL = TOOLS / "pretrain_senna_llava.sh", TOOLS / "train_senna_llava.sh"
+FULL = TOOLS / "train_senna_llava.sh"
 DRIVING = [FULL, TOOLS / "train_senna_llava_lora.sh", TOOLS / "train_senna_llava_qlora.sh"]
 RECIPES = {
     PRETRAIN: "pretrain",
@@ -30,16 +28,6 @@ RECIPES = {
 SCRIPTS = sorted(
     script for folder in ("train_tools", "data_tools", "scripts") for script in (REPOSITORY / folder).glob("*.sh")
 )
-VARIABLES = {"MODEL_PATH", "DATA", "IMAGE_DATA", "VISION_TOWER", "OUT_DIR", "PRESET", "NUM_GPUS", "HOSTFILE", "NNODES",
-             "DEEPSPEED_CONFIG"}  # fmt: skip
-
-
-def sh(script, *flags, cwd, **environment):
-    """Run a script with none of its variables set but the given ones."""
-    clean = {name: value for name, value in os.environ.items() if name not in VARIABLES}
-    clean |= {"PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    clean |= {name: str(value) for name, value in environment.items()}
-    return subprocess.run(["sh", script, *flags], capture_output=True, text=True, cwd=cwd, env=clean)
 
 
 @pytest.fixture

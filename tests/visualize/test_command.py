@@ -15,9 +15,9 @@ from senna.visualize.command import main
 from senna.visualize.key_frames import KeyFrame
 from senna.visualize.png_store import read_note
 from senna.visualize.predictions import Model, Predictions, Question
-from tests.conftest import REPOSITORY
-from tests.data.small_tokenizers import llama_folder
-from tests.visualize.test_key_frames import paths, record
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.plan_records import paths, record
+from tests.helpers.small_tokenizers import llama_folder
 
 QUESTION = "The car drives at 3.1 m/s and its route says: turn right. Its plan?"
 

@@ -70,7 +70,7 @@ def test_a_failed_film_leaves_the_earlier_one_and_reports_the_reason(pictures, t
     assert not list(tmp_path.glob(".*"))
 
 
-def test_auto_takes_ffmpeg_where_it_is_and_pillow_else(tmp_path, monkeypatch):
+def test_auto_uses_ffmpeg_if_it_is_installed_and_else_pillow(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert film_form("auto") == "gif"
     assert film_form("gif") == "gif"

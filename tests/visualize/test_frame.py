@@ -127,7 +127,7 @@ def test_the_largest_type_that_fits_is_taken():
     assert fit([text], 300, 10, (20, 12)) is None
 
 
-def test_the_path_lies_on_the_road_and_nowhere_else():
+def test_the_path_is_drawn_on_the_road_only():
     bare = np.array(draw_frame(all_views(), replace(FACTS, trajectory=()))).astype(int)
     picture = np.array(draw_frame(all_views(), FACTS)).astype(int)
     pixels, _ = project([[0.0, 10.0, 0.0], [2.0, 10.0, 0.0], [-2.0, 10.0, 0.0], [0.0, 40.0, 0.0]], N015, style.FRONT)

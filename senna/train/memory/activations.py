@@ -7,7 +7,6 @@ in fp32. Fused attention saves query, key, value, output and one fp32 log-sum-ex
 
 Letters in the formulas:
 
-- n: number of tokens
 - d: ``hidden_size``, the width of the residual stream
 - i: ``intermediate_size``, the width inside the MLP
 - c: bytes of a number in matrix products (``NumberBytes.compute``)
@@ -52,6 +51,7 @@ class NumberBytes:
 
     @property
     def casts(self) -> bool:
+        """True if autocast copies trained weights."""
         return self.trained != self.compute
 
 
@@ -59,9 +59,9 @@ class NumberBytes:
 class Trained:
     """The trained part of the LLM. The projector and the driving vision adapter are always trained."""
 
-    what: Literal["adapters", "lora", "full"] = "adapters"
+    method: Literal["adapters", "lora", "full"] = "adapters"
     rank: int = 0  # of LoRA
-    on: tuple[str, ...] = LINEARS  # the linear layers that LoRA adapts
+    linears: tuple[str, ...] = LINEARS  # the linear layers that LoRA adapts
     dropout: bool = True  # LoRA uses dropout
     mask: int = 1  # bytes per element of a dropout mask: 1 on CUDA; on a CPU the width of the input
 
@@ -91,7 +91,7 @@ def layer_saved(
 ) -> float:
     """Return the bytes per token that a decoder layer saves, including its input if a norm reads that unchanged."""
     d, i, c, s = shape.hidden_size, shape.intermediate_size, numbers.compute, numbers.stream
-    full, lora = trained.what == "full", trained.what == "lora"
+    full, lora = trained.method == "full", trained.method == "lora"
     # Two norms. Each saves its input in fp32 (Liger: in its own type) and, if its weight is trained, the normalized input.
     norms = 2 * d * ((s if liger else FP32) + (s if full and not liger else 0))
     pairs = shape.num_heads * tokens * (FP32 + (c if c < FP32 else 0)) if attention.eager else FP32 * shape.num_heads
@@ -112,7 +112,7 @@ def _lora_saved(shape: ModelShape, numbers: NumberBytes, trained: Trained) -> fl
     """Return the bytes per token that a layer's LoRA saves: the dropout masks and the inputs of A and of B."""
     saved = 0.0
     for group in SHARED_INPUTS:
-        adapted = [name for name in group if name in trained.on]
+        adapted = [name for name in group if name in trained.linears]
         width = shape.linear_shapes[group[0]][0]
         separate = trained.dropout or numbers.casts  # each A then has an input of its own
         inputs = len(adapted) if separate else min(len(adapted), 1)
@@ -129,7 +129,7 @@ def weight_gradient(shape: ModelShape, numbers: NumberBytes, trained: Trained, a
     Under autocast the gradient first exists in the type of the products. With accumulation it exists beside the
     gradient of the earlier micro-batches, to which it is added.
     """
-    if trained.what != "full":
+    if trained.method != "full":
         return 0.0
     largest = max(rows * columns for rows, columns in shape.linear_shapes.values())
     return float(largest * ((numbers.compute if numbers.casts else 0) + (numbers.trained if accumulates else 0)))
@@ -147,8 +147,8 @@ def layer_backward(
     """
     d, i, c, s = shape.hidden_size, shape.intermediate_size, numbers.compute, numbers.stream
     saved = layer_saved(shape, numbers, trained, attention, tokens, liger)
-    temporary = 2 * s * d + (2 if trained.what == "full" else 3) * i * c
-    if trained.what == "lora" and "down" in trained.on and trained.dropout:
+    temporary = 2 * s * d + (2 if trained.method == "full" else 3) * i * c
+    if trained.method == "lora" and "down" in trained.linears and trained.dropout:
         temporary = max(temporary, 2 * s * d + i * c + 2 * i * numbers.trained)
     if not attention.eager:
         return saved + temporary

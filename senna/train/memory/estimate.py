@@ -28,7 +28,7 @@ BYTES_PER_WEIGHT = {
 byte, and 256 scales share one fp32 number (QLoRA, arXiv 2305.14314, section 3). int8 also has one fp32 scale per row,
 which is neglected."""
 
-CONTEXT = 0.5e9
+CUDA_CONTEXT = 0.5e9
 """Bytes of the CUDA context, kernels and cuBLAS workspace: 0.3 to 0.6 GB, depending on GPU and driver."""
 
 FRAGMENTATION = 0.1
@@ -54,7 +54,7 @@ class Zero:
 class Setup:
     """The training setup of one process. The defaults are those of one process without DeepSpeed in bf16."""
 
-    work: MicroBatch
+    micro_batch: MicroBatch
     trained: Trained
     numbers: NumberBytes
     frozen: WeightFormat = "bf16"  # the LLM's linear layers if they are frozen
@@ -91,9 +91,9 @@ class Estimate:
 
 def trained_weights(shape: ModelShape, setup: Setup) -> int:
     """Return the number of trained weights."""
-    lora = shape.lora_weights(setup.trained.rank, setup.trained.on)
+    lora = shape.lora_weights(setup.trained.rank, setup.trained.linears)
     llm = {"adapters": 0, "full": shape.llm_weights, "lora": lora}
-    return llm[setup.trained.what] + shape.adapter_weights
+    return llm[setup.trained.method] + shape.adapter_weights
 
 
 def weight_bytes(shape: ModelShape, setup: Setup) -> float:
@@ -101,7 +101,7 @@ def weight_bytes(shape: ModelShape, setup: Setup) -> float:
     others = BYTES_PER_WEIGHT[setup.others]
     tower = others * (shape.tower.weights if shape.tower else 0)
     llm = 0.0
-    if setup.trained.what != "full":
+    if setup.trained.method != "full":
         llm = BYTES_PER_WEIGHT[setup.frozen] * shape.linear_weights + others * shape.other_weights
     return tower + llm + setup.numbers.trained * trained_weights(shape, setup)
 
@@ -142,7 +142,7 @@ def gradient_memory(shape: ModelShape, setup: Setup) -> Gradients:
     ZeRO partitions gradients from stage 2 on. It updates in fp32, in stage 3 one group of weights at a time. With an
     offloaded optimizer no gradients stay on the GPU.
     """
-    zero, full, count = setup.zero, setup.trained.what == "full", trained_weights(shape, setup)
+    zero, full, count = setup.zero, setup.trained.method == "full", trained_weights(shape, setup)
     processes = zero.processes if zero.stage >= 2 else 1
     per_weight = 0.0 if zero.offload_optimizer else setup.gradient_bytes / processes
     complete = per_weight * count
@@ -158,21 +158,21 @@ def gradient_memory(shape: ModelShape, setup: Setup) -> Gradients:
 
 def phases(shape: ModelShape, setup: Setup) -> Phases:
     """Return the bytes of temporary memory by part, for each phase of the step in which memory may peak."""
-    numbers, images, checkpointing = setup.numbers, setup.work.images, setup.checkpointing
-    n, full, gradients = setup.work.positions, setup.trained.what == "full", gradient_memory(shape, setup)
+    numbers, images, checkpointing = setup.numbers, setup.micro_batch.images, setup.checkpointing
+    n, full, gradients = setup.micro_batch.positions, setup.trained.method == "full", gradient_memory(shape, setup)
 
-    kind = (setup.attention, setup.work.tokens, setup.liger)
+    kind = (setup.attention, setup.micro_batch.tokens, setup.liger)
     saved_per_layer = activations.layer_saved(shape, numbers, setup.trained, *kind) * n
     layer = activations.layer_backward(shape, numbers, setup.trained, *kind) * n
     layer += activations.weight_gradient(shape, numbers, setup.trained, setup.accumulates)
-    mask = float(numbers.compute * n * setup.work.tokens * setup.attention.masked)
+    mask = float(numbers.compute * n * setup.micro_batch.tokens * setup.attention.masked)
     checkpoint = numbers.stream * shape.hidden_size * n * checkpointing
     saved = (checkpoint or saved_per_layer) * shape.num_layers + mask
     # Autocast keeps its copies of trained weights until the forward pass ends; a recomputed layer makes its own again.
     copies = float(numbers.compute * trained_weights(shape, setup) * numbers.casts)
     layer_copies = copies / shape.num_layers
 
-    head, head_backward = activations.head_and_loss(shape, numbers, setup.work.targets, full, setup.loss)
+    head, head_backward = activations.head_and_loss(shape, numbers, setup.micro_batch.targets, full, setup.loss)
     pixels = activations.pixel_bytes(shape, images)
     views = {"projector and adapter": activations.views_saved(shape, numbers, images), "images": pixels}
     in_layer = {"one layer": layer, "dequantization buffers": _dequantized(shape, setup), **views}
@@ -205,11 +205,11 @@ def phases(shape: ModelShape, setup: Setup) -> Phases:
 def _tower(shape: ModelShape, setup: Setup) -> float:
     weight = int(BYTES_PER_WEIGHT[setup.others])
     stream = FP32 if setup.numbers.casts and setup.cuda else weight
-    return activations.tower_forward(shape, weight, stream, setup.work.images, setup.attention.eager)
+    return activations.tower_forward(shape, weight, stream, setup.micro_batch.images, setup.attention.eager)
 
 
 def _dequantized(shape: ModelShape, setup: Setup) -> float:
-    is_quantized = setup.frozen not in ("fp32", "bf16") and setup.trained.what != "full"
+    is_quantized = setup.frozen not in ("fp32", "bf16") and setup.trained.method != "full"
     return activations.dequantized(shape, setup.numbers) if is_quantized else 0.0
 
 
@@ -223,7 +223,7 @@ def _peak(constant: dict[str, float], temporary: Phases, cuda: bool) -> Estimate
     parts = {**constant, **temporary[phase]}
     if cuda:
         freed = sum(temporary[phase].values()) - temporary[phase].get("gradients", 0.0)
-        parts |= {"CUDA context": CONTEXT, "fragmentation": FRAGMENTATION * freed}
+        parts |= {"CUDA context": CUDA_CONTEXT, "fragmentation": FRAGMENTATION * freed}
     return Estimate({part: size for part, size in parts.items() if size}, phase)
 
 

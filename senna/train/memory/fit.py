@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 VIEWS = 6
 """Images of a driving question."""
 
-CAPTION = 64
+CAPTION_TOKENS = 64
 """Tokens of a long stage 1 caption. The longest of 600 captions of Flickr8k and 10 of LLaVA-Pretrain has 47."""
 
-QUESTION, ANSWER = 456, 100
+QUESTION_TOKENS, ANSWER_TOKENS = 456, 100
 """Text tokens of the longest question about a nuScenes frame (the motion of one view's objects) and of its answer."""
 
-TARGETS = 768 / 3391
+TARGET_SHARE = 768 / 3391
 """Share of answer tokens in a packed row: a nuScenes frame with 13 questions and 128 tokens per view."""
 
 LOW_RANK = 32
 """The LoRA rank to try if nothing else fits: a quarter of the published rank."""
 
-ERROR = 0.1
+RELATIVE_ERROR = 0.1
 """The largest relative error of an estimate; see tests/train/memory/test_estimate.py."""
 
 
@@ -41,15 +41,15 @@ def micro_batch(args: TrainArguments, shape: ModelShape, rows: int | None = None
     """
     rows = args.per_device_train_batch_size if rows is None else rows
     if args.version == "plain":
-        tokens = shape.view_tokens + CAPTION
+        tokens = shape.view_tokens + CAPTION_TOKENS
         if args.pack_frames:
             packed_rows = max(1, rows * tokens // args.pack_max_tokens)
-            return MicroBatch(packed_rows, min(rows * tokens, args.pack_max_tokens), rows * CAPTION, rows)
-        return MicroBatch(rows, tokens, rows * CAPTION, rows)
+            return MicroBatch(packed_rows, min(rows * tokens, args.pack_max_tokens), rows * CAPTION_TOKENS, rows)
+        return MicroBatch(rows, tokens, rows * CAPTION_TOKENS, rows)
     if args.pack_frames:
-        return MicroBatch(rows, args.pack_max_tokens, round(rows * args.pack_max_tokens * TARGETS), VIEWS * rows)
-    tokens = min(VIEWS * shape.view_tokens + QUESTION + ANSWER, args.model_max_length)
-    return MicroBatch(rows, tokens, rows * ANSWER, VIEWS * rows)
+        return MicroBatch(rows, args.pack_max_tokens, round(rows * args.pack_max_tokens * TARGET_SHARE), VIEWS * rows)
+    tokens = min(VIEWS * shape.view_tokens + QUESTION_TOKENS + ANSWER_TOKENS, args.model_max_length)
+    return MicroBatch(rows, tokens, rows * ANSWER_TOKENS, VIEWS * rows)
 
 
 def training_setup(args: TrainArguments, shape: ModelShape, gpus: int | None = None) -> Setup:
@@ -61,20 +61,20 @@ def training_setup(args: TrainArguments, shape: ModelShape, gpus: int | None = N
     gpus = gpus or args.world_size
     half, cuda = args.bf16 or args.fp16, not args.use_cpu
     frozen_llm = args.tune_mm_mlp_adapter or args.freeze_backbone
-    what: Literal["adapters", "lora", "full"] = "lora" if args.lora_enable else "adapters" if frozen_llm else "full"
-    stage = args.zero_stage or (0 if gpus == 1 else 2 if what == "adapters" or args.bits < 16 else 3)
+    method: Literal["adapters", "lora", "full"] = "lora" if args.lora_enable else "adapters" if frozen_llm else "full"
+    stage = args.zero_stage or (0 if gpus == 1 else 2 if method == "adapters" or args.bits < 16 else 3)
     compute = 2 if half else 4
     trained_bytes = compute if stage else 4  # without DeepSpeed, trained weights are fp32
     quantized: dict[int, WeightFormat] = {4: "nf4", 8: "int8"}
     return Setup(
-        work=micro_batch(args, shape),
+        micro_batch=micro_batch(args, shape),
         trained=Trained(
-            what,
-            args.lora_r if what == "lora" else 0,
+            method,
+            args.lora_r if method == "lora" else 0,
             dropout=args.lora_dropout > 0,
             mask=1 if cuda else trained_bytes,
         ),
-        numbers=NumberBytes(compute, trained_bytes if what == "full" else compute, trained_bytes),
+        numbers=NumberBytes(compute, trained_bytes if method == "full" else compute, trained_bytes),
         frozen=quantized.get(args.bits, "bf16" if half else "fp32"),
         others="bf16" if half else "fp32",
         fp32_copies=bool(stage) and half,
@@ -109,27 +109,27 @@ class Choice:
 
 def alternatives(setup: Setup, gpus: int) -> Iterator[tuple[str, str, Setup]]:
     """Yield (name, flags or script, setup) of other training methods that need less memory, the smallest change first."""
-    what = setup.trained.what
+    method = setup.trained.method
     if not setup.checkpointing:
         setup = replace(setup, checkpointing=True)
         yield "with gradient checkpointing", "--gradient_checkpointing True", setup
     sharded = replace(
         setup, numbers=NumberBytes(2, 2, 2), fp32_copies=True, gradient_bytes=2, others="bf16", frozen="bf16"
     )
-    if what == "full" and gpus > 1 and setup.zero.stage < 3:
+    if method == "full" and gpus > 1 and setup.zero.stage < 3:
         yield "ZeRO-3", "DEEPSPEED_CONFIG=configs/deepspeed/zero3.json", replace(sharded, zero=Zero(3, gpus))
-    if what != "lora":
+    if method != "lora":
         offloaded = replace(sharded, zero=Zero(3, gpus, offload_optimizer=True, offload_weights=True))
         name = "ZeRO-3, weights and optimizer in main memory"
         yield name, "DEEPSPEED_CONFIG=configs/deepspeed/zero3_offload.json", offloaded
-    if what == "adapters":
+    if method == "adapters":
         return
     one_gpu = replace(
         setup, numbers=NumberBytes(2, 2, 4), fp32_copies=False, gradient_bytes=4, others="bf16", frozen="bf16"
     )
-    trained = replace(setup.trained, what="lora", rank=setup.trained.rank or 128)
+    trained = replace(setup.trained, method="lora", rank=setup.trained.rank or 128)
     lora = replace(sharded if gpus > 1 else one_gpu, trained=trained)
-    if what == "full":
+    if method == "full":
         yield "LoRA", "sh train_tools/train_senna_llava_lora.sh", replace(lora, zero=Zero(3 if gpus > 1 else 0, gpus))
     if setup.frozen != "nf4":
         nf4 = replace(lora, frozen="nf4", zero=Zero(2 if gpus > 1 else 0, gpus))
@@ -143,7 +143,7 @@ def batch_splits(args: TrainArguments) -> list[tuple[int, int]]:
 
 
 def choices(args: TrainArguments, shape: ModelShape, gpu_bytes: float, gpus: int) -> list[Choice]:
-    """Return settings with the same global batch that fit ``gpu_bytes`` even if the estimate is too low by ``ERROR``.
+    """Return settings with the same global batch that fit ``gpu_bytes`` even if the estimate is too low by ``RELATIVE_ERROR``.
 
     These are the given settings and the largest batch of the given method. If neither fits, they are the largest batch
     of each other method.
@@ -154,9 +154,9 @@ def choices(args: TrainArguments, shape: ModelShape, gpu_bytes: float, gpus: int
     def largest_batch(name: str, flags: str, setup: Setup, splits: list[tuple[int, int]]) -> list[Choice]:
         """Return the first of ``splits`` that fits, or nothing."""
         for rows, accumulation in splits:
-            candidate = replace(setup, work=micro_batch(args, shape, rows), accumulates=accumulation > 1)
+            candidate = replace(setup, micro_batch=micro_batch(args, shape, rows), accumulates=accumulation > 1)
             needed = estimate(shape, candidate)
-            if needed.total * (1 + ERROR) <= gpu_bytes:
+            if needed.total * (1 + RELATIVE_ERROR) <= gpu_bytes:
                 batch = f"--per_device_train_batch_size {rows} --gradient_accumulation_steps {accumulation}"
                 # A script of another method may set another batch, so that the batch must be given.
                 words = [flags] if (rows, accumulation) == given and ".sh" not in flags else [flags, batch]
@@ -171,7 +171,7 @@ def choices(args: TrainArguments, shape: ModelShape, gpu_bytes: float, gpus: int
     methods = list(alternatives(setup, gpus))
     for name, flags, other in methods:
         found += largest_batch(name, flags, other, batch_splits(args))
-    if not found and setup.trained.what != "adapters":
+    if not found and setup.trained.method != "adapters":
         _, flags, last = methods[-1] if methods else ("", "", setup)  # QLoRA
         low_rank = replace(last, trained=replace(last.trained, rank=LOW_RANK))
         flags = f"{flags} --lora_r {LOW_RANK} --lora_alpha {2 * LOW_RANK}".strip()

@@ -84,6 +84,7 @@ class ModelShape:
 
     @property
     def query_width(self) -> int:
+        """Width of the queries of all heads."""
         return self.num_heads * self.head_dim
 
     @property
@@ -110,6 +111,7 @@ class ModelShape:
 
     @property
     def llm_weights(self) -> int:
+        """Number of weights of the LLM."""
         return self.linear_weights + self.other_weights
 
     @property
@@ -121,12 +123,12 @@ class ModelShape:
         projector = self.tower.hidden_size * d + d + d * d + d
         return projector + self.tower.patches * k + k + 2 * (k * k + k)
 
-    def lora_weights(self, rank: int, on: tuple[str, ...] = LINEARS) -> int:
-        """Return the number of LoRA weights: A (rank x in) and B (out x rank) for each linear layer named in ``on``.
+    def lora_weights(self, rank: int, linears: tuple[str, ...] = LINEARS) -> int:
+        """Return the number of LoRA weights: A (rank x in) and B (out x rank) for each linear layer named in ``linears``.
 
         The formula is from arXiv 2106.09685, section 4.1.
         """
-        return self.num_layers * rank * sum(sum(self.linear_shapes[name]) for name in on)
+        return self.num_layers * rank * sum(sum(self.linear_shapes[name]) for name in linears)
 
 
 def published_config() -> SennaConfig:

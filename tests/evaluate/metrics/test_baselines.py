@@ -1,9 +1,4 @@
-import numpy as np
-import pytest
-
 from senna.evaluate.metrics.baselines import BY_COMMAND, BY_SITUATION, MAJORITY, baselines
-from senna.evaluate.metrics.bootstrap import Scenes
-from senna.evaluate.metrics.meta_actions import decide
 from senna.evaluate.metrics.plan_prompt import Situation
 from senna.meta_actions import MetaAction
 
@@ -32,29 +27,3 @@ def test_an_unknown_speed_differs_from_speed_zero():
     train = [Situation("go straight", 0.0)] * 5 + [Situation("go straight", None)] * 5
     found = baselines(train, [STOP] * 5 + [KEEP] * 5, train)
     assert found[BY_SITUATION] == [STOP] * 5 + [KEEP] * 5
-
-
-def test_baselines_reach_their_known_figures_on_nuscenes_mini(data):
-    pytest.importorskip("nuscenes", reason="nuscenes-devkit is not installed")
-    from senna.convert.frames import read_frames
-
-    frames = [frame for frame in read_frames(data / "nuscenes_mini10_tables", "v1.0-mini") if frame.plan]
-    truth, names = [frame.plan for frame in frames], np.array([frame.scene for frame in frames])
-    situations = [Situation(frame.command, None if np.isnan(frame.speed) else frame.speed) for frame in frames]
-    predicted = {}
-    for scene in np.unique(names):  # fitted on all other scenes
-        rest, held = np.flatnonzero(names != scene), np.flatnonzero(names == scene)
-        found = baselines([situations[i] for i in rest], [truth[i] for i in rest], [situations[i] for i in held])
-        for name, answers in found.items():
-            predicted.setdefault(name, {}).update(zip(held, answers, strict=True))
-    scenes = Scenes(names)
-    figures = {
-        name: decide(truth, [answers[i] for i in range(len(truth))], scenes).as_json()
-        for name, answers in predicted.items()
-    }
-    majority, tree = figures[MAJORITY], figures[BY_SITUATION]
-    assert len(truth) == 344
-    assert majority["accuracy"]["both"]["value"] == pytest.approx(0.616, abs=5e-4)
-    assert majority["macro_f1"]["both"]["value"] == pytest.approx(0.127, abs=5e-4)
-    assert tree["accuracy"]["both"]["value"] == pytest.approx(0.80, abs=0.02)
-    assert tree["macro_f1"]["both"]["value"] == pytest.approx(0.33, abs=0.03)

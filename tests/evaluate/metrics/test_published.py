@@ -13,7 +13,7 @@ def test_an_answer_that_names_two_speeds_is_a_true_positive_of_both():
     counts = {name: tuple(count[key] for key in ("tp", "fp", "fn")) for name, count in found["classes"].items()}
     assert counts == {
         "KEEP": (1, 1, 0),  # the third contains it and not the true word
-        "STOP": (2, 0, 1),  # the first contains it, wrongly, beside the true word: counted as right
+        "STOP": (2, 0, 1),  # the first names a wrong word and also the true word: counted as right
         "ACCELERATE": (0, 0, 0),
         "DECELERATE": (0, 0, 0),
         "STRAIGHT": (2, 0, 1),

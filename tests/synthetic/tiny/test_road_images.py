@@ -19,7 +19,7 @@ from senna.synthetic.tiny.patch_labels import COLOURS, label_patches
 from senna.synthetic.tiny.road_images import sample_road
 from senna.synthetic.tiny.road_scenes import LANES, front_camera, sample_scene
 from senna.synthetic.workers import worker_lines
-from tests.conftest import REPOSITORY
+from tests.helpers.paths import REPOSITORY
 
 
 def read(path: Path) -> list[dict]:

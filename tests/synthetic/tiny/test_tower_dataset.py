@@ -27,7 +27,7 @@ def scenario() -> Scenario:
 def with_car(scenario: Scenario, gap: float, left: float, speed: float) -> Scenario:
     """Return the first moment of the scenario with a single car, `gap` metres ahead and `left` metres beside the ego.
 
-    The gap lies between the ego's nose and the car's back, which are 2.04 m and 2.2 m from the centres.
+    The gap is measured from the ego's nose to the car's back, which are 2.04 m and 2.2 m from the centres.
     """
     x, y, yaw = scenario.tracks.states[0, 0, :3]
     forward, aside = np.array([np.cos(yaw), np.sin(yaw)]), np.array([-np.sin(yaw), np.cos(yaw)])

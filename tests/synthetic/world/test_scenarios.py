@@ -1,4 +1,4 @@
-"""Scenarios and snapshots: maneuvers happen, nobody collides, the tables agree with the simulation."""
+"""Scenarios and snapshots: maneuvers happen, vehicles do not collide, the tables agree with the simulation."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The town: routes stay in their lanes, signals exclude each other, scenery is beside the roads."""
+"""The town: routes stay in their lanes, signals exclude each other, scenery is outside the roads."""
 
 import itertools
 import math

@@ -15,8 +15,8 @@ from senna.train.memory.estimate import Setup, Zero, estimate, estimate_generati
 from senna.train.memory.fit import training_setup
 from senna.train.memory.model_shape import LINEARS, ModelShape, Tower
 from senna.train.run import build_trainer
-from tests.conftest import REPOSITORY
-from tests.data.small_tokenizers import llama_folder
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.small_tokenizers import llama_folder
 
 GB, GIB = 1e9, 2**30
 CLIP_L = Tower(
@@ -136,21 +136,21 @@ def test_zero_stages_partition_optimizer_gradients_and_weights():
     ] == pytest.approx([2 + 4, 2 / 64 + 4 / 64])  # 4 bytes for the fp32 copies of the optimizer step
 
 
-@pytest.mark.parametrize("trained", [Trained("adapters"), Trained("lora", 64), Trained("full")], ids=lambda t: t.what)
+@pytest.mark.parametrize("trained", [Trained("adapters"), Trained("lora", 64), Trained("full")], ids=lambda t: t.method)
 def test_memory_grows_with_the_batch_and_shrinks_with_checkpointing_and_quantization(trained):
-    setup = Setup(MicroBatch(2, 1000, 200, 12), trained, MIXED if trained.what == "full" else FP32_TRAINED)
+    setup = Setup(MicroBatch(2, 1000, 200, 12), trained, MIXED if trained.method == "full" else FP32_TRAINED)
     needed = estimate(SENNA_7B, setup).total
-    assert estimate(SENNA_7B, replace(setup, work=MicroBatch(4, 1000, 400, 24))).total > needed
-    assert estimate(SENNA_7B, replace(setup, work=MicroBatch(2, 2000, 200, 12))).total > needed
+    assert estimate(SENNA_7B, replace(setup, micro_batch=MicroBatch(4, 1000, 400, 24))).total > needed
+    assert estimate(SENNA_7B, replace(setup, micro_batch=MicroBatch(2, 2000, 200, 12))).total > needed
     assert estimate(SENNA_7B, replace(setup, checkpointing=False)).total > needed
     assert estimate(SENNA_7B, replace(setup, attention=Attention(eager=True), checkpointing=False)).total > needed
-    if trained.what != "full":
+    if trained.method != "full":
         assert estimate(SENNA_7B, replace(setup, frozen="nf4")).total < needed - 8 * GB
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    """The module scripts/benchmarks/memory.py."""
+    """Return the module scripts/benchmarks/memory.py."""
     sys.path.insert(0, str(REPOSITORY / "scripts"))
     yield importlib.import_module("benchmarks.memory")
     sys.path.remove(str(REPOSITORY / "scripts"))
@@ -202,5 +202,5 @@ def test_the_estimate_from_arguments_agrees_with_a_run_of_the_trainer(benchmark,
     shape = ModelShape.from_config(trainer.model.config)
     setup = training_setup(args, shape)
     # The optimizer states exist from the second of the three steps on.
-    predicted = max(estimate(shape, replace(setup, work=size)).allocated for size in micro_batches[1:3])
+    predicted = max(estimate(shape, replace(setup, micro_batch=size)).allocated for size in micro_batches[1:3])
     assert predicted == pytest.approx(weights + peak[0], rel=0.15)

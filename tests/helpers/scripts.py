@@ -1,0 +1,20 @@
+"""Shell scripts, run as users run them."""
+
+import os
+import subprocess
+import sys
+
+from tests.helpers.paths import REPOSITORY
+
+TOOLS = REPOSITORY / "train_tools"
+PRETRAIN = TOOLS / "pretrain_senna_llava.sh"
+VARIABLES = {"MODEL_PATH", "DATA", "IMAGE_DATA", "VISION_TOWER", "OUT_DIR", "PRESET", "NUM_GPUS", "HOSTFILE", "NNODES",
+             "DEEPSPEED_CONFIG"}  # fmt: skip
+
+
+def sh(script, *flags, cwd, **environment):
+    """Run a script with none of its variables set but the given ones."""
+    clean = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    clean |= {"PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    clean |= {name: str(value) for name, value in environment.items()}
+    return subprocess.run(["sh", script, *flags], capture_output=True, text=True, cwd=cwd, env=clean)
