@@ -11,7 +11,7 @@ from senna.doctor.dry_run import USABLE, parse
 from senna.doctor.verdict import memory_findings
 from senna.train.arguments import read_yaml
 from senna.train.memory.estimate import estimate
-from senna.train.memory.fit import ERROR, training_setup
+from senna.train.memory.fit import RELATIVE_ERROR, training_setup
 from senna.train.memory.model_shape import ModelShape, published_config
 from tests.helpers.paths import REPOSITORY
 
@@ -120,7 +120,7 @@ def test_settings_fit_keep_the_global_batch_and_need_the_memory_in_the_table(cel
     assert cell.gpus * cell.rows * cell.accumulation == GLOBAL_BATCH[cell.stage]
     needed = estimate(SENNA_7B, training_setup(arguments(cell.flags), SENNA_7B, cell.gpus)).total / 2**30
     assert needed == pytest.approx(cell.gib, abs=0.06)
-    assert needed * (1 + ERROR) <= USABLE * cell.gb
+    assert needed * (1 + RELATIVE_ERROR) <= USABLE * cell.gb
 
 
 def test_the_tables_cover_cards_from_12_to_80_gb():

@@ -155,7 +155,7 @@ def test_the_stage_flag_chooses_the_recipe_and_others_are_refused(toy, stage1, t
     assert "stage 3" in printed
     refused = sh(FULL, "--stage", "1", cwd=tmp_path, **paths)
     assert refused.returncode == 2
-    assert "stage 1 is train_tools/pretrain_senna_llava.sh" in refused.stderr
+    assert "train_tools/pretrain_senna_llava.sh trains stage 1" in refused.stderr
 
 
 @pytest.mark.slow
