@@ -146,6 +146,18 @@ def test_a_wrong_hash_is_refused(download, vicuna, out, name):
     assert content(out / "vicuna-7b-v1.5")[name] == vicuna.files[name]
 
 
+@pytest.mark.parametrize("resumed", [False, True], ids=["from the beginning", "resumed"])
+def test_a_file_longer_than_the_hub_states_is_cut_off_and_deleted(download, hub, vicuna, out, resumed):
+    vicuna.files[FIRST] = bytes(60_000_000)
+    vicuna.listed[FIRST] = bytes(200_000)
+    if resumed:
+        hub.cuts[FIRST] = [100_000]
+    with pytest.raises(SennaError, match=r"is longer than what the hub states \(sha256 .*200000 bytes\)"):
+        download()
+    assert hub.sent[FIRST] < 30_000_000  # the buffers of the connection
+    assert not [path for path in out.rglob("*") if path.is_file() and path.stat().st_size > 100_000]
+
+
 def test_a_second_run_needs_no_network(download, hub, out, capsys):
     assert download("--preset", "7b", "pretrain-data") == 0
     first = capsys.readouterr().out
