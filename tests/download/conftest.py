@@ -1,13 +1,15 @@
 """The loopback hub, with small repositories that have the names and commits of the real ones."""
 
 import io
+import os
 import random
 import zipfile
 
 import pytest
 
-from senna.download import assets, fetch
+from senna.download import assets, digests, fetch
 from senna.download.command import main
+from tests.conftest import REPOSITORY
 from tests.download.loopback_hub import Hub, Repository
 
 BIG = 300_000
@@ -30,7 +32,11 @@ IMAGES = {f"{index // 10:05d}/{index:09d}.jpg": noise(1000 + index, index) for i
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A hub that holds the assets; the environment has no ``HF_*`` variables, and retries have no delay."""
+    """A hub that holds the assets; the environment has no ``HF_*`` variables, and retries have no delay.
+
+    Its files are not the real ones, so the package knows no digests of them.
+    """
+    monkeypatch.setattr(digests, "PACKAGED", {})
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
@@ -106,3 +112,11 @@ def download(hub, tmp_path):
         return main(["--endpoint", hub.endpoint, "--out", str(tmp_path / "assets"), *map(str, flags)])
 
     return run
+
+
+@pytest.fixture
+def subprocess_environment(tmp_path_factory):
+    """Return variables for a process that downloads from the loopback hub, whose files are not the real ones."""
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "sitecustomize.py").write_text("from senna.download import digests\n\ndigests.PACKAGED.clear()\n")
+    return os.environ | {"PYTHONPATH": f"{folder}:{REPOSITORY}", "HF_HUB_OFFLINE": "0"}

@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import REPOSITORY
 from tests.download import conftest
 
-hub = conftest.hub
+hub, subprocess_environment = conftest.hub, conftest.subprocess_environment
 
 STAMP = 'echo "$1 $(cat "$2/pyproject.toml" "$2/constraints.txt" | cksum)"'
 
@@ -31,8 +31,8 @@ def checkout(tmp_path):
     return root
 
 
-def test_the_printed_lines_can_be_evaluated_by_a_shell(hub, checkout, tmp_path):
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0"}
+def test_the_printed_lines_can_be_evaluated_by_a_shell(hub, checkout, tmp_path, subprocess_environment):
+    environment = subprocess_environment | {"HF_ENDPOINT": hub.endpoint}
     download = '"$(sh "$1/scripts/download_assets.sh" --preset 7b pretrain-data)"'
     use = f'eval {download}; ls -d "$VISION_TOWER"; ls "$MODEL_PATH" "$IMAGE_DATA"'
     command = ["sh", "-euc", use, "sh", str(checkout)]
