@@ -1,19 +1,14 @@
 """The openai captioner against local HTTP servers: a faulty one of these tests, and `transformers serve`."""
 
-import base64
-import json
 import os
 import socket
-import struct
 import subprocess
 import sys
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections import Counter
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -25,136 +20,15 @@ from senna.convert.captioners.cache import CachedCaptioner
 from senna.convert.captioners.llava import LlavaCaptioner
 from senna.convert.captioners.openai import OpenAICaptioner, RetryPolicy
 from senna.errors import DataError, SennaError, UsageError
+from tests.convert import caption_server
+from tests.convert.caption_server import QUICK, answers_to, serving
 from tests.convert.tiny_llava import tiny_llava
 
-QUICK = RetryPolicy(timeout=1.5, attempts=8, first_pause=0.01, longest_pause=0.05)
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads, request_queue_size = True, 128
-
-    def __init__(self, behave):
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.behave, self.lock = behave, threading.Lock()
-        self.tries, self.answered, self.times, self.bodies, self.keys = Counter(), Counter(), {}, [], set()
-        self.busy = self.busiest = 0
-        self.models = ["tiny"]
-
-    @property
-    def address(self):
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    def handle_error(self, request, client_address):
-        """Ignore clients that closed the connection."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    def log_message(self, *_):
-        """Print nothing."""
-
-    def do_GET(self):
-        self.reply({"data": [{"id": name} for name in self.server.models]})
-
-    def do_POST(self):
-        server, body = self.server, json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        image, text = body["messages"][0]["content"]
-        question, content = text["text"], base64.b64decode(image["image_url"]["url"].partition(",")[2])
-        with server.lock:
-            server.tries[question] += 1
-            server.times.setdefault(question, []).append(time.monotonic())
-            server.bodies.append(body)
-            server.keys.add(self.headers.get("Authorization"))
-        fault = server.behave(question, server.tries[question])
-        if fault is not None:
-            getattr(self, f"fault_{fault[0]}")(*fault[1:])
-        else:
-            with server.lock:
-                server.answered[question] += 1
-            answer = f"{question} {len(content)}"
-            self.reply({"choices": [{"message": {"content": answer}, "finish_reason": "stop"}]})
-
-    def reply(self, value, status=200, headers=(), raw=None, length=None):
-        content = raw if raw is not None else json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(length or len(content)))
-        for name, text in headers:
-            self.send_header(name, text)
-        self.end_headers()
-        self.wfile.write(content)
-
-    def fault_status(self, status, message="no", headers=()):
-        self.reply({"error": {"message": message}}, status, headers)
-
-    def fault_garbage(self):
-        self.reply(None, raw=b"<html>this is no JSON")
-
-    def fault_without_answer(self):
-        self.reply({"choices": []})
-
-    def fault_cut_off(self):
-        self.reply(None, raw=b'{"choices": [{"message": {"content": "hal', length=400)
-
-    def fault_stall(self):
-        time.sleep(2 * QUICK.timeout)
-
-    def fault_reset(self):
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.connection.close()
-
-    def fault_hang_up(self):
-        self.close_connection = True
-
-    def fault_dribble(self):
-        self.send_response(200)
-        self.end_headers()
-        for _ in range(40):
-            self.wfile.write(b" ")
-            time.sleep(QUICK.timeout / 10)
-
-    def fault_slow(self, seconds):
-        with self.server.lock:
-            self.server.busy += 1
-            self.server.busiest = max(self.server.busiest, self.server.busy)
-        time.sleep(seconds)
-        with self.server.lock:
-            self.server.busy -= 1
-        self.fault_content("slow but sure")
-
-    def fault_content(self, content):
-        self.reply({"choices": [{"message": {"content": content}}]})
-
-
-@contextmanager
-def serving(behave=lambda question, attempt: None):
-    server = _Server(behave)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-@pytest.fixture
-def ask_for(tmp_path):
-    def make(count):
-        requests = []
-        for number in range(count):
-            path = tmp_path / f"{number}.png"
-            Image.fromarray(np.full((4, 4 + number, 3), number, np.uint8)).save(path)
-            requests.append(Request(None, "front", path, "description", f"question {number}"))
-        return requests
-
-    return make
-
-
-def answers_to(requests):
-    return [f"{request.question} {request.image.stat().st_size}" for request in requests]
-
+ask_for = caption_server.ask_for
 
 FAULTS = [
     ("status", 500), ("status", 503), ("status", 429), ("garbage",), ("without_answer",), ("cut_off",), ("stall",), ("reset",),
-    ("hang_up",), ("dribble",), ("status", 502),
+    ("hang_up",), ("dribble",), ("status", 502), ("dribbling_headers",), ("endless",), ("status", 425),
 ]  # fmt: skip
 
 
@@ -163,12 +37,12 @@ def test_every_temporary_failure_is_retried_and_no_answer_is_lost_or_doubled(ask
         number = int(question.split()[1])
         return FAULTS[(number + attempt) % len(FAULTS)] if attempt <= number % 4 else None
 
-    requests = ask_for(44)
+    requests = ask_for(56)
     with serving(behave) as server:
         got = list(OpenAICaptioner(server.address, "tiny", 8, retry=QUICK).stream(requests))
         assert sorted(got) == list(enumerate(answers_to(requests)))
         assert {server.answered[request.question] for request in requests} == {1}
-        assert [server.tries[request.question] for request in requests] == [1 + number % 4 for number in range(44)]
+        assert [server.tries[request.question] for request in requests] == [1 + number % 4 for number in range(56)]
 
 
 def test_concurrency_limits_simultaneous_requests(ask_for):
@@ -223,6 +97,27 @@ def test_unreachable_server_is_reported_after_all_attempts(ask_for):
         address = server.address
     with pytest.raises(SennaError, match=r"after 3 attempts .*refused.*run the same command again"):
         OpenAICaptioner(address, "tiny", 2, retry=RetryPolicy(1, 3, 0.01, 0.01)).answer(ask_for(3))
+
+
+@pytest.mark.parametrize("fault", ["stall", "dribble", "dribbling_headers", "endless"])
+def test_a_reply_that_never_ends_is_cut_off(ask_for, fault):
+    start = time.monotonic()
+    policy = RetryPolicy(timeout=0.6, attempts=2, first_pause=0.01, longest_pause=0.01)
+    with serving(lambda question, attempt: (fault,)) as server:  # noqa: SIM117
+        with pytest.raises(
+            SennaError, match=r"0\.png after 2 attempts \((no complete reply in 0\.6 s|a reply of more than)"
+        ):
+            OpenAICaptioner(server.address, "tiny", retry=policy).answer(ask_for(1))
+    assert time.monotonic() - start < 4
+
+
+def test_the_package_openai_is_needed_and_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    monkeypatch.delitem(sys.modules, "senna.convert.captioners.openai_client", raising=False)
+    monkeypatch.delattr("senna.convert.captioners.openai_client", raising=False)
+    with pytest.raises(UsageError, match="needs the package openai") as error:
+        make_captioner("openai", server="localhost:1")
+    assert "senna[captions]" in error.value.remedy
 
 
 def test_missing_key_is_named(ask_for, monkeypatch):
