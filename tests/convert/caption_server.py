@@ -29,6 +29,7 @@ class CaptionServer(ThreadingHTTPServer):
         self.tries, self.answered, self.times, self.bodies, self.keys = Counter(), Counter(), {}, [], set()
         self.busy = self.busiest = 0
         self.models = ["tiny"]
+        self.refusals, self.refusal_status = {}, 400  # parameter -> body of the reply to a request that has it
 
     @property
     def address(self):
@@ -45,6 +46,11 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         self.reply({"data": [{"id": name} for name in self.server.models]})
 
+    @staticmethod
+    def image_of(body):
+        """Return the bytes of the image in a request."""
+        return base64.b64decode(body["messages"][0]["content"][0]["image_url"]["url"].partition(",")[2])
+
     def do_POST(self):
         server, body = self.server, json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         image, text = body["messages"][0]["content"]
@@ -54,6 +60,9 @@ class _Handler(BaseHTTPRequestHandler):
             server.times.setdefault(question, []).append(time.monotonic())
             server.bodies.append(body)
             server.keys.add(self.headers.get("Authorization"))
+        for name, refusal in server.refusals.items():
+            if name in body:
+                return self.reply(refusal, server.refusal_status)
         fault = server.behave(question, server.tries[question])
         if fault is not None:
             getattr(self, f"fault_{fault[0]}")(*fault[1:])
@@ -121,6 +130,9 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.busy -= 1
         self.fault_content("slow but sure")
+
+    def fault_message(self, message, finish_reason):
+        self.reply({"choices": [{"message": {"role": "assistant", **message}, "finish_reason": finish_reason}]})
 
     def fault_content(self, content):
         self.reply({"choices": [{"message": {"content": content}}]})

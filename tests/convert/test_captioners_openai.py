@@ -65,11 +65,11 @@ def test_permanent_failure_names_image_and_reason_and_keeps_other_answers(ask_fo
 
     def behave(question, attempt):
         all_received.wait(10)
-        return ("status", 400, "the image is too large") if question.endswith("1") else ("slow", 0.2)
+        return ("status", 403, "this image is not yours") if question.endswith("1") else ("slow", 0.2)
 
     got = []
     with serving(behave) as server:
-        with pytest.raises(SennaError, match=r"1\.png.*the image is too large"):
+        with pytest.raises(SennaError, match=r"1\.png.*this image is not yours"):
             got.extend(OpenAICaptioner(server.address, "tiny", 3, retry=QUICK).stream(requests))
         assert server.tries["question 1"] == 1
     assert sorted(index for index, _ in got) == [0, 2]
@@ -81,7 +81,7 @@ def test_after_a_failure_only_missing_answers_are_requested(ask_for, tmp_path):
     broken.set()
 
     def behave(question, attempt):
-        return ("status", 400) if question.endswith("4") and broken.is_set() else None
+        return ("status", 404) if question.endswith("4") and broken.is_set() else None
 
     with serving(behave) as server:
         cached = CachedCaptioner(OpenAICaptioner(server.address, "tiny", 1, retry=QUICK), tmp_path / "captions.sqlite")
@@ -97,6 +97,115 @@ def test_unreachable_server_is_reported_after_all_attempts(ask_for):
         address = server.address
     with pytest.raises(SennaError, match=r"after 3 attempts .*refused.*run the same command again"):
         OpenAICaptioner(address, "tiny", 2, retry=RetryPolicy(1, 3, 0.01, 0.01)).answer(ask_for(3))
+
+
+@pytest.mark.parametrize("status", [400, 413, 415, 422])
+def test_a_refused_image_is_marked_and_the_others_are_answered(ask_for, tmp_path, caplog, status):
+    requests = ask_for(6)
+    is_broken = [True]
+
+    def behave(question, attempt):
+        return ("status", status, "the image is too large") if is_broken[0] and question.endswith("2") else None
+
+    with serving(behave) as server:
+        cached = CachedCaptioner(OpenAICaptioner(server.address, "tiny", 2, retry=QUICK), tmp_path / "captions.sqlite")
+        answers = cached.answer(requests)
+        assert answers == [*answers_to(requests)[:2], "", *answers_to(requests)[3:]]
+        assert answers[2].is_refused
+        assert "the image is too large" in answers[2].reason
+        assert server.tries["question 2"] == 1
+        assert len(caplog.messages) == 1
+        assert f"refused {requests[2].image}" in caplog.text
+        is_broken[0] = False
+        assert cached.answer(requests) == answers_to(requests)  # a refusal is not stored
+        assert server.answered == {request.question: 1 for request in requests}
+
+
+def test_a_server_that_refuses_every_request_ends_the_run(ask_for):
+    with serving(lambda question, attempt: ("status", 400, "this model takes no images")) as server:
+        with pytest.raises(
+            SennaError, match="no text; the last is refused: 400 Bad Request: this model takes no images"
+        ):
+            OpenAICaptioner(server.address, "tiny", 4, retry=QUICK).answer(ask_for(64))
+        assert sum(server.tries.values()) <= 16 + 4
+
+
+@pytest.mark.parametrize(
+    ("message", "finish_reason", "reason"),
+    [
+        (
+            {"content": None, "reasoning_content": "Let me see"},
+            "length",
+            "wrote its reasoning but no answer.*limit of 256",
+        ),
+        ({"content": "", "reasoning": "Let me see"}, "stop", "wrote its reasoning but no answer"),
+        ({"content": "<think>Let me see"}, "length", "wrote its reasoning but no answer.*limit of 256"),
+        ({"content": None}, "length", "wrote no text, and reached the limit of 256"),
+        ({"content": None, "refusal": "I must not"}, "stop", "the model refused: I must not"),
+        ({}, "content_filter", "finish_reason: content_filter"),
+        ({"content": ""}, "stop", "sent an empty text"),
+    ],
+)
+def test_empty_answers_are_reported_at_once_and_end_the_run_early(ask_for, caplog, message, finish_reason, reason):
+    with serving(lambda question, attempt: ("message", message, finish_reason)) as server:
+        with pytest.raises(SennaError, match=f"first 16 answers have no text.*{reason}") as error:
+            OpenAICaptioner(server.address, "tiny", 4, retry=QUICK).answer(ask_for(64))
+        assert len(caplog.messages) == 1
+        assert "--captioner-max-tokens" in error.value.remedy
+        assert sum(server.tries.values()) <= 16 + 4
+
+
+def test_single_empty_answers_do_not_end_the_run(ask_for):
+    def behave(question, attempt):
+        return None if int(question.split()[1]) % 10 == 0 else ("message", {"content": None}, "stop")
+
+    with serving(behave) as server:
+        answers = OpenAICaptioner(server.address, "tiny", 4, retry=QUICK).answer(ask_for(50))
+        assert sum(map(bool, answers)) == 5
+
+
+def test_a_truncated_answer_is_reported(ask_for, caplog):
+    with serving(lambda question, attempt: ("message", {"content": "A road with"}, "length")) as server:
+        assert set(OpenAICaptioner(server.address, "tiny", retry=QUICK).answer(ask_for(5))) == {"A road with"}
+    assert len(caplog.messages) == 1
+    assert "cut off at the limit of 256 tokens" in caplog.text
+
+
+MAX_TOKENS_REFUSED = {
+    "message": "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+    "type": "invalid_request_error", "param": "max_tokens", "code": "unsupported_parameter",
+}  # fmt: skip
+TEMPERATURE_REFUSED = {
+    "message": "Unsupported value: 'temperature' does not support 0 with this model. Only the default (1) value is supported.",
+    "type": "invalid_request_error", "param": "temperature", "code": "unsupported_value",
+}  # fmt: skip
+FORBIDDEN = {"type": "extra_forbidden", "loc": ["body", "max_tokens"], "msg": "Extra inputs are not permitted"}
+
+
+@pytest.mark.parametrize(
+    ("refusals", "status", "sent"),
+    [
+        ({"max_tokens": {"error": MAX_TOKENS_REFUSED}}, 400, {"max_completion_tokens": 256, "temperature": 0.0}),
+        ({"temperature": {"error": TEMPERATURE_REFUSED}}, 400, {"max_tokens": 256}),
+        (
+            {"max_tokens": {"error": MAX_TOKENS_REFUSED}, "temperature": {"error": TEMPERATURE_REFUSED}},
+            400,
+            {"max_completion_tokens": 256},
+        ),
+        ({"temperature": {"error": "`temperature` must be strictly positive"}}, 422, {"max_tokens": 256}),
+        ({"max_tokens": {"detail": [FORBIDDEN]}}, 422, {"max_completion_tokens": 256, "temperature": 0.0}),
+    ],
+)
+def test_parameters_that_a_server_refuses_are_replaced(ask_for, caplog, refusals, status, sent):
+    requests = ask_for(12)
+    with serving() as server:
+        server.refusals, server.refusal_status = refusals, status
+        assert OpenAICaptioner(server.address, "tiny", 3, retry=QUICK).answer(requests) == answers_to(requests)
+        assert server.answered == {request.question: 1 for request in requests}
+        names = ("max_tokens", "max_completion_tokens", "temperature")
+        assert {name: server.bodies[-1][name] for name in names if name in server.bodies[-1]} == sent
+        assert sum(server.tries.values()) <= 12 + 3 * len(refusals)
+    assert len(caplog.messages) == ("temperature" in refusals)
 
 
 @pytest.mark.parametrize("fault", ["stall", "dribble", "dribbling_headers", "endless"])

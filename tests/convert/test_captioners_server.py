@@ -70,7 +70,16 @@ def test_a_key_with_other_characters_is_refused_and_not_printed(monkeypatch, val
     assert KEY in text
 
 
-@pytest.mark.parametrize("status", [400, 401, 500])
+def test_a_key_that_the_server_repeats_in_a_refusal_is_not_printed(ask_for, monkeypatch, caplog):
+    monkeypatch.setenv(KEY, "sesame-open")
+    caplog.set_level("DEBUG")
+    with serving(lambda question, attempt: ("status", 400, "wrong key sesame-open")) as server:
+        (answer,) = OpenAICaptioner(server.address, "tiny", retry=QUICK).answer(ask_for(1))
+    assert "wrong key ***" in answer.reason
+    assert "sesame" not in caplog.text
+
+
+@pytest.mark.parametrize("status", [401, 500])
 def test_a_key_that_the_server_repeats_is_not_printed(ask_for, monkeypatch, caplog, status):
     monkeypatch.setenv(KEY, "sesame-open")
     policy = RetryPolicy(1, 2, 0.01, 0.01)

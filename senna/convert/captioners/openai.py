@@ -5,6 +5,7 @@ Requests are concurrent, have a time limit and are retried after temporary failu
 
 import asyncio
 import base64
+import logging
 import queue
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -12,15 +13,25 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from senna.convert.captioners import Request, in_order
+from senna.convert.captioners import EMPTY_REMEDY, NoAnswer, Request, in_order
+from senna.convert.captioners.openai_replies import (
+    REFUSAL_STATUS,
+    is_truncated,
+    read_answer,
+    without_refused_parameter,
+)
 from senna.convert.captioners.server import RetryPolicy, parse_server
-from senna.errors import DataError, UsageError
+from senna.errors import DataError, SennaError, UsageError
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
     from senna.convert.captioners.openai_client import RetryPolicy
 
+logger = logging.getLogger(__name__)
+
+_FIRST_ANSWERS = 16  # if all of these have no text, the run stops
+_REPORTED_REFUSALS = 10  # the others are only marked
 _TYPES = ((b"\xff\xd8\xff", "jpeg"), (b"\x89PNG", "png"), (b"RIFF", "webp"), (b"GIF8", "gif"))
 
 Results = queue.SimpleQueue[tuple[int, str | Exception] | None]
@@ -49,6 +60,9 @@ class OpenAICaptioner:
         self._asked_model, self._concurrency, self._max_tokens = model, concurrency, max_tokens
         self._client = _import_client()
         self._retry = retry or RetryPolicy()
+        self._parameters: dict[str, Any] = {"max_tokens": max_tokens, "temperature": 0.0}
+        self._has_text, self._empty = False, 0  # whether an answer had text, and the number of answers without before
+        self._reported: set[str] = set()
         self.window, self.settings = 8 * concurrency, f"max_tokens={max_tokens}"
 
     @property
@@ -72,7 +86,7 @@ class OpenAICaptioner:
             cancel()
 
     async def _answer_all(self, requests: Sequence[Request], model: str, results: Results) -> None:
-        """Answer all requests and put the results into the queue, the first failure last."""
+        """Answer all requests and put the results into the queue; after a failure, no other request is started."""
         progress, indices = self._client.Progress(), iter(range(len(requests)))
 
         async def work(client: "AsyncOpenAI") -> None:
@@ -80,7 +94,9 @@ class OpenAICaptioner:
                 if progress.stopped:
                     break
                 try:
-                    results.put((index, await self._ask(client, requests[index], model)))
+                    text = await self._ask(client, requests[index], model)
+                    results.put((index, text))
+                    self._check_first_answers(text)
                 except self._client.Stopped:
                     break
                 except Exception as error:
@@ -97,23 +113,75 @@ class OpenAICaptioner:
                     task.cancel()
 
     async def _ask(self, client: "AsyncOpenAI", request: Request, model: str) -> str:
-        """Send a request and return the answer."""
+        """Send a request and return the answer, or ``NoAnswer`` where the server refuses it or the model gives no text."""
         content: list[Any] = [
             {"type": "image_url", "image_url": {"url": _data_url(request.image)}},
             {"type": "text", "text": request.question},
         ]
-        try:
-            reply = await client.chat.completions.create(
-                model=model,
-                messages=[{"role": "user", "content": content}],
-                max_tokens=self._max_tokens,
-                temperature=0.0,
+        while True:
+            parameters = self._parameters
+            try:
+                reply = await client.chat.completions.create(
+                    model=model, messages=[{"role": "user", "content": content}], **parameters
+                )
+            except self._client.Stopped:
+                raise
+            except Exception as error:
+                if getattr(error, "status_code", None) not in REFUSAL_STATUS:
+                    # without the package's traceback, whose frames hold the key
+                    raise self._client.explain(error, self._server, f" about {request.image}") from None
+                if self._adapt(parameters, error):
+                    continue
+                return self._refused(request, self._client.status_text(error, self._server))
+            return self._read(reply)
+
+    def _adapt(self, sent: dict[str, Any], error: Any) -> bool:
+        """Return whether the request should be sent again, with other parameters, after a refusal."""
+        if sent is not self._parameters:
+            return True  # another request learnt it
+        parameters = without_refused_parameter(sent, error.body)
+        if parameters is None:
+            return False
+        self._parameters = parameters
+        if "temperature" in sent and "temperature" not in parameters:
+            self._report_once("the server refuses temperature 0: it samples its answers, and a second run gives others")
+        return True
+
+    def _refused(self, request: Request, reason: str) -> NoAnswer:
+        image = str(request.image)
+        if image not in self._reported and len(self._reported) < _REPORTED_REFUSALS:
+            self._report_once(image, f"the server refused {image} ({reason}); it is marked, and the run goes on")
+        return NoAnswer(reason, is_refused=True)
+
+    def _read(self, reply: Any) -> str:
+        text = read_answer(reply, self._max_tokens)
+        if isinstance(text, NoAnswer):
+            self._report_once("empty", f"an answer is empty: {text.reason}")
+        elif is_truncated(reply):
+            self._report_once(
+                "truncated",
+                f"an answer was cut off at the limit of {self._max_tokens} tokens (finish_reason: length); "
+                "--captioner-max-tokens raises it",
             )
-        except self._client.Stopped:
-            raise
-        except Exception as error:  # no traceback of the package's frames, which hold the key
-            raise self._client.explain(error, self._server, f" about {request.image}") from None
-        return _text_of(reply)
+        return text
+
+    def _report_once(self, topic: str, text: str | None = None) -> None:
+        if topic not in self._reported:
+            self._reported.add(topic)
+            logger.warning("--server %s: %s", self._server, text or topic)
+
+    def _check_first_answers(self, text: str) -> None:
+        """Raise SennaError where none of the first answers has text."""
+        self._has_text = self._has_text or bool(text)
+        if self._has_text or not isinstance(text, NoAnswer):
+            return
+        self._empty += 1
+        if self._empty >= _FIRST_ANSWERS:
+            what = "refused" if text.is_refused else "empty"
+            raise SennaError(
+                f"--server {self._server}: the first {self._empty} answers have no text; the last is {what}: {text.reason}",
+                remedy="see the server's log, and run the same command again" if text.is_refused else EMPTY_REMEDY,
+            )
 
     @cached_property
     def _model(self) -> str:
@@ -192,14 +260,6 @@ def _collected(results: Results) -> Iterator[tuple[int, str]]:
             yield item[0], item[1]
     if failure is not None:
         raise failure
-
-
-def _text_of(reply: Any) -> str:
-    """Return the answer in a reply; "" where the model gave none."""
-    content = reply.choices[0].message.content
-    if isinstance(content, list):
-        content = "".join(str(part.get("text") or "") for part in content)
-    return (content or "").strip()
 
 
 def _data_url(path: Path) -> str:

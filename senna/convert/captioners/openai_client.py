@@ -59,7 +59,7 @@ class _HttpClient(openai.DefaultAsyncHttpxClient):
             trust_env=False,
             verify=httpx2.create_ssl_context(trust_env=True),
             follow_redirects=False,
-            timeout=policy.timeout,
+            timeout=None,  # `send` limits the time of the complete reply
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=256),
         )
         self._has_key, self._seconds, self._progress = server.key is not None, policy.timeout, progress
@@ -117,7 +117,7 @@ class _Client(openai.AsyncOpenAI):
             admin_api_key="",
             organization="",
             project="",
-            timeout=policy.timeout,
+            timeout=None,
             max_retries=policy.attempts - 1,
             http_client=_HttpClient(server, policy, progress),
         )
