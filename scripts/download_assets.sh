@@ -3,7 +3,7 @@
 #
 #   OUT_DIR       default outputs/assets in this repository
 #   HF_ENDPOINT   a mirror of the hub
-#   HF_TOKEN      for a repository that requires an account
+#   HF_TOKEN      for a repository that requires an account; sent to the hub itself only, unless you add --send-token
 # Every argument is a flag of `senna download`. Without arguments: Vicuna and CLIP, 15 GB, which stage 1 starts from. Standard
 # output has only the lines that set the variables of the training scripts:
 #   eval "$(sh scripts/download_assets.sh --preset 7b pretrain-data)"

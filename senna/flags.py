@@ -49,7 +49,8 @@ def parse_flags(
     for item in fields(arguments):  # type: ignore[arg-type]
         required = item.default is MISSING
         default_text = "" if required or item.default in (None, False, "") else f" (default: {item.default})"
-        name, text = f"--{item.name.replace('_', '-')}", item.metadata["help"] + default_text
+        text = (item.metadata["help"] + default_text).replace("%", "%%")  # argparse formats help texts
+        name = f"--{item.name.replace('_', '-')}"
         if hints[item.name] is bool:
             parser.add_argument(name, action="store_true", help=text)
         elif hints[item.name] == list[str] | None:

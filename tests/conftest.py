@@ -12,7 +12,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from senna.download import fetch
+from senna.download import digests, fetch
 
 pytest.register_assert_rewrite("tests.helpers")
 
@@ -139,6 +139,7 @@ def smollm2(request) -> Path:
 @pytest.fixture
 def hub(monkeypatch):
     """Return a hub on loopback that holds the assets; the environment has no ``HF_*`` variables, and retries have no delay."""
+    monkeypatch.setattr(digests, "PACKAGED", {})  # the digests of the real files
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
@@ -149,3 +150,11 @@ def hub(monkeypatch):
     hub.repositories = small_repositories()
     yield hub
     hub.close()
+
+
+@pytest.fixture
+def subprocess_environment(tmp_path_factory) -> dict[str, str]:
+    """Return variables for a process that downloads from the loopback hub, whose files are not the real ones."""
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "sitecustomize.py").write_text("from senna.download import digests\n\ndigests.PACKAGED.clear()\n")
+    return os.environ | {"PYTHONPATH": f"{folder}:{REPOSITORY}", "HF_HUB_OFFLINE": "0"}

@@ -9,8 +9,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from senna.convert.captioners import ANNOTATIONS, Captioner, Request
+from senna.convert.captioners import ANNOTATIONS, Captioner, NoAnswer, Request
 from senna.kinds import TRAFFIC_LIGHTS, CaptionRules, kind_named, resolve
+
+REFUSED = "refused by the server"
+"""The problem of a caption whose request the server rejected."""
 
 _REPEATED_WORDS, _REPEATED_TIMES, _MAX_PERIOD = 8, 3, 40
 _ENDS = re.compile(r"[.!?。！？][\"'”’)\]*]*\Z")
@@ -52,10 +55,20 @@ _NO_LIGHT = re.compile(
 
 @dataclass(frozen=True)
 class Caption:
-    """A cleaned answer and the problems that remain, usually none."""
+    """A cleaned answer and the problems that remain, usually none.
+
+    Attributes:
+        missing: why there is no answer, where the captioner knows.
+    """
 
     text: str
     problems: tuple[str, ...] = ()
+    missing: NoAnswer | None = None
+
+    @property
+    def is_refused(self) -> bool:
+        """True where the server rejected the request; asking again is useless."""
+        return self.missing is not None and self.missing.is_refused
 
 
 def clean(kind: str, text: str) -> str:
@@ -114,14 +127,14 @@ def ask(captioner: Captioner, requests: Sequence[Request], retries: int = 1) -> 
 
     A question whose answer has problems is asked again, up to ``retries`` times, with the hint of its ``CaptionRules``:
     greedy decoding would repeat its answer to the same question. The answer with the fewest problems is kept. An empty
-    answer is a problem too. ``annotations`` is never asked again.
+    answer is a problem too. ``annotations`` is never asked again, and neither is a question that the server refused.
 
     Raises:
         SennaError: the captioner failed.
     """
     captions = [_checked(request, text) for request, text in zip(requests, captioner.answer(requests), strict=True)]
     for _ in range(retries if captioner.name != ANNOTATIONS else 0):
-        again = [index for index, caption in enumerate(captions) if caption.problems]
+        again = [index for index, caption in enumerate(captions) if caption.problems and not caption.is_refused]
         hinted = [replace(requests[index], question=_hinted(requests[index])) for index in again]
         for index, request, text in zip(again, hinted, captioner.answer(hinted) if hinted else [], strict=True):
             captions[index] = min(captions[index], _checked(request, text), key=lambda caption: len(caption.problems))
@@ -157,8 +170,11 @@ def _hinted(request: Request) -> str:
 
 
 def _checked(request: Request, text: str) -> Caption:
+    missing = text if isinstance(text, NoAnswer) else None
+    if missing is not None and missing.is_refused:
+        return Caption("", (REFUSED,), missing)
     text = clean(request.kind, text)
-    return Caption(text, tuple(check(request.kind, text)))
+    return Caption(text, tuple(check(request.kind, text)), missing)
 
 
 def _colours(matches: Iterable[re.Match[str]]) -> set[str]:

@@ -42,6 +42,11 @@ class ConvertArguments:
         "openai: the server's address, for example http://localhost:8000/v1; its key is read from OPENAI_API_KEY", None
     )
     concurrency: int = flag("openai: number of simultaneous requests", 16)
+    max_refused: str = flag(
+        "openai: images that the server may refuse (status 400) before the run stops, as a number or a percentage; they are "
+        "marked in the quality report",
+        "1%",
+    )
     captions_cache: str | None = flag(
         "file that stores a model's answers, so that no question is asked twice (default: OUT/captions.sqlite)", None
     )
@@ -92,8 +97,10 @@ def run(args: ConvertArguments) -> int:
 
 
 def _check_flags(args: ConvertArguments) -> None:
+    from senna.convert.caption_limits import allowed_refusals
     from senna.convert.frames import COMPATS
 
+    allowed_refusals(args.max_refused, 0)
     if args.limit is not None and args.limit < 1:
         raise UsageError(f"--limit {args.limit} is too small", remedy="give at least 1")
     if args.format not in FORMS:
@@ -139,7 +146,7 @@ def _convert(
     which = f", shard {shard} of {shards}" if shards > 1 else ""
     print(f"{total} frames of {len(scenes)} scenes{which} -> {out}", flush=True)
     folders = [out / WORK / f"shard-{number}-of-{shards}" for number in range(1, shards + 1)]
-    convert_shard(source, scenes, folders[shard - 1], captioner, templates, images)
+    convert_shard(source, scenes, folders[shard - 1], captioner, templates, images, args.max_refused)
     return _finish(args, source, captioner, folders)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from senna.convert.caption_checks import Caption, ask
+from senna.convert.caption_limits import DEFAULT_MAX_REFUSED, CaptionLimits
 from senna.convert.captioners import ANNOTATIONS, Captioner, Request
 from senna.convert.facts import Frame
 from senna.convert.frames import frames_of
@@ -108,9 +109,18 @@ class _PendingFrame:
 
 
 def convert_shard(
-    source: Source, scenes: Sequence[Scene], folder: Path, captioner: Captioner, templates: Templates, images: Images
+    source: Source,
+    scenes: Sequence[Scene],
+    folder: Path,
+    captioner: Captioner,
+    templates: Templates,
+    images: Images,
+    max_refused: str = DEFAULT_MAX_REFUSED,
 ) -> ShardWriter:
     """Convert a shard's scenes into ``folder``, starting where an earlier, interrupted call stopped.
+
+    Args:
+        max_refused: how many images the captioner may refuse, see ``senna.convert.caption_limits.allowed_refusals``.
 
     Raises:
         SennaError: the captioner, the data set or the disk failed. Finished frames stay saved.
@@ -121,14 +131,18 @@ def convert_shard(
         if shard.frames or shard.discarded:
             again = f"; {shard.discarded} incomplete frames are converted again" if shard.discarded else ""
             print(f"resuming: {shard.frames} of {total} frames are done{again}", flush=True)
+        limits = CaptionLimits(max_refused, total * len(VIEWS), has_text=shard.frames > 0)
         with _progress(total, shard.frames) as advance:
             remaining = _remaining_frames(source, scenes, shard)
             pending = (_prepare(frame, split, captioner, templates, images) for frame, split in remaining)
             for batch in _batches(pending, captioner.window):
                 requests = [request for item in batch for request in item.requests]
-                captions = iter(ask(captioner, requests) if requests else [])
+                captions = ask(captioner, requests) if requests else []
+                if captioner.name != ANNOTATIONS:
+                    limits.check(requests, captions)
+                remaining_captions = iter(captions)
                 for item in batch:
-                    _append(shard, item, [next(captions) for _ in item.requests], captioner.name)
+                    _append(shard, item, [next(remaining_captions) for _ in item.requests], captioner.name)
                     advance()
         if shard.frames != total:
             raise DataError(

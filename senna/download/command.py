@@ -4,15 +4,17 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from senna.download.assets import PRESETS, Asset, assets_of
-from senna.errors import UsageError
+from senna.errors import SennaError, UsageError
 from senna.flags import flag, parse_flags
 
 if TYPE_CHECKING:
+    from senna.download.endpoint import Endpoint
     from senna.download.jobs import Job
 
 _MAX_KEPT_SIZE = 10_000_000  # bytes; a modified file up to this size may be edited by hand, so it is kept as FILE.old
@@ -25,6 +27,9 @@ class DownloadArguments:
     preset: list[str] | None = flag(f"one or more of {', '.join(PRESETS)} (default: 7b)", None)
     out: str = flag("output folder, with a subfolder for each asset", "outputs/assets")
     endpoint: str | None = flag("address of the hub or of a mirror (default: HF_ENDPOINT, else the hub)", None)
+    send_token: bool = flag(
+        "send your token (HF_TOKEN) to --endpoint even if it is no https address of huggingface.co or hf.co", False
+    )
     list: bool = flag("list the presets with sizes and licences, and download nothing", False)
     update: bool = flag(
         "use the newest commit of assets without a pinned commit, instead of the first downloaded", False
@@ -39,9 +44,11 @@ def main(argv: list[str]) -> int:
         "senna download",
         "Download models and data sets. Presets: 7b: Vicuna and CLIP, from which stage 1 starts; pretrain-data: the images and "
         "captions of stage 1; senna: the published weights; captioner: LLaVA-1.6-34B; all. Only the required files are "
-        "downloaded, at a fixed commit, and verified by their hashes. After an interruption, the same command continues. "
+        "downloaded, at a fixed commit, and verified by their hashes; those of the first download are kept in "
+        "OUT/NAME.lock.json, and later downloads are compared with them. After an interruption, the same command continues. "
         'It prints the shell lines that the scripts need: eval "$(senna download --preset 7b)".',
-        "Set HF_TOKEN for repositories that require an account, and HTTPS_PROXY behind a proxy. nuScenes cannot be "
+        "Set HF_TOKEN for repositories that require an account (it is sent only to https addresses of huggingface.co and "
+        "hf.co, unless --send-token is given), and HTTPS_PROXY behind a proxy. nuScenes cannot be "
         "downloaded automatically: register at https://www.nuscenes.org/nuscenes, download 'Full dataset (v1.0)' or mini, and "
         "'CAN bus expansion', unpack both into one folder, and pass it to data_tools/senna_nusc_converter.sh as NUSCENES.",
     )
@@ -58,9 +65,9 @@ def main(argv: list[str]) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import constants
 
-    endpoint = (args.endpoint or constants.ENDPOINT).rstrip("/")
-    if not endpoint.startswith(("http://", "https://")):
-        raise UsageError(f"--endpoint {endpoint} is no address", remedy="give one that begins with https://")
+    from senna.download.endpoint import parse_endpoint
+
+    endpoint = parse_endpoint(args.endpoint or constants.ENDPOINT, args.send_token)
     out = Path(args.out)
     _download(assets, out, endpoint, args.update)
     print(exports(assets, out.resolve()))
@@ -104,7 +111,7 @@ def exports(assets: Sequence[Asset], out: Path) -> str:
     return "\n".join(lines)
 
 
-def _download(assets: Sequence[Asset], out: Path, endpoint: str, update: bool) -> None:
+def _download(assets: Sequence[Asset], out: Path, endpoint: "Endpoint", update: bool) -> None:
     """Download and unpack the assets.
 
     Raises:
@@ -119,18 +126,23 @@ def _download(assets: Sequence[Asset], out: Path, endpoint: str, update: bool) -
 
     jobs = [make_job(asset, out, endpoint, update, checking) for asset in assets]
     for job in jobs:
-        _log_job(job)
+        _log_job(job, endpoint)
     _check_space(jobs, out)
+    if endpoint.withholds_token and any(job.files for job in jobs):
+        _log(f"your token is not sent to {endpoint.address}; --send-token sends it")
     total = sum(file.size for job in jobs for file in job.missing)
     if total:
         with _progress_bar("downloading", total, sum(job.resumed_size for job in jobs)) as bar:
             for job in jobs:
                 _fetch(job, endpoint, bar.update)
     for job in jobs:
+        with suppress(SennaError):  # a complete folder may be read-only
+            digests = {name: file.digest for name, file in job.files.items()}
+            job.lock.record(job.revision, digests or job.store.wanted)
         _unpack(job)
 
 
-def _log_job(job: "Job") -> None:
+def _log_job(job: "Job", endpoint: "Endpoint") -> None:
     title = f"{job.asset.repo} at {job.revision}  ->  {job.store.folder}"
     if not job.files:
         _log(f"{title}\n    complete")
@@ -139,6 +151,11 @@ def _log_job(job: "Job") -> None:
     folders = ", ".join(folder.name for _, folder in job.archives)
     unpacking = f", then to be unpacked into {folders}/" if folders else ""
     _log(f"{title}\n    {len(job.files)} files, {_size(job.total_size)}{rest}{unpacking}")
+    if job.unknown:
+        _log(
+            f"    {len(job.unknown)} of {len(job.files)} files are verified only by hashes that {endpoint.address} states "
+            f"itself: neither this package nor {job.lock.path.name} knows them ({', '.join(job.unknown)})"
+        )
     if job.asset.revision is None:
         _log("    later runs keep this commit unless --update is given")
 
@@ -156,8 +173,8 @@ def _check_space(jobs: "Sequence[Job]", out: Path) -> None:
         )
 
 
-def _fetch(job: "Job", endpoint: str, advance: Callable[[int], object]) -> None:
-    """Download the missing files of a job."""
+def _fetch(job: "Job", endpoint: "Endpoint", advance: Callable[[int], object]) -> None:
+    """Download the missing files of a job, and write the digests of all files to its lock file."""
     from senna.download.fetch import PartialFile, fetch
     from senna.download.hub import explain, open_file
 
@@ -165,6 +182,8 @@ def _fetch(job: "Job", endpoint: str, advance: Callable[[int], object]) -> None:
         return
     with job.store.lock():
         job.store.begin(job.revision, job.files)
+        present = [file for file in job.files.values() if file not in job.missing]
+        job.lock.record(job.revision, {file.name: file.digest for file in present})
         for file in job.missing:
             target = job.store.folder / file.name
             partial = PartialFile.path_of(target, file)
@@ -182,6 +201,7 @@ def _fetch(job: "Job", endpoint: str, advance: Callable[[int], object]) -> None:
                 lambda error: explain(error, job.asset, endpoint),
             )
             job.store.mark_checked(file)
+            job.lock.record(job.revision, {file.name: file.digest})
 
 
 def _unpack(job: "Job") -> None:

@@ -24,6 +24,10 @@ class _Truncated(Exception):
     """The response ended before the file did."""
 
 
+class _TooLong(Exception):
+    """The response continues after the stated end of the file."""
+
+
 class PartialFile:
     """The bytes of a file that have arrived so far, and their hash.
 
@@ -91,21 +95,17 @@ def fetch(
         explain: describes an error of the hub, see ``hub.explain``.
 
     Raises:
-        SennaError: the connection keeps failing, the hub refuses, the disk is full, or the content has another hash than the
-            hub states. In the last case the content is deleted.
+        SennaError: the connection keeps failing, the hub refuses, the disk is full, or the content is longer or has another
+            hash than the hub states. In the last two cases the content is deleted; bytes after the stated end are not written.
     """
     partial = PartialFile(PartialFile.path_of(target, file), file)
     try:
         _download(partial, file, source, advance, log, explain)
         if not partial.is_verified():
-            partial.path.unlink()
-            algorithm = "sha256" if len(file.digest) == 64 else "git"
-            raise SennaError(
-                f"{target}: the content that arrived was deleted because it differs from what the hub states "
-                f"({algorithm} {file.digest[:12]}..., {file.size} bytes)",
-                remedy="run the same command again, or name another mirror with --endpoint",
-            )
+            raise _deleted(partial, target, file, "differs from")
         partial.rename(target)
+    except _TooLong as error:
+        raise _deleted(partial, target, file, "is longer than") from error
     except OSError as error:
         raise SennaError(
             f"{target} cannot be written: {error.strerror or error}",
@@ -113,6 +113,17 @@ def fetch(
         ) from error
     finally:
         partial.close()
+
+
+def _deleted(partial: PartialFile, target: Path, file: RemoteFile, relation: str) -> SennaError:
+    """Delete content that is not the hub's, and return the error that says so."""
+    partial.path.unlink()
+    algorithm = "sha256" if len(file.digest) == 64 else "git"
+    return SennaError(
+        f"{target}: the content that arrived was deleted because it {relation} what the hub states "
+        f"({algorithm} {file.digest[:12]}..., {file.size} bytes)",
+        remedy="run the same command again, or name another mirror with --endpoint",
+    )
 
 
 def _download(
@@ -132,6 +143,8 @@ def _download(
                     advance(-partial.size)
                     partial.restart()
                 for block in blocks:
+                    if partial.size + len(block) > file.size:
+                        raise _TooLong
                     partial.write(block)
                     advance(len(block))
             if partial.size < file.size:

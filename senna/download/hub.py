@@ -5,6 +5,7 @@ client and offline switch are used. Files are requested by plain HTTP, not by hf
 at any byte.
 """
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabl
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from senna.download.assets import Asset
+from senna.download.endpoint import Endpoint
 from senna.errors import UsageError
 
 Answer = TypeVar("Answer")
@@ -53,13 +55,13 @@ class Failure(NamedTuple):
     remedy: str
 
 
-def list_repository(asset: Asset, revision: str | None, endpoint: str) -> Listing:
+def list_repository(asset: Asset, revision: str | None, endpoint: Endpoint) -> Listing:
     """Return the files of ``asset`` at a commit; None stands for the current commit of `main`.
 
     Raises:
         UsageError: the hub does not answer within RESPONSE_TIMEOUT, refuses, or has another commit.
     """
-    api = HfApi(endpoint=endpoint)
+    api = HfApi(endpoint=endpoint.address, token=endpoint.token)
     try:
         info = call_with_timeout(
             lambda: api.repo_info(
@@ -72,19 +74,26 @@ def list_repository(asset: Asset, revision: str | None, endpoint: str) -> Listin
         failure = explain(error, asset, endpoint)
         raise UsageError(failure.message, remedy=failure.remedy) from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:  # HTML, or JSON of another service
-        raise UsageError(f"{endpoint} does not answer like a hub", remedy="check --endpoint and HF_ENDPOINT") from error
+        raise UsageError(
+            f"{endpoint.address} does not answer like a hub", remedy="check --endpoint and HF_ENDPOINT"
+        ) from error
     if not commit or (revision is not None and commit != revision):
         raise UsageError(
-            f"{endpoint} returned commit {commit} of {asset.repo} instead of {revision or 'its newest commit'}",
+            f"{endpoint.address} returned commit {commit} of {asset.repo} instead of {revision or 'its newest commit'}",
             remedy="use another mirror",
         )
     return Listing(commit, files)
 
 
 def _remote_file(sibling) -> RemoteFile:
+    """Return a file of the hub's answer. Raises ValueError for a digest that is none; it becomes part of a file name."""
     if sibling.lfs is not None:
-        return RemoteFile(sibling.rfilename, int(sibling.lfs.size), sibling.lfs.sha256.lower())
-    return RemoteFile(sibling.rfilename, int(sibling.size), sibling.blob_id.lower())
+        file, digits = RemoteFile(sibling.rfilename, int(sibling.lfs.size), sibling.lfs.sha256.lower()), 64
+    else:
+        file, digits = RemoteFile(sibling.rfilename, int(sibling.size), sibling.blob_id.lower()), 40
+    if not re.fullmatch(f"[0-9a-f]{{{digits}}}", file.digest) or file.size < 0:
+        raise ValueError(file)
+    return file
 
 
 def call_with_timeout(call: Callable[[], Answer], seconds: float | None = None) -> Answer:
@@ -119,7 +128,7 @@ def call_with_timeout(call: Callable[[], Answer], seconds: float | None = None) 
 
 @contextmanager
 def open_file(
-    asset: Asset, file: RemoteFile, revision: str, endpoint: str, start: int
+    asset: Asset, file: RemoteFile, revision: str, endpoint: Endpoint, start: int
 ) -> Iterator[tuple[int, Iterator[bytes]]]:
     """Request a file from the byte offset ``start`` on and yield (offset, blocks of bytes).
 
@@ -128,11 +137,13 @@ def open_file(
     Raises:
         HTTPError: the request failed, possibly while the blocks are read (huggingface_hub's class).
     """
-    url = hf_hub_url(asset.repo, file.name, repo_type=asset.kind, revision=revision, endpoint=endpoint)
-    headers = build_hf_headers() | {"Accept-Encoding": "identity"}
+    url = hf_hub_url(asset.repo, file.name, repo_type=asset.kind, revision=revision, endpoint=endpoint.address)
+    headers = build_hf_headers(token=endpoint.token) | {"Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
     with get_session().stream("GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT) as response:
+        if response.is_error:
+            response.close()  # hf_raise_for_status would read all of a message, which may not end
         hf_raise_for_status(response)
         resumed = response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
         yield (start if resumed else 0), response.iter_bytes()
@@ -145,7 +156,7 @@ def is_transient(error: Exception) -> bool:
     return not isinstance(error, OfflineModeIsEnabled)
 
 
-def explain(error: Exception, asset: Asset, endpoint: str) -> Failure:
+def explain(error: Exception, asset: Asset, endpoint: Endpoint) -> Failure:
     """Describe an error of a request to the hub, for the user."""
     if isinstance(error, OfflineModeIsEnabled):
         return Failure(
@@ -153,17 +164,22 @@ def explain(error: Exception, asset: Asset, endpoint: str) -> Failure:
             "unset it",
         )
     if isinstance(error, HfHubHTTPError):
-        page = f"{endpoint}/{'datasets/' if asset.kind == 'dataset' else ''}{asset.repo}"
-        message, remedy = _explain_status(error.response.status_code)
+        page = f"{endpoint.address}/{'datasets/' if asset.kind == 'dataset' else ''}{asset.repo}"
+        message, remedy = _explain_status(error.response.status_code, endpoint)
         return Failure(f"{page}: {message}", remedy)
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return Failure(
-        f"{endpoint} cannot be reached: {reason}",
+        f"{endpoint.address} cannot be reached: {reason}",
         "check the network, set HTTPS_PROXY behind a proxy, or name a mirror with --endpoint URL or HF_ENDPOINT=URL",
     )
 
 
-def _explain_status(status: int) -> Failure:
+def _explain_status(status: int, endpoint: Endpoint) -> Failure:
+    if status in (401, 403) and endpoint.withholds_token:
+        return Failure(
+            f"it requires an account ({status}), and your token was not sent, because this is no https address of the hub",
+            "if you trust this address with your token, add --send-token",
+        )
     if status == 401 and get_token() is not None:
         return Failure("the hub does not accept your token (401)", "check HF_TOKEN")
     if status == 401:

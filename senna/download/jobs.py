@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from senna.download.assets import Asset, required_files
+from senna.download.digests import LockFile
+from senna.download.endpoint import Endpoint
 from senna.download.fetch import PartialFile
 from senna.download.hub import RemoteFile, list_repository
 from senna.download.store import Store
@@ -21,15 +23,19 @@ class Job:
     """The download of an asset into ``store``.
 
     Attributes:
+        lock: the digests of its first download.
         files: all required files by name; empty if the asset is complete.
         missing: the required files that are not complete on the disk.
+        unknown: names of the required files whose digests are known only from the endpoint that sends the files.
     """
 
     asset: Asset
     store: Store
+    lock: LockFile
     revision: str
     files: dict[str, RemoteFile] = field(default_factory=dict)
     missing: list[RemoteFile] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
 
     @property
     def total_size(self) -> int:
@@ -66,7 +72,7 @@ class Job:
 
 
 def make_job(
-    asset: Asset, out: Path, endpoint: str, update: bool, checking: Callable[[RemoteFile], Callable[[int], None]]
+    asset: Asset, out: Path, endpoint: Endpoint, update: bool, checking: Callable[[RemoteFile], Callable[[int], None]]
 ) -> Job:
     """Return the job for ``asset``. A complete asset needs no network.
 
@@ -76,17 +82,21 @@ def make_job(
             bytes of each block read.
 
     Raises:
-        UsageError: the hub cannot be reached, or refuses.
+        UsageError: the hub cannot be reached, or refuses, or states other digests than the package or the first download.
         SennaError: the repository lacks a required file.
     """
     store = Store(out / asset.name)
-    revision = asset.revision or (None if update else store.revision)
+    lock = LockFile(asset, out)
+    revision = asset.revision or (None if update else store.revision or lock.revision)
     archives = dict(asset.archives)
     if revision is not None and store.is_complete(revision, archives):
-        return Job(asset, store, revision)
+        lock.check(revision, store.wanted, str(store.folder))
+        return Job(asset, store, lock, revision)
     listing = list_repository(asset, revision, endpoint)
     files = {name: listing.files[name] for name in required_files(asset, listing.files)}
-    job = Job(asset, store, listing.revision, files)
+    job = Job(asset, store, lock, listing.revision, files)
+    stated = {name: file.digest for name, file in files.items()}
+    job.unknown = lock.check(listing.revision, stated, endpoint.address)
     for name, file in files.items():
         present = name in archives and store.is_unpacked(archives[name], file.digest)
         present = present or store.is_checked(name, file.digest)

@@ -21,6 +21,7 @@ class Store:
 
     Attributes:
         revision: the commit of the complete or partial content; None before the first download.
+        wanted: name -> digest of the required files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -28,16 +29,16 @@ class Store:
         state = read_settings(folder / _STATE) or {}
         try:
             self.revision: str | None = state["revision"]
-            self._wanted: dict[str, str] = state["wanted"]  # name -> digest
+            self.wanted: dict[str, str] = state["wanted"]
             self._checked: dict[str, list] = state["checked"]  # name -> [digest, size, mtime]
             self._unpacked: dict[str, str] = state["unpacked"]  # folder -> digest of its archive
         except KeyError:  # missing or damaged: every file is verified again
-            self.revision, self._wanted, self._checked, self._unpacked = None, {}, {}, {}
+            self.revision, self.wanted, self._checked, self._unpacked = None, {}, {}, {}
 
     def begin(self, revision: str, files: Mapping[str, RemoteFile]) -> None:
         """Store the commit and the digests of the required files."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.revision, self._wanted = revision, {name: file.digest for name, file in files.items()}
+        self.revision, self.wanted = revision, {name: file.digest for name, file in files.items()}
         self._save()
 
     def is_complete(self, revision: str | None, archives: Mapping[str, str]) -> bool:
@@ -46,11 +47,11 @@ class Store:
         Args:
             archives: archive -> the folder for its content.
         """
-        if revision is None or revision != self.revision or not self._wanted:
+        if revision is None or revision != self.revision or not self.wanted:
             return False
         return all(
             self.is_unpacked(archives[name], digest) if name in archives else self.is_checked(name, digest)
-            for name, digest in self._wanted.items()
+            for name, digest in self.wanted.items()
         )
 
     def is_checked(self, name: str, digest: str) -> bool:
@@ -117,7 +118,7 @@ class Store:
             self.folder / _STATE,
             {
                 "revision": self.revision,
-                "wanted": self._wanted,
+                "wanted": self.wanted,
                 "checked": self._checked,
                 "unpacked": self._unpacked,
             },

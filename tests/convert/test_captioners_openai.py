@@ -1,19 +1,14 @@
 """The openai captioner against local HTTP servers: a faulty one of these tests, and `transformers serve`."""
 
-import base64
-import json
 import os
 import socket
-import struct
 import subprocess
 import sys
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections import Counter
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -25,136 +20,15 @@ from senna.convert.captioners.cache import CachedCaptioner
 from senna.convert.captioners.llava import LlavaCaptioner
 from senna.convert.captioners.openai import OpenAICaptioner, RetryPolicy
 from senna.errors import DataError, SennaError, UsageError
+from tests.convert import caption_server
+from tests.convert.caption_server import QUICK, answers_to, serving
 from tests.convert.tiny_llava import tiny_llava
 
-QUICK = RetryPolicy(timeout=1.5, attempts=8, first_pause=0.01, longest_pause=0.05)
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads, request_queue_size = True, 128
-
-    def __init__(self, behave):
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.behave, self.lock = behave, threading.Lock()
-        self.tries, self.answered, self.times, self.bodies, self.keys = Counter(), Counter(), {}, [], set()
-        self.busy = self.busiest = 0
-        self.models = ["tiny"]
-
-    @property
-    def address(self):
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    def handle_error(self, request, client_address):
-        """Ignore clients that closed the connection."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    def log_message(self, *_):
-        """Print nothing."""
-
-    def do_GET(self):
-        self.reply({"data": [{"id": name} for name in self.server.models]})
-
-    def do_POST(self):
-        server, body = self.server, json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        image, text = body["messages"][0]["content"]
-        question, content = text["text"], base64.b64decode(image["image_url"]["url"].partition(",")[2])
-        with server.lock:
-            server.tries[question] += 1
-            server.times.setdefault(question, []).append(time.monotonic())
-            server.bodies.append(body)
-            server.keys.add(self.headers.get("Authorization"))
-        fault = server.behave(question, server.tries[question])
-        if fault is not None:
-            getattr(self, f"fault_{fault[0]}")(*fault[1:])
-        else:
-            with server.lock:
-                server.answered[question] += 1
-            answer = f"{question} {len(content)}"
-            self.reply({"choices": [{"message": {"content": answer}, "finish_reason": "stop"}]})
-
-    def reply(self, value, status=200, headers=(), raw=None, length=None):
-        content = raw if raw is not None else json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(length or len(content)))
-        for name, text in headers:
-            self.send_header(name, text)
-        self.end_headers()
-        self.wfile.write(content)
-
-    def fault_status(self, status, message="no", headers=()):
-        self.reply({"error": {"message": message}}, status, headers)
-
-    def fault_garbage(self):
-        self.reply(None, raw=b"<html>this is no JSON")
-
-    def fault_without_answer(self):
-        self.reply({"choices": []})
-
-    def fault_cut_off(self):
-        self.reply(None, raw=b'{"choices": [{"message": {"content": "hal', length=400)
-
-    def fault_stall(self):
-        time.sleep(2 * QUICK.timeout)
-
-    def fault_reset(self):
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.connection.close()
-
-    def fault_hang_up(self):
-        self.close_connection = True
-
-    def fault_dribble(self):
-        self.send_response(200)
-        self.end_headers()
-        for _ in range(40):
-            self.wfile.write(b" ")
-            time.sleep(QUICK.timeout / 10)
-
-    def fault_slow(self, seconds):
-        with self.server.lock:
-            self.server.busy += 1
-            self.server.busiest = max(self.server.busiest, self.server.busy)
-        time.sleep(seconds)
-        with self.server.lock:
-            self.server.busy -= 1
-        self.fault_content("slow but sure")
-
-    def fault_content(self, content):
-        self.reply({"choices": [{"message": {"content": content}}]})
-
-
-@contextmanager
-def serving(behave=lambda question, attempt: None):
-    server = _Server(behave)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-@pytest.fixture
-def ask_for(tmp_path):
-    def make(count):
-        requests = []
-        for number in range(count):
-            path = tmp_path / f"{number}.png"
-            Image.fromarray(np.full((4, 4 + number, 3), number, np.uint8)).save(path)
-            requests.append(Request(None, "front", path, "description", f"question {number}"))
-        return requests
-
-    return make
-
-
-def answers_to(requests):
-    return [f"{request.question} {request.image.stat().st_size}" for request in requests]
-
+ask_for = caption_server.ask_for
 
 FAULTS = [
     ("status", 500), ("status", 503), ("status", 429), ("garbage",), ("without_answer",), ("cut_off",), ("stall",), ("reset",),
-    ("hang_up",), ("dribble",), ("status", 502),
+    ("hang_up",), ("dribble",), ("status", 502), ("dribbling_headers",), ("endless",), ("status", 425),
 ]  # fmt: skip
 
 
@@ -163,12 +37,12 @@ def test_every_temporary_failure_is_retried_and_no_answer_is_lost_or_doubled(ask
         number = int(question.split()[1])
         return FAULTS[(number + attempt) % len(FAULTS)] if attempt <= number % 4 else None
 
-    requests = ask_for(44)
+    requests = ask_for(56)
     with serving(behave) as server:
         got = list(OpenAICaptioner(server.address, "tiny", 8, retry=QUICK).stream(requests))
         assert sorted(got) == list(enumerate(answers_to(requests)))
         assert {server.answered[request.question] for request in requests} == {1}
-        assert [server.tries[request.question] for request in requests] == [1 + number % 4 for number in range(44)]
+        assert [server.tries[request.question] for request in requests] == [1 + number % 4 for number in range(56)]
 
 
 def test_concurrency_limits_simultaneous_requests(ask_for):
@@ -191,11 +65,11 @@ def test_permanent_failure_names_image_and_reason_and_keeps_other_answers(ask_fo
 
     def behave(question, attempt):
         all_received.wait(10)
-        return ("status", 400, "the image is too large") if question.endswith("1") else ("slow", 0.2)
+        return ("status", 403, "this image is not yours") if question.endswith("1") else ("slow", 0.2)
 
     got = []
     with serving(behave) as server:
-        with pytest.raises(SennaError, match=r"1\.png.*the image is too large"):
+        with pytest.raises(SennaError, match=r"1\.png.*this image is not yours"):
             got.extend(OpenAICaptioner(server.address, "tiny", 3, retry=QUICK).stream(requests))
         assert server.tries["question 1"] == 1
     assert sorted(index for index, _ in got) == [0, 2]
@@ -207,7 +81,7 @@ def test_after_a_failure_only_missing_answers_are_requested(ask_for, tmp_path):
     broken.set()
 
     def behave(question, attempt):
-        return ("status", 400) if question.endswith("4") and broken.is_set() else None
+        return ("status", 404) if question.endswith("4") and broken.is_set() else None
 
     with serving(behave) as server:
         cached = CachedCaptioner(OpenAICaptioner(server.address, "tiny", 1, retry=QUICK), tmp_path / "captions.sqlite")
@@ -223,6 +97,136 @@ def test_unreachable_server_is_reported_after_all_attempts(ask_for):
         address = server.address
     with pytest.raises(SennaError, match=r"after 3 attempts .*refused.*run the same command again"):
         OpenAICaptioner(address, "tiny", 2, retry=RetryPolicy(1, 3, 0.01, 0.01)).answer(ask_for(3))
+
+
+@pytest.mark.parametrize("status", [400, 413, 415, 422])
+def test_a_refused_image_is_marked_and_the_others_are_answered(ask_for, tmp_path, caplog, status):
+    requests = ask_for(6)
+    is_broken = [True]
+
+    def behave(question, attempt):
+        return ("status", status, "the image is too large") if is_broken[0] and question.endswith("2") else None
+
+    with serving(behave) as server:
+        cached = CachedCaptioner(OpenAICaptioner(server.address, "tiny", 2, retry=QUICK), tmp_path / "captions.sqlite")
+        answers = cached.answer(requests)
+        assert answers == [*answers_to(requests)[:2], "", *answers_to(requests)[3:]]
+        assert answers[2].is_refused
+        assert "the image is too large" in answers[2].reason
+        assert server.tries["question 2"] == 1
+        assert len(caplog.messages) == 1
+        assert f"refused {requests[2].image}" in caplog.text
+        is_broken[0] = False
+        assert cached.answer(requests) == answers_to(requests)  # a refusal is not stored
+        assert server.answered == {request.question: 1 for request in requests}
+
+
+def test_a_server_that_refuses_every_request_ends_the_run(ask_for):
+    with serving(lambda question, attempt: ("status", 400, "this model takes no images")) as server:
+        with pytest.raises(
+            SennaError, match="no text; the last is refused: 400 Bad Request: this model takes no images"
+        ):
+            OpenAICaptioner(server.address, "tiny", 4, retry=QUICK).answer(ask_for(64))
+        assert sum(server.tries.values()) <= 16 + 4
+
+
+@pytest.mark.parametrize(
+    ("message", "finish_reason", "reason"),
+    [
+        (
+            {"content": None, "reasoning_content": "Let me see"},
+            "length",
+            "wrote its reasoning but no answer.*limit of 256",
+        ),
+        ({"content": "", "reasoning": "Let me see"}, "stop", "wrote its reasoning but no answer"),
+        ({"content": "<think>Let me see"}, "length", "wrote its reasoning but no answer.*limit of 256"),
+        ({"content": None}, "length", "wrote no text, and reached the limit of 256"),
+        ({"content": None, "refusal": "I must not"}, "stop", "the model refused: I must not"),
+        ({}, "content_filter", "finish_reason: content_filter"),
+        ({"content": ""}, "stop", "sent an empty text"),
+    ],
+)
+def test_empty_answers_are_reported_at_once_and_end_the_run_early(ask_for, caplog, message, finish_reason, reason):
+    with serving(lambda question, attempt: ("message", message, finish_reason)) as server:
+        with pytest.raises(SennaError, match=f"first 16 answers have no text.*{reason}") as error:
+            OpenAICaptioner(server.address, "tiny", 4, retry=QUICK).answer(ask_for(64))
+        assert len(caplog.messages) == 1
+        assert "--captioner-max-tokens" in error.value.remedy
+        assert sum(server.tries.values()) <= 16 + 4
+
+
+def test_single_empty_answers_do_not_end_the_run(ask_for):
+    def behave(question, attempt):
+        return None if int(question.split()[1]) % 10 == 0 else ("message", {"content": None}, "stop")
+
+    with serving(behave) as server:
+        answers = OpenAICaptioner(server.address, "tiny", 4, retry=QUICK).answer(ask_for(50))
+        assert sum(map(bool, answers)) == 5
+
+
+def test_a_truncated_answer_is_reported(ask_for, caplog):
+    with serving(lambda question, attempt: ("message", {"content": "A road with"}, "length")) as server:
+        assert set(OpenAICaptioner(server.address, "tiny", retry=QUICK).answer(ask_for(5))) == {"A road with"}
+    assert len(caplog.messages) == 1
+    assert "cut off at the limit of 256 tokens" in caplog.text
+
+
+MAX_TOKENS_REFUSED = {
+    "message": "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+    "type": "invalid_request_error", "param": "max_tokens", "code": "unsupported_parameter",
+}  # fmt: skip
+TEMPERATURE_REFUSED = {
+    "message": "Unsupported value: 'temperature' does not support 0 with this model. Only the default (1) value is supported.",
+    "type": "invalid_request_error", "param": "temperature", "code": "unsupported_value",
+}  # fmt: skip
+FORBIDDEN = {"type": "extra_forbidden", "loc": ["body", "max_tokens"], "msg": "Extra inputs are not permitted"}
+
+
+@pytest.mark.parametrize(
+    ("refusals", "status", "sent"),
+    [
+        ({"max_tokens": {"error": MAX_TOKENS_REFUSED}}, 400, {"max_completion_tokens": 256, "temperature": 0.0}),
+        ({"temperature": {"error": TEMPERATURE_REFUSED}}, 400, {"max_tokens": 256}),
+        (
+            {"max_tokens": {"error": MAX_TOKENS_REFUSED}, "temperature": {"error": TEMPERATURE_REFUSED}},
+            400,
+            {"max_completion_tokens": 256},
+        ),
+        ({"temperature": {"error": "`temperature` must be strictly positive"}}, 422, {"max_tokens": 256}),
+        ({"max_tokens": {"detail": [FORBIDDEN]}}, 422, {"max_completion_tokens": 256, "temperature": 0.0}),
+    ],
+)
+def test_parameters_that_a_server_refuses_are_replaced(ask_for, caplog, refusals, status, sent):
+    requests = ask_for(12)
+    with serving() as server:
+        server.refusals, server.refusal_status = refusals, status
+        assert OpenAICaptioner(server.address, "tiny", 3, retry=QUICK).answer(requests) == answers_to(requests)
+        assert server.answered == {request.question: 1 for request in requests}
+        names = ("max_tokens", "max_completion_tokens", "temperature")
+        assert {name: server.bodies[-1][name] for name in names if name in server.bodies[-1]} == sent
+        assert sum(server.tries.values()) <= 12 + 3 * len(refusals)
+    assert len(caplog.messages) == ("temperature" in refusals)
+
+
+@pytest.mark.parametrize("fault", ["stall", "dribble", "dribbling_headers", "endless"])
+def test_a_reply_that_never_ends_is_cut_off(ask_for, fault):
+    start = time.monotonic()
+    policy = RetryPolicy(timeout=0.6, attempts=2, first_pause=0.01, longest_pause=0.01)
+    with serving(lambda question, attempt: (fault,)) as server:  # noqa: SIM117
+        with pytest.raises(
+            SennaError, match=r"0\.png after 2 attempts \((no complete reply in 0\.6 s|a reply of more than)"
+        ):
+            OpenAICaptioner(server.address, "tiny", retry=policy).answer(ask_for(1))
+    assert time.monotonic() - start < 4
+
+
+def test_the_package_openai_is_needed_and_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    monkeypatch.delitem(sys.modules, "senna.convert.captioners.openai_client", raising=False)
+    monkeypatch.delattr("senna.convert.captioners.openai_client", raising=False)
+    with pytest.raises(UsageError, match="needs the package openai") as error:
+        make_captioner("openai", server="localhost:1")
+    assert "senna[captions]" in error.value.remedy
 
 
 def test_missing_key_is_named(ask_for, monkeypatch):

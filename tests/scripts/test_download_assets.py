@@ -28,8 +28,8 @@ def checkout(tmp_path):
     return root
 
 
-def test_the_printed_lines_can_be_evaluated_by_a_shell(hub, checkout, tmp_path):
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0"}
+def test_the_printed_lines_can_be_evaluated_by_a_shell(hub, checkout, tmp_path, subprocess_environment):
+    environment = subprocess_environment | {"HF_ENDPOINT": hub.endpoint}
     download = '"$(sh "$1/scripts/download_assets.sh" --preset 7b pretrain-data)"'
     use = f'eval {download}; ls -d "$VISION_TOWER"; ls "$MODEL_PATH" "$IMAGE_DATA"'
     command = ["sh", "-euc", use, "sh", str(checkout)]

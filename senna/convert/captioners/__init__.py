@@ -15,6 +15,10 @@ ANNOTATIONS = "annotations"
 CAPTIONERS = (ANNOTATIONS, "llava", "openai")
 PRECISIONS = ("nf4", "int8", "bf16", "fp16", "fp32")
 DEFAULT_MODEL = "llava-hf/llava-v1.6-34b-hf"
+EMPTY_REMEDY = (
+    "raise --captioner-max-tokens, turn the model's reasoning off in the server, or use another model, "
+    "and run the same command again"
+)
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,24 @@ class Request:
     image: Path
     kind: str  # of the record that the answer is for; its `senna.kinds.CaptionRules` apply
     question: str
+
+
+class NoAnswer(str):
+    """An empty answer with the reason why it is empty.
+
+    Attributes:
+        reason: a few words for people.
+        is_refused: whether the server rejected the request, so that asking again is useless.
+    """
+
+    reason: str
+    is_refused: bool
+
+    def __new__(cls, reason: str, is_refused: bool = False) -> "NoAnswer":
+        """Return an empty text with a reason."""
+        text = super().__new__(cls, "")
+        text.reason, text.is_refused = reason, is_refused
+        return text
 
 
 class Captioner(Protocol):
@@ -42,7 +64,11 @@ class Captioner(Protocol):
         ...
 
     def answer(self, requests: Sequence[Request]) -> list[str]:
-        """Return one text for each request, in order; "" where it has no answer. Raises SennaError where it fails."""
+        """Return one text for each request, in order; "" or ``NoAnswer`` where it has none.
+
+        Raises:
+            SennaError: the captioner failed.
+        """
         ...
 
 

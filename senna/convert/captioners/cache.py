@@ -46,7 +46,10 @@ class CachedCaptioner:
         return in_order(self.stream(requests))
 
     def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, str]]:
-        """Yield (index, text): first the stored answers, then new ones, each stored before it is yielded."""
+        """Yield (index, text): first the stored answers, then new ones, each stored before it is yielded.
+
+        Empty answers are not stored: the server may give one later.
+        """
         hashes = {path: _content_hash(path) for path in {request.image for request in requests}}
         missing: dict[str, list[int]] = {}
         for index, request in enumerate(requests):
@@ -57,7 +60,8 @@ class CachedCaptioner:
                 yield index, text
         keys, groups = list(missing), list(missing.values())
         for number, text in self._inner.stream([requests[same[0]] for same in groups]) if groups else ():
-            self._store(keys[number], text)
+            if text:
+                self._store(keys[number], text)
             for index in groups[number]:
                 yield index, text
 
@@ -85,7 +89,7 @@ class CachedCaptioner:
     def _load(self, key: str) -> str | None:
         with self._reporting_errors():
             row = self._database.execute("SELECT text FROM answers WHERE key = ?", (key,)).fetchone()
-        return row[0] if row else None
+        return (row[0] or None) if row else None
 
     def _store(self, key: str, text: str) -> None:
         with self._reporting_errors():
