@@ -17,7 +17,7 @@ from senna.download import digests, fetch
 pytest.register_assert_rewrite("tests.helpers")
 
 from tests.helpers.loopback_hub import Hub  # noqa: E402
-from tests.helpers.paths import GOLDEN, SHARED  # noqa: E402
+from tests.helpers.paths import GOLDEN, REPOSITORY, SHARED  # noqa: E402
 from tests.helpers.small_assets import small_repositories  # noqa: E402
 from tests.helpers.small_world import write_small_world  # noqa: E402
 from tests.helpers.smollm2 import fetch_smollm2  # noqa: E402
