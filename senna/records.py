@@ -20,6 +20,7 @@ from typing import Any, TypedDict
 from senna import kinds
 from senna.errors import DataError, UsageError
 from senna.files import atomic_write
+from senna.record_checks import check_count, check_values, shortened
 from senna.views import IMAGE_TOKEN, order_paths, paths_by_camera, prompt_views
 
 Turn = TypedDict("Turn", {"from": str, "value": str})
@@ -59,6 +60,7 @@ def write_records(path: str | Path, records: Iterable[Mapping[str, Any]]) -> int
 
     Raises:
         UsageError: the path has another suffix.
+        DataError: a record cannot be written as JSON in UTF-8; the error names it.
         SennaError: the file cannot be written, for example because the disk is full; an older file stays as it was.
     """
     path = Path(path)
@@ -69,9 +71,21 @@ def write_records(path: str | Path, records: Iterable[Mapping[str, Any]]) -> int
     with atomic_write(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.write(before)
         for count, record in enumerate(records, start=1):
-            file.write((between if count > 1 else "") + json.dumps(record, ensure_ascii=False))
+            file.write((between if count > 1 else "") + _as_json(path, record, count - 1))
         file.write(after if count or path.suffix == ".json" else "")
     return count
+
+
+def _as_json(path: Path, record: Mapping[str, Any], index: int) -> str:
+    try:
+        text = json.dumps(record, ensure_ascii=False)
+        text.encode()
+    except (ValueError, TypeError, RecursionError) as error:
+        name = shortened(record_name(record, index)).strip('"')
+        raise DataError(
+            f"cannot be written as JSON: {error}", remedy="correct or remove it", file=path, record=name
+        ) from error
+    return text
 
 
 def record_name(record: Mapping[str, Any], index: int | str) -> str:
@@ -123,7 +137,7 @@ def record_kind(record: Mapping[str, Any]) -> str:
     kind = record.get("kind")
     if kind is not None and not isinstance(kind, str):
         raise DataError(
-            f"has a 'kind' that is not text but {_shortened(kind)}", remedy="remove it, or name the kind of question"
+            f"has a 'kind' that is not text but {shortened(kind)}", remedy="remove it, or name the kind of question"
         )
     return kind or _kind_of_answers(record["conversations"])
 
@@ -138,10 +152,11 @@ def validate_record(record: object) -> tuple[Record, int, int]:
     """Return a record, its number of words and its number of ``<image>`` placeholders.
 
     Raises:
-        DataError: the value is not a record. The error does not name the record.
+        DataError: the value is not a record, or has values that nothing can use (``senna.record_checks``). The error does
+            not name the record.
     """
     if not isinstance(record, dict):
-        raise DataError(f"is not an object but {_shortened(record)}")
+        raise DataError(f"is not an object but {shortened(record)}")
     turns = record.get("conversations")
     if not isinstance(turns, list) or not turns:
         raise DataError(
@@ -151,15 +166,12 @@ def validate_record(record: object) -> tuple[Record, int, int]:
     words = images = 0
     for number, turn in enumerate(turns):
         if not isinstance(turn, dict) or turn.get("from") not in _ROLES:
-            raise DataError(f"has a turn {number} that is not from 'human' or 'gpt': {_shortened(turn)}")
+            raise DataError(f"has a turn {number} that is not from 'human' or 'gpt': {shortened(turn)}")
         value = turn.get("value")
         if not isinstance(value, str):
-            raise DataError(f"has a turn {number} whose 'value' is not text: {_shortened(turn)}")
+            raise DataError(f"has a turn {number} whose 'value' is not text: {shortened(turn)}")
         words += len(value.split())
         images += value.count(IMAGE_TOKEN)
+    check_count(images)
+    check_values(record)
     return record, words, images  # type: ignore[return-value]
-
-
-def _shortened(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -11,6 +11,7 @@ from itertools import pairwise
 
 from senna.convert.captioners import ANNOTATIONS, Captioner, Request
 from senna.kinds import TRAFFIC_LIGHTS, CaptionRules, kind_named, resolve
+from senna.record_checks import replace_surrogates
 
 _REPEATED_WORDS, _REPEATED_TIMES, _MAX_PERIOD = 8, 3, 40
 _ENDS = re.compile(r"[.!?。！？][\"'”’)\]*]*\Z")
@@ -63,6 +64,7 @@ def clean(kind: str, text: str) -> str:
 
     An answer that means none of the fixed answers, or several, stays as it is, and ``check`` reports it.
     """
+    text = replace_surrogates(text)
     text = _ROLE.sub("", _PROMPT_TOKENS.sub(" ", _REASONING.sub(" ", text)))
     text = re.sub(r"\s+", " ", text).strip()
     rules = _rules(kind)
@@ -82,6 +84,7 @@ def check(kind: str, text: str) -> list[str]:
         "too long": count > rules.longest,
         "repeats itself": repeats(text),
         "cut off": not _ENDS.search(text),
+        "broken character": "\ufffd" in text,
         "refuses": bool(_REFUSAL.search(text)),
     }
     return [problem for problem, is_present in found.items() if is_present]

@@ -189,6 +189,8 @@ def _decode(source: ImageSource, decode: str) -> Image.Image | np.ndarray:
             file=name,
             kind=DataError.MISSING_IMAGE,
         ) from error
+    except ValueError as error:  # a NUL or a surrogate in the path
+        raise DataError(f"not a path ({error})", remedy="correct the record's path", file=repr(name)) from error
     except OSError as error:
         raise DataError(
             f"cannot be read ({error.strerror})", remedy="give the path of a readable image file", file=name

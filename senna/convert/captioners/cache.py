@@ -14,6 +14,7 @@ from pathlib import Path
 
 from senna.convert.captioners import Request, StreamingCaptioner, in_order
 from senna.errors import DataError, SennaError, UsageError
+from senna.record_checks import replace_surrogates
 
 _LOCK_SECONDS = 60.0  # time to wait while another shard writes
 _FULL, _IO_ERROR = 13, 10  # primary SQLite result codes, https://www.sqlite.org/rescode.html
@@ -57,6 +58,7 @@ class CachedCaptioner:
                 yield index, text
         keys, groups = list(missing), list(missing.values())
         for number, text in self._inner.stream([requests[same[0]] for same in groups]) if groups else ():
+            text = replace_surrogates(text)
             self._store(keys[number], text)
             for index in groups[number]:
                 yield index, text
