@@ -94,7 +94,7 @@ def record_name(record: Mapping[str, Any], index: int | str) -> str:
 
 
 def image_paths(record: Mapping[str, Any]) -> list[str]:
-    """Return the image paths that a record's text refers to: ``images`` if it has several ``<image>``, else ``image``.
+    """Return the image paths that a record's questions refer to: ``images`` if it has several ``<image>``, else ``image``.
 
     If the preferred key is absent, the other one is used; without both the list is empty. The number of paths may differ
     from the number of ``<image>``, which the dataset reports.
@@ -102,7 +102,7 @@ def image_paths(record: Mapping[str, Any]) -> list[str]:
     Raises:
         DataError: a path is not a string.
     """
-    placeholders = sum(turn["value"].count(IMAGE_TOKEN) for turn in record["conversations"])
+    placeholders = sum(question.count(IMAGE_TOKEN) for question in _questions(record))
     keys = ("images", "image") if placeholders > 1 else ("image", "images")
     value = next((record[key] for key in keys if record.get(key)), [])
     paths = [value] if isinstance(value, str) else value
@@ -111,17 +111,26 @@ def image_paths(record: Mapping[str, Any]) -> list[str]:
     return list(paths)
 
 
+def asked_views(record: Mapping[str, Any]) -> list[str | None]:
+    """Return, for each ``<image>`` in the questions of a record, the view in its tag, None without a tag."""
+    return [view for question in _questions(record) for view in prompt_views(question)]
+
+
+def _questions(record: Mapping[str, Any]) -> list[str]:
+    return [turn["value"] for turn in record["conversations"] if turn["from"] == "human"]
+
+
 def prompt_images(record: Mapping[str, Any]) -> list[str]:
     """Return ``image_paths`` in the order of the record's ``<image>``, by camera if paths and prompt name cameras.
 
     A prompt with view tags takes its paths from ``images`` even if it shows one view, which need not be ``image``. See
-    ``senna.views.order_paths``.
+    ``senna.views.order_paths``. Answers do not matter: an ``<image>`` there leaves the order as it is.
 
     Raises:
         DataError: a path is not a string, or no path belongs to a view that the prompt asks for.
     """
     paths = image_paths(record)
-    views = [view for turn in record["conversations"] for view in prompt_views(turn["value"])]
+    views = asked_views(record)
     images = record.get("images")
     if any(views) and isinstance(images, list) and all(isinstance(path, str) for path in images):
         paths = images if set(views) - {None} <= paths_by_camera(images).keys() else paths
