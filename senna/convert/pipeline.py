@@ -21,6 +21,7 @@ from senna.convert.quality import facts_of
 from senna.convert.questions import Answer, Question, questions_of, records_of
 from senna.convert.shards import Scene
 from senna.errors import DataError, UsageError
+from senna.image_file import check_image_file
 from senna.templates import Templates
 from senna.views import VIEWS
 
@@ -167,6 +168,8 @@ def _prepare(frame: Frame, split: str, captioner: Captioner, templates: Template
     paths: dict[str, str] = dict(zip(VIEWS, frame.images, strict=True))
     exists = {view: images.has(path) for view, path in paths.items()}
     needs_images = captioner.name != ANNOTATIONS
+    for view in VIEWS if needs_images else ():
+        check_image_file(images.dataroot / paths[view])
     questions = questions_of(frame, templates)
     requests = [
         Request(frame, question.view, images.dataroot / paths[question.view], question.kind, question.text)

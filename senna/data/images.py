@@ -23,6 +23,7 @@ from PIL import Image
 
 from senna.data.resample import ResizeSpec, exact_pixels, fast_pixels
 from senna.errors import DataError, UsageError
+from senna.image_file import check_image_file
 
 ASPECT_RATIOS = ("pad", "square")
 DECODERS = ("exact", "fast")
@@ -179,6 +180,7 @@ def _decode(source: ImageSource, decode: str) -> Image.Image | np.ndarray:
     if isinstance(source, Image.Image):
         return _rgb(source, _name_of(source))
     name = _name_of(source)
+    check_image_file(source)
     try:
         with open(source, "rb") as file:
             data = file.read()

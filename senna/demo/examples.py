@@ -10,6 +10,7 @@ from PIL import Image
 from senna.demo.questions import MOST_SPEED
 from senna.errors import DataError
 from senna.evaluate.metrics.plan_prompt import parse_situation
+from senna.image_file import check_image_file
 from senna.meta_actions import MetaAction, parse_meta_action
 from senna.navigation import COMMANDS
 from senna.record_file import RecordFile, open_records
@@ -105,6 +106,7 @@ def _example(record: Record, folder: Path) -> Example | None:
 
 
 def _thumbnail(path: Path) -> Image.Image:
+    check_image_file(path)
     with Image.open(path) as image:
         image.draft("RGB", (2 * _THUMBNAIL[0], 2 * _THUMBNAIL[1]))
         small = image.convert("RGB")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from senna.convert.captioners import Request, StreamingCaptioner, in_order
 from senna.errors import DataError, SennaError, UsageError
+from senna.image_file import check_image_file
 from senna.record_checks import replace_surrogates
 
 _LOCK_SECONDS = 60.0  # time to wait while another shard writes
@@ -122,6 +123,7 @@ def _is_full(error: sqlite3.OperationalError) -> bool:
 
 def _content_hash(path: Path) -> str:
     """Return the SHA-256 of an image file."""
+    check_image_file(path)
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
