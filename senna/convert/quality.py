@@ -17,6 +17,9 @@ from senna.meta_actions import STEP, STOP_SPEED, MetaAction, parse_meta_action
 from senna.records import Record
 from senna.views import IMAGE_TOKEN, VIEWS
 
+LEFT_OUT = "left_out"
+"""The key of a frame's facts that is set where the frame has no records, because an image file is missing."""
+
 MAX_SPEED = {"vehicle": 45.0, "cyclist": 20.0, "pedestrian": 6.0, "static": 2.0}  # m/s; more means faulty boxes
 MAX_ACCELERATION = 12.0  # m/s², more than any car brakes or accelerates
 MAX_WORDS = 400  # in an answer
@@ -129,7 +132,7 @@ class Summary:
     def __init__(self) -> None:
         self.frames: Counter[str] = Counter()
         self.records: Counter[str] = Counter()
-        self.missing = self.flagged = 0
+        self.missing = self.flagged = self.left_out = 0
         self.objects: Counter[str] = Counter()
         self.object_views: Counter[str] = Counter()
         self.commands: Counter[str] = Counter()
@@ -141,7 +144,11 @@ class Summary:
         self.words: dict[str, Counter[int]] = defaultdict(Counter)
 
     def add(self, split: str, facts: dict[str, Any]) -> None:
-        """Add a frame, given its result of ``facts_of``."""
+        """Add a frame, given its result of ``facts_of``. Of a frame that is left out, only this and its images count."""
+        if facts.get(LEFT_OUT):
+            self.left_out += 1
+            self.missing += facts["missing"]
+            return
         self.frames[split] += 1
         self.records[split] += len(facts["records"])
         self.missing += facts["missing"]
@@ -173,6 +180,7 @@ class Summary:
             "commands": dict(self.commands.most_common()),
             "speed_now": {f"{b * _SPEED_BIN:.0f}-{(b + 1) * _SPEED_BIN:.0f} m/s": self.speeds[b] for b in bins},
             "missing_images": self.missing,
+            "frames_left_out": self.left_out,
             "frames_flagged": self.flagged,
             "problems": dict(self.problems.most_common()),
         }
