@@ -123,6 +123,31 @@ def test_the_published_llava_15_configuration_is_read(data, tmp_path):
     assert (source.config.mm_adapter_tokens, source.config.patch_tokens, source.config.hidden_size) == (128, 576, 4096)
 
 
+@pytest.mark.parametrize(
+    ("model_type", "wanted"),
+    [
+        ("llava", "liuhaotian/llava-v1.5-13b"),
+        ("llava_next", "liuhaotian/llava-v1.5-7b"),
+        ("clip_vision_model", "--vision_tower"),
+        ("qwen2", "lmsys/vicuna-7b-v1.5"),
+    ],
+)
+def test_a_checkpoint_of_another_form_names_the_form_that_is_wanted(tmp_path, model_type, wanted):
+    folder = write_json(tmp_path / "llava-1.5-13b-hf" / "config.json", {"model_type": model_type})
+    with pytest.raises(UsageError) as error:
+        ModelSource.resolve(folder)
+    assert wanted in (error.value.remedy or "")
+
+
+@pytest.mark.parametrize("given", [".", "model/config.json", "model/tokenizer"])
+def test_a_path_beside_a_model_names_the_folder_of_the_model(tmp_path, given):
+    write_json(tmp_path / "model" / "config.json", {"model_type": "llama"})
+    (tmp_path / "model" / "tokenizer").mkdir()
+    with pytest.raises(UsageError) as error:
+        ModelSource.resolve(str(tmp_path / given))
+    assert str(tmp_path / "model") in (error.value.remedy or "")
+
+
 def test_preprocessing_comes_from_the_checkpoint_else_from_its_tower_else_from_clips_defaults(checkpoint, tmp_path):
     tower = tmp_path / "clip_tiny" / "preprocessor_config.json"
     values = json.loads(tower.read_text())
