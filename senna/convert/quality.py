@@ -59,6 +59,8 @@ def label_problems(frame: Frame) -> list[str]:
         )
     if frame.plan is not None and frame.future_valid:
         problems += _plan_problems(frame, frame.plan)
+    if frame.plan is not None and frame.retimed not in (None, frame.plan):
+        problems.append(f"plan depends on timing: {frame.plan} by key frame, {frame.retimed} at exact half seconds")
     for agent in frame.agents:
         problems += _agent_problems(agent)
     return problems
@@ -86,6 +88,9 @@ def _agent_problems(agent: Agent) -> list[str]:
     what = f"{agent.name} {agent.x:+.1f} m to the side, {agent.y:.1f} m ahead"
     if agent.speed > MAX_SPEED.get(agent.group, 45.0):
         return [f"object too fast: {what} at {agent.speed:.1f} m/s"]
+    if agent.group != "static" and agent.plan is not None and agent.retimed not in (None, agent.plan):
+        labels = f"{agent.plan} by key frame, {agent.retimed} at exact half seconds"
+        return [f"object label depends on timing: {what}: {labels}"]
     return []
 
 
