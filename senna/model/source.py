@@ -202,7 +202,9 @@ def _config_dict(path: str, label: str) -> dict[str, Any]:
             ) from error
         raise UsageError(
             f"{label} {path}: neither a folder here nor a model that the hub could give ({reason})",
-            remedy="correct the name, or download the model first",
+            remedy=_wanted_form(path, {"model_type": "llava" if "v1.5" in path or "1.5" in path else "llava_next"})
+            if path.startswith("llava-hf/")
+            else "correct the name, or download the model first",
         ) from error
 
 

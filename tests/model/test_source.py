@@ -135,7 +135,7 @@ def test_the_published_llava_15_configuration_is_read(data, tmp_path):
 def test_a_checkpoint_of_another_form_names_the_form_that_is_wanted(tmp_path, model_type, wanted):
     folder = write_json(tmp_path / "llava-1.5-13b-hf" / "config.json", {"model_type": model_type})
     with pytest.raises(UsageError) as error:
-        ModelSource.resolve(folder)
+        _ = ModelSource.resolve(folder).kind
     assert wanted in (error.value.remedy or "")
 
 
@@ -144,7 +144,7 @@ def test_a_path_beside_a_model_names_the_folder_of_the_model(tmp_path, given):
     write_json(tmp_path / "model" / "config.json", {"model_type": "llama"})
     (tmp_path / "model" / "tokenizer").mkdir()
     with pytest.raises(UsageError) as error:
-        ModelSource.resolve(str(tmp_path / given))
+        _ = ModelSource.resolve(str(tmp_path / given)).kind
     assert str(tmp_path / "model") in (error.value.remedy or "")
 
 
