@@ -21,6 +21,7 @@ from senna import kinds
 from senna.errors import DataError, UsageError
 from senna.files import atomic_write
 from senna.record_checks import check_count, check_values, shortened
+from senna.scripts_without_blanks import count_words
 from senna.views import IMAGE_TOKEN, order_paths, paths_by_camera, prompt_views
 
 Turn = TypedDict("Turn", {"from": str, "value": str})
@@ -179,7 +180,7 @@ def validate_record(record: object) -> tuple[Record, int, int]:
         value = turn.get("value")
         if not isinstance(value, str):
             raise DataError(f"has a turn {number} whose 'value' is not text: {shortened(turn)}")
-        words += len(value.split())
+        words += count_words(value)
         images += value.count(IMAGE_TOKEN)
     check_count(images)
     check_values(record)

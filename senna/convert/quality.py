@@ -15,6 +15,7 @@ from senna.convert.facts import Agent, Frame
 from senna.kinds import OTHER, PLAN, kind_named
 from senna.meta_actions import STEP, STOP_SPEED, MetaAction, parse_meta_action
 from senna.records import Record
+from senna.scripts_without_blanks import count_words
 from senna.views import IMAGE_TOKEN, VIEWS
 
 LEFT_OUT = "left_out"
@@ -104,8 +105,8 @@ def record_problems(record: Record) -> list[str]:
     answer = turns[-1]["value"].strip()
     if not answer:
         problems.append(f"empty answer: {kind}")
-    if len(answer.split()) > MAX_WORDS:
-        problems.append(f"long answer: {kind} of {len(answer.split())} words")
+    if count_words(answer) > MAX_WORDS:
+        problems.append(f"long answer: {kind} of {count_words(answer)} words")
     if kind == PLAN and parse_meta_action(answer) is None:
         problems.append(f"not a plan: {answer[:60]!r}")
     return problems
@@ -117,7 +118,7 @@ def _measure(record: Record) -> list:
     kind = record.get("kind", OTHER)
     registered = kind_named(kind)
     labels = registered.labels(answer) if registered and registered.labels else []
-    return [kind, asked_view(record), len(answer.split()), labels]
+    return [kind, asked_view(record), count_words(answer), labels]
 
 
 def asked_view(record: Record) -> str:
