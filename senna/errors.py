@@ -72,6 +72,8 @@ class DataError(SennaError):
 
     def located(self, file: str | PathLike[str], record: str | int) -> "DataError":
         """Return the same error with the record in which it happened. A location of its own moves into the message."""
+        if (self.file, self.record) == (file, record):
+            return self
         message = f"{self.location}: {self.message}" if self.location else self.message
         return DataError(message, remedy=self.remedy, file=file, record=record, kind=self.kind)
 

@@ -17,12 +17,17 @@ import numpy as np
 
 from senna.errors import DataError
 from senna.frame_keys import frame_key, number_keys
+from senna.kinds import OTHER
+from senna.record_checks import has_surrogate, replace_surrogates
 from senna.records import Record, record_kind, record_name, validate_record
 
 _CHUNK = 1 << 20  # bytes that are read at a time
 _BOM = b"\xef\xbb\xbf"
 _BLANK = re.compile(r"[ \t\r\n]*")
+_BRACKETS = re.compile(r'[\[\]{}]|"(?:[^"\\]|\\.)*"')  # or a string, whose brackets do not count
+_DROP = "remove it"
 _DECODER = json.JSONDecoder()
+_TOO_DEEP = "is nested too deeply"
 _MOST_KINDS = 1000  # names of kinds are held in memory; a `kind` that differs from record to record is a mistake
 
 
@@ -36,6 +41,8 @@ class RecordFile:
         kinds: int16 (N,), index in ``kind_names`` of each record's kind (``record_kind``).
         kind_names: the kinds in the order of their first record.
         frames: int32 (N,), equal for records that show the same images (``frame_key``), numbered by first appearance.
+        bad: index -> error of the records that cannot be used; empty unless ``open_records`` may skip some. Reading such a
+            record raises its error. It has no words and images, and the kind ``OTHER`` if its own cannot be known.
     """
 
     def __init__(self, path: Path, index: "_Index", size: int) -> None:
@@ -44,6 +51,7 @@ class RecordFile:
         self.images = np.array(index.images, dtype=np.int16)
         self.kinds = np.array(index.kinds, dtype=np.int16)
         self.kind_names = tuple(index.kind_codes)
+        self.bad = index.bad
         self.frames = number_keys(np.array(index.frame_keys, dtype=np.int64))
         self._starts = np.array(index.starts, dtype=np.int64)
         self._sizes = np.array(index.sizes, dtype=np.int32)
@@ -57,10 +65,14 @@ class RecordFile:
     def __getitem__(self, index: int) -> Record:
         if not 0 <= index < len(self):
             raise IndexError(f"{self.path} has {len(self)} records, there is no record {index}")
+        if index in self.bad:
+            raise self.bad[index]
         start = int(self._starts[index])
         raw = self._mapped()[start : start + int(self._sizes[index])]
         try:
             return json.loads(raw)
+        except RecursionError as error:
+            raise DataError(_TOO_DEEP, remedy=_DROP, file=self.path, record=index) from error
         except ValueError as error:
             raise DataError(
                 f"is no longer JSON ({error})",
@@ -77,6 +89,8 @@ class RecordFile:
 
     def label(self, index: int) -> str:
         """Return text that names a record in its file: index, line (of JSON Lines), and id or token."""
+        if index in self.bad:
+            return str(self.bad[index].record)
         line = int(self._lines[index]) if len(self._lines) else None
         return _label(index, line, record_name(self[index], index))
 
@@ -99,14 +113,15 @@ class RecordFile:
 
 
 def _label(index: int, line: int | None, name: str) -> str:
-    return f"{index}{'' if line is None else f', line {line}'}{f' ({name})' if name else ''}"
+    return f"{index}{'' if line is None else f', line {line}'}{f' ({replace_surrogates(name)})' if name else ''}"
 
 
 class _Index:
     """Position, size and properties of the records found so far."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, skip_bad: int) -> None:
+        self.path, self.skip_bad = path, skip_bad
+        self.bad: dict[int, DataError] = {}
         self.starts, self.sizes, self.lines = array("q"), array("l"), array("l")
         self.words, self.images, self.kinds = array("l"), array("h"), array("h")
         self.frame_keys = array("q")
@@ -119,15 +134,38 @@ class _Index:
             record, words, images = validate_record(value)
             kind = record_kind(record)
             code = self.kind_codes[kind] if kind in self.kind_codes else self._new_code(kind)
+            key = frame_key(record, images, index)
         except DataError as error:
-            name = record_name(value, "") if isinstance(value, dict) else ""
-            raise error.located(self.path, _label(index, line, name)) from None
+            self.add_bad(error, value, start, stop, line)
+            return
+        self._append(start, stop, line, words, images, code, key)
+
+    def add_bad(self, error: DataError, value: object, start: int, stop: int, line: int | None) -> None:
+        """Add a record that cannot be used, or raise its error if there are more of them than may be skipped."""
+        index = len(self.starts)
+        name = record_name(value, "") if isinstance(value, dict) else ""
+        located = error.located(self.path, _label(index, line, name))
+        if len(self.bad) >= self.skip_bad:
+            raise located from None
+        self.bad[index] = located
+        code = self.kind_codes.setdefault(self._kind_of_bad(value), len(self.kind_codes))
+        self._append(start, stop, line, 0, 0, code, hash((index,)))
+
+    def _kind_of_bad(self, value: Any) -> str:
+        try:
+            kind = record_kind(value)
+        except (DataError, KeyError, TypeError, IndexError, AttributeError):
+            return OTHER
+        is_new = kind not in self.kind_codes
+        return OTHER if has_surrogate(kind) or (is_new and len(self.kind_codes) >= _MOST_KINDS) else kind
+
+    def _append(self, start: int, stop: int, line: int | None, words: int, images: int, code: int, key: int) -> None:
         self.starts.append(start)
         self.sizes.append(stop - start)
         self.words.append(words)
         self.images.append(images)
         self.kinds.append(code)
-        self.frame_keys.append(frame_key(record, images, index))
+        self.frame_keys.append(key)
         if line is not None:
             self.lines.append(line)
 
@@ -140,19 +178,22 @@ class _Index:
         return self.kind_codes.setdefault(kind, len(self.kind_codes))
 
 
-def open_records(path: str | Path) -> RecordFile:
+def open_records(path: str | Path, skip_bad: int = 0) -> RecordFile:
     """Index and validate a file of records in one pass, in memory that does not grow with the texts.
 
+    Args:
+        skip_bad: the number of records that may be unusable; they are in ``RecordFile.bad``.
+
     Raises:
-        DataError: there is no such file, it is a folder, it is empty, it is not JSON, or a record is not an object with
-            proper ``conversations``. The error names the file, and the record by index, line and id.
+        DataError: there is no such file, it is a folder, it is empty, it is not JSON, or more than ``skip_bad`` records
+            cannot be used (``validate_record``). The error names the file, and the record by index, line and id.
     """
     path = Path(path)
     if path.is_dir():
         raise DataError("is a folder, not a file of records", remedy="give the .json or .jsonl file in it", file=path)
     if not path.is_file():
         raise DataError("does not exist", remedy="give a JSON list or JSON Lines file of records", file=path)
-    index = _Index(path)
+    index = _Index(path, skip_bad)
     with path.open("rb") as file:
         head = file.read(_CHUNK).removeprefix(_BOM).lstrip()
         file.seek(0)
@@ -171,15 +212,18 @@ def _index_lines(file: BinaryIO, index: _Index) -> None:
     for number, line in enumerate(file, start=1):
         text = line.removeprefix(_BOM) if number == 1 else line
         if text.strip():
+            begin, end = start + len(line) - len(text), start + len(line)
             try:
                 record = json.loads(text.decode("utf-8"))
+                index.add(record, begin, end, number)
+            except RecursionError:
+                index.add_bad(DataError(_TOO_DEEP, remedy=_DROP), None, begin, end, number)
             except ValueError as error:
                 raise DataError(
                     f"line {number} is not JSON: {error}",
                     remedy="give a JSON list of records, or JSON Lines with one record on each line",
                     file=index.path,
                 ) from error
-            index.add(record, start + len(line) - len(text), start + len(line), number)
         start += len(line)
 
 
@@ -189,7 +233,10 @@ def _index_list(file: BinaryIO, index: _Index) -> None:
     ends = window.take("]")
     while not ends:
         start, stop, record = window.value()
-        index.add(record, start, stop, None)
+        if record is _TOO_DEEP:
+            index.add_bad(DataError(_TOO_DEEP, remedy=_DROP), None, start, stop, None)
+        else:
+            index.add(record, start, stop, None)
         ends = window.take("]")
         if not ends:
             window.expect(",")
@@ -232,7 +279,9 @@ class _Window:
             self.fail(f"expected {character!r}, found {self.peek()!r}" if self.peek() else "the list does not end")
 
     def value(self) -> tuple[int, int, object]:
-        """Return the bytes ``[start, stop)`` of the next value in the file, and the value."""
+        """Return the bytes ``[start, stop)`` of the next value in the file, and the value; ``_TOO_DEEP`` for one that the
+        parser cannot read.
+        """
         if not self.peek():
             self.fail("the list does not end")
         while True:
@@ -246,8 +295,17 @@ class _Window:
                     self.fail(error.msg if self._text[error.pos :].strip() else "the file is cut off")
                 self._more()
                 continue
+            except ValueError as error:  # a number with thousands of digits
+                self.fail(str(error))
+            except RecursionError:
+                record, stop = _TOO_DEEP, _end_of_value(self._text, self._position)
+                if not stop:
+                    if self._ended:
+                        self.fail("the file is cut off")
+                    self._more()
+                    continue
             text = self._text[self._position : stop]
-            if not text.isascii():
+            if record is not _TOO_DEEP and not text.isascii():
                 record = self._decode(text)
             start, self._position = self._position, stop
             return self._base + start, self._base + stop, record
@@ -284,3 +342,13 @@ class _Window:
         except UnicodeDecodeError as error:
             self._position += error.start
             self.fail("this is not UTF-8")
+
+
+def _end_of_value(text: str, start: int) -> int:
+    """Return the position after an object or a list, found by its brackets; 0 if it does not end in the text."""
+    depth = 0
+    for found in _BRACKETS.finditer(text, start):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[0], 0)
+        if not depth:
+            return found.end()
+    return 0

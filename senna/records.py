@@ -20,6 +20,8 @@ from typing import Any, TypedDict
 from senna import kinds
 from senna.errors import DataError, UsageError
 from senna.files import atomic_write
+from senna.record_checks import check_count, check_values, shortened
+from senna.scripts_without_blanks import count_words
 from senna.views import IMAGE_TOKEN, order_paths, paths_by_camera, prompt_views
 
 HUMAN, GPT = "human", "gpt"
@@ -62,6 +64,7 @@ def write_records(path: str | Path, records: Iterable[Mapping[str, Any]]) -> int
 
     Raises:
         UsageError: the path has another suffix.
+        DataError: a record cannot be written as JSON in UTF-8; the error names it.
         SennaError: the file cannot be written, for example because the disk is full; an older file stays as it was.
     """
     path = Path(path)
@@ -72,9 +75,21 @@ def write_records(path: str | Path, records: Iterable[Mapping[str, Any]]) -> int
     with atomic_write(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.write(before)
         for count, record in enumerate(records, start=1):
-            file.write((between if count > 1 else "") + json.dumps(record, ensure_ascii=False))
+            file.write((between if count > 1 else "") + _as_json(path, record, count - 1))
         file.write(after if count or path.suffix == ".json" else "")
     return count
+
+
+def _as_json(path: Path, record: Mapping[str, Any], index: int) -> str:
+    try:
+        text = json.dumps(record, ensure_ascii=False)
+        text.encode()
+    except (ValueError, TypeError, RecursionError) as error:
+        name = shortened(record_name(record, index)).strip('"')
+        raise DataError(
+            f"cannot be written as JSON: {error}", remedy="correct or remove it", file=path, record=name
+        ) from error
+    return text
 
 
 def record_name(record: Mapping[str, Any], index: int | str) -> str:
@@ -83,7 +98,7 @@ def record_name(record: Mapping[str, Any], index: int | str) -> str:
 
 
 def image_paths(record: Mapping[str, Any]) -> list[str]:
-    """Return the image paths that a record's text refers to: ``images`` if it has several ``<image>``, else ``image``.
+    """Return the image paths that a record's questions refer to: ``images`` if it has several ``<image>``, else ``image``.
 
     If the preferred key is absent, the other one is used; without both the list is empty. The number of paths may differ
     from the number of ``<image>``, which the dataset reports.
@@ -91,7 +106,7 @@ def image_paths(record: Mapping[str, Any]) -> list[str]:
     Raises:
         DataError: a path is not a string.
     """
-    placeholders = sum(turn["value"].count(IMAGE_TOKEN) for turn in record["conversations"])
+    placeholders = sum(question.count(IMAGE_TOKEN) for question in _questions(record))
     keys = ("images", "image") if placeholders > 1 else ("image", "images")
     value = next((record[key] for key in keys if record.get(key)), [])
     paths = [value] if isinstance(value, str) else value
@@ -102,17 +117,26 @@ def image_paths(record: Mapping[str, Any]) -> list[str]:
     return list(paths)
 
 
+def asked_views(record: Mapping[str, Any]) -> list[str | None]:
+    """Return, for each ``<image>`` in the questions of a record, the view in its tag, None without a tag."""
+    return [view for question in _questions(record) for view in prompt_views(question)]
+
+
+def _questions(record: Mapping[str, Any]) -> list[str]:
+    return [turn["value"] for turn in record["conversations"] if turn["from"] == "human"]
+
+
 def prompt_images(record: Mapping[str, Any]) -> list[str]:
     """Return ``image_paths`` in the order of the record's ``<image>``, by camera if paths and prompt name cameras.
 
     A prompt with view tags takes its paths from ``images`` even if it shows one view, which need not be ``image``. See
-    ``senna.views.order_paths``.
+    ``senna.views.order_paths``. Answers do not matter: an ``<image>`` there leaves the order as it is.
 
     Raises:
         DataError: a path is not a string, or no path belongs to a view that the prompt asks for.
     """
     paths = image_paths(record)
-    views = [view for turn in record["conversations"] for view in prompt_views(turn["value"])]
+    views = asked_views(record)
     images = record.get("images")
     if any(views) and isinstance(images, list) and all(isinstance(path, str) for path in images):
         paths = images if set(views) - {None} <= paths_by_camera(images).keys() else paths
@@ -128,7 +152,7 @@ def record_kind(record: Mapping[str, Any]) -> str:
     kind = record.get("kind")
     if kind is not None and not isinstance(kind, str):
         raise DataError(
-            f"has a 'kind' that is not text but {_shortened(kind)}", remedy="remove it, or name the kind of question"
+            f"has a 'kind' that is not text but {shortened(kind)}", remedy="remove it, or name the kind of question"
         )
     return kind or _kind_of_answers(record["conversations"])
 
@@ -143,10 +167,11 @@ def validate_record(record: object) -> tuple[Record, int, int]:
     """Return a record, its number of words and its number of ``<image>`` placeholders.
 
     Raises:
-        DataError: the value is not a record. The error does not name the record.
+        DataError: the value is not a record, or has values that nothing can use (``senna.record_checks``). The error does
+            not name the record.
     """
     if not isinstance(record, dict):
-        raise DataError(f"is not an object but {_shortened(record)}", remedy=_CONVERSATIONS)
+        raise DataError(f"is not an object but {shortened(record)}", remedy=_CONVERSATIONS)
     turns = record.get("conversations")
     if not isinstance(turns, list) or not turns:
         raise DataError("has no 'conversations'", remedy=_CONVERSATIONS)
@@ -154,16 +179,13 @@ def validate_record(record: object) -> tuple[Record, int, int]:
     for number, turn in enumerate(turns):
         if not isinstance(turn, dict) or turn.get("from") not in (HUMAN, GPT):
             raise DataError(
-                f"has a turn {number} that is not from 'human' or 'gpt': {_shortened(turn)}", remedy=_CONVERSATIONS
+                f"has a turn {number} that is not from 'human' or 'gpt': {shortened(turn)}", remedy=_CONVERSATIONS
             )
         value = turn.get("value")
         if not isinstance(value, str):
-            raise DataError(f"has a turn {number} whose 'value' is not text: {_shortened(turn)}", remedy=_CONVERSATIONS)
-        words += len(value.split())
+            raise DataError(f"has a turn {number} whose 'value' is not text: {shortened(turn)}", remedy=_CONVERSATIONS)
+        words += count_words(value)
         images += value.count(IMAGE_TOKEN)
+    check_count(images)
+    check_values(record)
     return record, words, images  # type: ignore[return-value]  # checked above
-
-
-def _shortened(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -8,6 +8,7 @@ import yaml
 
 from senna.errors import UsageError
 from senna.kinds import Slots, all_kinds, slots
+from senna.record_checks import has_surrogate
 from senna.views import IMAGE_TOKEN
 
 Templates = Mapping[str, Mapping[str, str]]
@@ -68,6 +69,8 @@ def _check_keys(path: Path, what: str, found: object, expected: Mapping[str, obj
 def _check_text(location: str, text: object, slots: Slots) -> None:
     if not isinstance(text, str) or not text.strip():
         raise UsageError(f"{location} must be text, found {text!r:.60}", remedy=f"see {DEFAULT}")
+    if has_surrogate(text):
+        raise UsageError(f"{location} has a lone surrogate, half of a character: {text!a:.60}", remedy="write it again")
     if IMAGE_TOKEN in text:
         raise UsageError(
             f"{location} must not hold {IMAGE_TOKEN}",

@@ -13,7 +13,7 @@ VIEWS = ("front", "front left", "front right", "back left", "back right", "back"
 
 _CHANNELS = {view.upper().replace(" ", "_"): view for view in VIEWS}
 _CAMERA = re.compile(r"(?<![A-Za-z0-9])CAM_([A-Z]+(?:_[A-Z]+)*)(?![A-Za-z0-9])")
-_PLACEHOLDER = re.compile(rf"(?:<([A-Za-z _-]+?)[ _-]VIEW>\s*:\s*)?{re.escape(IMAGE_TOKEN)}", re.IGNORECASE)
+_PLACEHOLDER = re.compile(rf"(?:(?i:<([a-z _-]+?)[ _-]view>)\s*:\s*)?{re.escape(IMAGE_TOKEN)}")
 
 
 def image_block(views: tuple[str, ...] = VIEWS) -> str:
@@ -34,7 +34,10 @@ def camera_of(path: str) -> str | None:
 
 
 def prompt_views(text: str) -> tuple[str | None, ...]:
-    r"""Return, for each ``<image>``, the view in the tag before it (``<FRONT LEFT VIEW>:\n<image>``), None without a tag."""
+    r"""Return, for each ``<image>``, the view in the tag before it (``<FRONT LEFT VIEW>:\n<image>``), None without a tag.
+
+    Tags may be in any case. ``<Image>`` is text, as it is for the tokenizer.
+    """
     tags = (found[1] for found in _PLACEHOLDER.finditer(text))
     names = (" ".join(re.split(r"[ _-]+", tag.lower())) if tag else None for tag in tags)
     return tuple(name if name in VIEWS else None for name in names)

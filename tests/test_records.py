@@ -141,6 +141,28 @@ def test_views_of_later_turns_follow_those_of_earlier_turns():
     assert prompt_images({"conversations": turns, "images": MIXED_UP}) == [CAMERAS["back"], CAMERAS["front"]]
 
 
+SPELLINGS = ("<Image>", "<IMAGE>", "<BACK VIEW>:\n<Image>")
+
+
+@pytest.mark.parametrize(
+    ("number", "word"),
+    [
+        *((number, word) for number in range(4) for word in SPELLINGS),
+        *((number, word) for number in (1, 3) for word in ("<image>", "<BACK VIEW>:\n<image>")),
+    ],
+)
+def test_another_spelling_or_an_image_in_an_answer_does_not_change_the_order_of_the_cameras(number, word):
+    values = [f"{image_block()}Plan?", "KEEP, STRAIGHT", "Why?", "The road is free."]
+    values[number] += f" {word} {word}"
+    turns = [{"from": ("human", "gpt")[index % 2], "value": value} for index, value in enumerate(values)]
+    assert prompt_images({"conversations": turns, "images": MIXED_UP}) == list(CAMERAS.values())
+
+
+def test_a_tag_may_be_in_lower_case():
+    turns = [{"from": "human", "value": "<back view>: <image>\n<Front Left View>: <image>\nPlan?"}]
+    assert prompt_images({"conversations": turns, "images": MIXED_UP}) == [CAMERAS["back"], CAMERAS["front left"]]
+
+
 def test_a_record_is_named_by_its_id_its_token_or_its_index():
     assert record_name({"id": "a", "token": "t"}, 7) == "a"
     assert (record_name({"token": "t"}, 7), record_name({}, 7)) == ("t", "7")

@@ -10,20 +10,25 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from senna.convert.captioners import ANNOTATIONS, Captioner, NoAnswer, Request
+from senna.convert.light_words import light_word_of_characters
 from senna.kinds import TRAFFIC_LIGHTS, CaptionRules, kind_named, resolve
+from senna.record_checks import replace_surrogates
+from senna.scripts_without_blanks import ENDS, count_words, has_characters, separate
 
 REFUSED = "refused by the server"
 """The problem of a caption whose request the server rejected."""
 
 _REPEATED_WORDS, _REPEATED_TIMES, _MAX_PERIOD = 8, 3, 40
-_ENDS = re.compile(r"[.!?。！？][\"'”’)\]*]*\Z")
+_ENDS = re.compile(rf"[.!?{ENDS}][\"'”’)\]*」』）】》〉〕］＂＇]*\Z")
 _REFUSAL = re.compile(
-    r"\b(?:as an ai\b|(?:i'm|i am) (?:sorry|unable)|i (?:cannot|can't) (?:see|view|assist|help|provide|determine|answer))",
+    r"\b(?:as an ai\b|(?:i'm|i am) (?:sorry|unable)|i (?:cannot|can't) (?:see|view|assist|help|provide|determine|answer))"
+    r"|作为(?:一个)?(?:AI|人工智能)|(?:抱歉|对不起|對不起)|我(?:无法|不能|無法)(?:看到|查看|提供|回答|识别|确定|協助)"
+    r"|申し訳(?:ありません|ございません)|画像を(?:見る|確認する)ことができません",
     re.I,
 )
 _REASONING = re.compile(r"<think>.*?(?:</think>|\Z)", re.S)
 _PROMPT_TOKENS = re.compile(r"<\|[^|<>]{1,40}\|>|</?s>|<image>|<(?:unk|pad)>|\[/?INST\]", re.I)
-_ROLE = re.compile(r"\A\s*(?:assistant|answer|gpt)\s*:\s*", re.I)
+_ROLE = re.compile(r"\A\s*(?:assistant|answer|gpt|助手|助理|回答|答案|答|アシスタント)\s*[:：]\s*", re.I)
 
 _RED, _YELLOW, _GREEN, _NONE = TRAFFIC_LIGHTS
 _SYNONYMS = {"amber": _YELLOW, "orange": _YELLOW}
@@ -76,6 +81,7 @@ def clean(kind: str, text: str) -> str:
 
     An answer that means none of the fixed answers, or several, stays as it is, and ``check`` reports it.
     """
+    text = replace_surrogates(text)
     text = _ROLE.sub("", _PROMPT_TOKENS.sub(" ", _REASONING.sub(" ", text)))
     text = re.sub(r"\s+", " ", text).strip()
     rules = _rules(kind)
@@ -89,12 +95,13 @@ def check(kind: str, text: str) -> list[str]:
     rules = _rules(kind)
     if rules.words:
         return [] if text in rules.words else [f"no {kind.replace('_', ' ')} word"]
-    count = len(text.split())
+    count = count_words(text)
     found = {
         "too short": count < rules.shortest,
         "too long": count > rules.longest,
         "repeats itself": repeats(text),
         "cut off": not _ENDS.search(text),
+        "broken character": "\ufffd" in text,
         "refuses": bool(_REFUSAL.search(text)),
     }
     return [problem for problem, is_present in found.items() if is_present]
@@ -104,8 +111,9 @@ def repeats(text: str) -> bool:
     """Return whether a text is caught in a repetition loop.
 
     A loop is a phrase three times in a row, with at least eight words in total; a sentence of at least four words that
-    occurs three times; or, for scripts without blanks, a short string ten times in a row.
+    occurs three times; or a short string ten times in a row. A Chinese or Japanese character counts as a word.
     """
+    given, text = text, separate(text)
     words = [word for word in re.findall(r"\w+", text.lower()) if not word.isdigit()]  # numbers count up in a loop
     pairs = Counter(pairwise(words))
     may_loop = max(pairs.values(), default=0) >= _REPEATED_TIMES  # a loop contains some pair of words that often
@@ -115,10 +123,10 @@ def repeats(text: str) -> bool:
             run = run + 1 if word == later else 0
             if run >= needed:
                 return True
-    sentences = [tuple(re.findall(r"[^\W\d]+", part.lower())) for part in re.split(r"[.!?\n]", text)]
+    sentences = [tuple(re.findall(r"[^\W\d]+", part.lower())) for part in re.split(rf"[.!?\n{ENDS}]", text)]
     long = [sentence for sentence in sentences if len(sentence) >= 4]
     return any(long.count(sentence) >= _REPEATED_TIMES for sentence in set(long)) or bool(
-        re.search(r"(\S{1,20}?)\1{9}", text)
+        re.search(r"(\S{1,20}?)\1{9}", given)
     )
 
 
@@ -143,6 +151,8 @@ def ask(captioner: Captioner, requests: Sequence[Request], retries: int = 1) -> 
 
 def light_word(text: str) -> str | None:
     """Return the word of ``TRAFFIC_LIGHTS`` that a sentence means, None where it means none of them or several."""
+    if has_characters(text):
+        return light_word_of_characters(text)
     text = _OTHER_COLOURS.sub(" ", text)
     alone = _ALONE.fullmatch(text)
     matches = [alone] if alone else [match for pattern in _SHOWN for match in pattern.finditer(text)]

@@ -59,7 +59,11 @@ class ConvertArguments:
     compat: str | None = flag("original: published order of images, navigation command and STOP speed", None)
     format: str = flag("jsonl, or json for the published list", "jsonl")
     name: str = flag("prefix of the names of the record files", "senna_nusc")
-    allow_missing_images: bool = flag("continue where image files are missing, and count them", False)
+    allow_missing_images: bool = flag(
+        "continue where image files are missing, and count them; frames that lack one are left out (not where there are no "
+        "images at all: then the tables alone are converted)",
+        False,
+    )
 
 
 def main(argv: list[str]) -> int:
@@ -138,15 +142,17 @@ def _convert(
     _refuse_foreign_files(out, args)
     tables = load_tables(root, args.version)
     source, images = Source(tables, can_bus, args.compat), Images(root)
-    scenes = shard_of(select_scenes(tables, splits, args.limit), shard, shards)
-    if not args.allow_missing_images:
-        check_images(source, scenes, images)
+    selected = select_scenes(tables, splits, args.limit)
+    scenes = shard_of(selected, shard, shards)
+    # All shards must agree on what is left out, so that they look at the images of all scenes.
+    checked = selected if args.allow_missing_images else scenes
+    leave_out = check_images(source, checked, images, args.allow_missing_images)
     claim(out / WORK, settings, remedy=_start_again(out), where=out)
     total = sum(scene.frames for scene in scenes)
     which = f", shard {shard} of {shards}" if shards > 1 else ""
     print(f"{total} frames of {len(scenes)} scenes{which} -> {out}", flush=True)
     folders = [out / WORK / f"shard-{number}-of-{shards}" for number in range(1, shards + 1)]
-    convert_shard(source, scenes, folders[shard - 1], captioner, templates, images, args.max_refused)
+    convert_shard(source, scenes, folders[shard - 1], captioner, templates, images, args.max_refused, leave_out)
     return _finish(args, source, captioner, folders)
 
 
@@ -168,6 +174,8 @@ def _finish(args: ConvertArguments, source: "Source", captioner: "Captioner", sh
     for split, path in files.items():
         print(f"{path}  {counts['frames'][split]} frames, {counts['records'][split]} records")
     missing = f", {counts['missing_images']} image files missing" if counts["missing_images"] else ""
+    if counts["frames_left_out"]:
+        missing += f", {counts['frames_left_out']} frames left out because of that"
     print(f"{out / 'quality.html'}  {counts['frames_flagged']} frames flagged{missing}")
     return 0
 

@@ -28,6 +28,7 @@ class Agent(NamedTuple):
     view: str  # one of `senna.views.VIEWS`
     future: np.ndarray  # (6, 2) future positions in the object's own coordinate system, NaN where it is not annotated
     plan: MetaAction | None  # label of the next 3 s; None where they are not completely annotated
+    retimed: MetaAction | None = None  # the label at exact half seconds (``senna.convert.timing``); None where unknown
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Frame:
     agents: tuple[Agent, ...]
     light: str | None = None  # traffic light in the front camera: "red", "yellow", "green", "none"; None if unknown
     annotated: bool = True  # False in the test split: without agents and future, which does not mean an empty road
+    retimed: MetaAction | None = None  # the plan at exact half seconds (``senna.convert.timing``); None where unknown
     compat: str | None = None  # "original": records list the images in the published order
 
     @property

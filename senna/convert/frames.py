@@ -18,6 +18,7 @@ from senna.convert.categories import category_of
 from senna.convert.facts import Agent, Frame
 from senna.convert.geometry import Array, headings, into_frames, into_own_frames, rotations
 from senna.convert.nuscenes_tables import chosen_scenes, load_tables, scenes_of, traffic_lights
+from senna.convert.timing import half_seconds, interpolate, retimed_labels
 from senna.errors import DataError, UsageError
 from senna.meta_actions import COMMAND_STEPS, FUTURE_STEPS, PEDESTRIAN_STOP_SPEED, STOP_SPEED, label_trajectories
 from senna.navigation import command_to, published_command_to
@@ -193,13 +194,16 @@ def _frames_of_scene(
     command = published_command_to if compat else command_to
     commands = [command(x, y) for x, y in ends.tolist()]
     plans = label_trajectories(future)
+    between = half_seconds(poses.times)
+    exact = interpolate(poses.origins[between.lower], poses.origins[between.upper], between.weight)  # (S, 6, 3)
+    retimed = retimed_labels(plans, future, into_frames(exact, poses.origins, poses.to_global))
     agents = _agents_of_scene(poses, boxes, compat)
     for step, (sample, speed) in enumerate(zip(poses.samples, speeds.tolist(), strict=True)):
         yield Frame(
             token=sample["token"], prev=sample["prev"], next=sample["next"], scene=scene["name"],
             scene_token=scene["token"], timestamp=sample["timestamp"], images=poses.images[step],
             description=scene["description"], speed=speed, command=commands[step], future=future[step],
-            plan=plans[step], agents=agents[step], annotated=annotated, compat=compat,
+            plan=plans[step], agents=agents[step], annotated=annotated, retimed=retimed[step], compat=compat,
         )  # fmt: skip
 
 
@@ -224,6 +228,10 @@ def _agents_of_scene(poses: _Poses, boxes: _Boxes, compat: str | None) -> list[t
     categories = {name: category_of(name) for name in set(names)}
     is_pedestrian = np.array([categories[name].group == "pedestrian" for name in names], dtype=bool)
     stop = STOP_SPEED if compat else np.where(is_pedestrian, PEDESTRIAN_STOP_SPEED, STOP_SPEED)
+    plans = label_trajectories(future, stop)
+    exact = into_own_frames(
+        _retimed_annotations(poses, boxes, rows, chosen), positions[:, :2], boxes.directions[chosen]
+    )
     xs, ys = local[:, 0].tolist(), local[:, 1].tolist()
     columns = (  # in the order of the fields of Agent
         [boxes.tokens[index] for index in chosen.tolist()],
@@ -235,7 +243,8 @@ def _agents_of_scene(poses: _Poses, boxes: _Boxes, compat: str | None) -> list[t
         _agent_speeds(poses.times, boxes, rows, chosen).tolist(),
         list(map(view_of, xs, ys)),
         list(future),
-        label_trajectories(future, stop),
+        plans,
+        retimed_labels(plans, future, exact, stop),
     )
     agents = list(map(Agent._make, zip(*columns, strict=True)))
     bounds = np.searchsorted(sample, np.arange(len(poses.samples) + 1)).tolist()
@@ -257,6 +266,17 @@ def _future_annotations(boxes: _Boxes, rows: Indices, chosen: Indices) -> Array:
     steps = _PAST_STEPS + boxes.sample[chosen][:, None] + np.arange(1, FUTURE_STEPS + 1)
     later = rows[boxes.instance[chosen][:, None], steps]  # (K, 6)
     return np.where((later >= 0)[..., None], boxes.positions[later, :2], np.nan)
+
+
+def _retimed_annotations(poses: _Poses, boxes: _Boxes, rows: Indices, chosen: Indices) -> Array:
+    """Return the same as ``_future_annotations`` at exact half seconds, interpolated between annotations."""
+    between = half_seconds(poses.times)
+    sample, instance = boxes.sample[chosen], boxes.instance[chosen][:, None]
+    ends = []
+    for frames in (between.lower, between.upper):
+        found = rows[instance, _PAST_STEPS + frames[sample]]  # (K, 6)
+        ends.append(np.where((found >= 0)[..., None], boxes.positions[found, :2], np.nan))
+    return interpolate(ends[0], ends[1], between.weight[sample])
 
 
 def _agent_speeds(times: Array, boxes: _Boxes, rows: Indices, chosen: Indices) -> Array:

@@ -3,12 +3,13 @@
 import json
 import os
 import shutil
+from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from senna.convert.journal import Entry, read_entries, read_records
 from senna.convert.pipeline import Source
-from senna.convert.quality import Summary, pick
+from senna.convert.quality import LEFT_OUT, Summary, pick
 from senna.convert.quality_images import draw_frame
 from senna.convert.quality_page import FrameCard, write_page
 from senna.convert.shards import SPLITS, output_path
@@ -73,13 +74,15 @@ def _concatenate(sources: Sequence[Path], target: Path) -> None:
 def report(shards: Sequence[Path], out: Path, source: Source, made_by: str) -> dict:
     """Write OUT/quality.json and OUT/quality.html. Returns the content of quality.json."""
     summary, flags, size = Summary(), bytearray(), 0
-    for shard in shards:
-        for entry in read_entries(shard):
-            summary.add(entry.split, entry.facts)
+    shown = array("l")  # indices of the frames that are not left out
+    for index, (_, entry) in enumerate(_all_entries(shards)):
+        summary.add(entry.split, entry.facts)
+        size += entry.size
+        if not entry.facts.get(LEFT_OUT):
+            shown.append(index)
             flags.append(bool(entry.facts["problems"]))
-            size += entry.size
     counts = {"made_by": made_by, "bytes": size, **summary.as_json()}
-    cards = _frame_cards(shards, source, pick(flags, SHOWN_FRAMES))
+    cards = _frame_cards(shards, source, [shown[number] for number in pick(flags, SHOWN_FRAMES)])
     title = f"nuScenes {source.tables.version}"
     page = write_page(title, f"{made_by}, {source.tables.dataroot}", counts, cards)
     try:

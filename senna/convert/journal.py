@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from senna.errors import SennaError, UsageError
+from senna.errors import DataError, SennaError, UsageError
 from senna.files import write_json
 from senna.records import Record
 
@@ -64,13 +64,22 @@ class ShardWriter:
         """Write a frame's records and its line of the journal.
 
         Raises:
+            DataError: the records cannot be written as JSON.
             SennaError: the disk cannot be written, for example because it is full.
         """
-        data = b"".join(json.dumps(r, ensure_ascii=False, allow_nan=False).encode() + b"\n" for r in records)
-        line = {"split": split, "size": len(data), "crc": zlib.crc32(data), "facts": facts}
+        try:
+            data = b"".join(json.dumps(r, ensure_ascii=False, allow_nan=False).encode() + b"\n" for r in records)
+            entry = {"split": split, "size": len(data), "crc": zlib.crc32(data), "facts": facts}
+            line = json.dumps(entry, ensure_ascii=False).encode() + b"\n"
+        except ValueError as error:  # a lone surrogate or NaN in the tables
+            raise DataError(
+                f"the frame cannot be written as JSON ({error}); {self.frames} finished frames are saved in {self.folder}",
+                remedy="unpack the tables again",
+                record=facts["token"],
+            ) from error
         try:
             _write(self._file(f"{split}.jsonl"), data)
-            _write(self._file(JOURNAL), json.dumps(line, ensure_ascii=False).encode() + b"\n")
+            _write(self._file(JOURNAL), line)
             self.frames += 1
             if time.monotonic() - self._synced > _SYNC_SECONDS:
                 self._sync()

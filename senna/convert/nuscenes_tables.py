@@ -19,16 +19,19 @@ _SPLITS = {
     "v1.0-test": {"test": "test"},
 }
 VERSIONS = tuple(_SPLITS)
+_ANNOTATIONS = ("category", "instance", "sample_annotation")
+_NEEDED = (*_ANNOTATIONS, "sensor", "calibrated_sensor", "ego_pose", "scene", "sample", "sample_data")
 _LIGHT_STATES = tuple(light.lower() for light in TRAFFIC_LIGHTS)
+_MOST_FOLDERS = 300  # subfolders in which a data set is looked for
 _INSTALL = "install it with: pip install -c constraints.txt -e '.[nuscenes]'"
 
 
 def load_tables(dataroot: str | Path, version: str) -> "NuScenes":
-    """Load the tables of a data set.
+    """Load the tables of a data set: only those that are needed, so that no other table or map must exist or be valid.
 
     Raises:
         UsageError: there are no such tables, or the devkit is not installed.
-        DataError: the tables cannot be read.
+        DataError: a table that is needed cannot be read.
     """
     folder = _table_folder(dataroot, version)
     try:
@@ -37,12 +40,40 @@ def load_tables(dataroot: str | Path, version: str) -> "NuScenes":
         raise UsageError(f"nuscenes-devkit is missing ({error})", remedy=_INSTALL) from error
     try:
         with _garbage_collection_paused():
-            return NuScenes(version=version, dataroot=str(dataroot), verbose=False)
-    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+            tables = NuScenes.__new__(NuScenes)  # its __init__ reads everything, with label files and maps
+            tables.version, tables.dataroot, tables.verbose = version, str(dataroot), False
+            tables.table_names = list(_NEEDED)
+            for name in _NEEDED:
+                setattr(tables, name, _read_table(folder / f"{name}.json", is_needed=_is_needed(name, version)))
+            tables.log, tables.map = [], [{"token": "", "log_tokens": []}]
+            tables.__make_reverse_index__(False)
+            return tables
+    except (KeyError, TypeError, AssertionError, AttributeError) as error:
         raise DataError(
-            f"the tables cannot be read ({type(error).__name__}: {error})",
+            f"the tables are inconsistent ({type(error).__name__}: {error})",
             remedy="check that the data set is complete and unpack it again",
             file=folder,
+        ) from error
+
+
+def _is_needed(name: str, version: str) -> bool:
+    return version != "v1.0-test" or name not in _ANNOTATIONS
+
+
+def _read_table(path: Path, is_needed: bool) -> list[dict[str, Any]]:
+    if not is_needed and not path.is_file():
+        return []
+    try:
+        with path.open("rb") as file:
+            rows = json.load(file)
+        if not isinstance(rows, list):
+            raise TypeError("it is not a list of rows")
+        return rows
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise DataError(
+            f"the table {path.name} cannot be read ({type(error).__name__}: {error})",
+            remedy="check that the data set is complete and unpack it again",
+            file=path.parent,
         ) from error
 
 
@@ -59,7 +90,7 @@ def scenes_of(dataroot: str | Path, version: str) -> dict[str, list[str]]:
     folder = _table_folder(dataroot, version)
     try:
         names = [scene["name"] for scene in json.loads((folder / "scene.json").read_bytes())]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
             f"not a table of scenes ({type(error).__name__}: {error})",
             remedy="unpack the tables again",
@@ -140,11 +171,35 @@ def _table_folder(dataroot: str | Path, version: str) -> Path:
         raise UsageError(f"there is no nuScenes {version}", remedy=f"give --version one of {', '.join(VERSIONS)}")
     folder = Path(dataroot) / version
     if not (folder / "scene.json").is_file():
-        found = [name for name in VERSIONS if (Path(dataroot) / name / "scene.json").is_file()]
-        holds = f", but {dataroot} has {', '.join(found)}" if found else ""
-        remedy = "choose it with --version" if found else "give the folder where nuScenes is unpacked"
-        raise UsageError(f"{folder} has no nuScenes tables (scene.json){holds}", remedy=remedy)
+        found = _versions_in(Path(dataroot))
+        if found:
+            message = f"{folder} has no nuScenes tables (scene.json), but {dataroot} has {', '.join(found)}"
+            raise UsageError(message, remedy=f"choose it with --version {found[0]}")
+        message = f"{folder} has no nuScenes tables (scene.json)"
+        if not Path(dataroot).is_dir():
+            message = f"{dataroot} is not a folder"
+        raise UsageError(message, remedy=_right_folder(Path(dataroot), version))
     return folder
+
+
+def _versions_in(folder: Path) -> list[str]:
+    return [name for name in VERSIONS if (folder / name / "scene.json").is_file()]
+
+
+def _right_folder(given: Path, version: str) -> str:
+    """Return a remedy that names the folder of the data set where it is above or below the given folder."""
+    try:
+        given = given.resolve()
+        below = sorted(child for child in given.glob("*") if child.is_dir())
+    except OSError:
+        below = []
+    near = [*list(given.parents)[:3], *below[:_MOST_FOLDERS]]
+    candidates = [(folder, name) for folder in near for name in _versions_in(folder)]
+    if not candidates:
+        return "give --nuscenes the folder where nuScenes is unpacked, the one that holds samples/ and v1.0-trainval/"
+    preferred = (given.name if given.name in VERSIONS else version, version)
+    folder, name = min(candidates, key=lambda found: preferred.index(found[1]) if found[1] in preferred else 2)
+    return f"give the folder of the data set: --nuscenes {folder} --version {name}"
 
 
 def _subject(scenes: Sequence[str]) -> str:

@@ -18,10 +18,11 @@ from senna.convert.captioners import ANNOTATIONS, Captioner, Request
 from senna.convert.facts import Frame
 from senna.convert.frames import frames_of
 from senna.convert.journal import ShardWriter, open_shard
-from senna.convert.quality import facts_of
+from senna.convert.quality import LEFT_OUT, facts_of
 from senna.convert.questions import Answer, Question, questions_of, records_of
 from senna.convert.shards import Scene
 from senna.errors import DataError, UsageError
+from senna.image_file import check_image_file
 from senna.templates import Templates
 from senna.views import VIEWS
 
@@ -68,28 +69,67 @@ class Images:
         return name in self._folders[folder]
 
 
-def check_images(source: Source, scenes: Sequence[Scene], images: Images) -> None:
-    """Raise UsageError where image files of the scenes are missing; it names the first and their number."""
-    missing, first, total = 0, "", 0
+@dataclass
+class MissingImages:
+    """The image files of some scenes that do not exist.
+
+    Attributes:
+        missing, total: number of missing files, and of all.
+        first: the first missing path, "" where none is missing.
+        frames, complete: number of frames, and of those whose six images exist.
+    """
+
+    missing: int = 0
+    total: int = 0
+    first: str = ""
+    frames: int = 0
+    complete: int = 0
+
+
+def find_missing(source: Source, scenes: Sequence[Scene], images: Images) -> MissingImages:
+    """Look for the image files of scenes."""
+    found = MissingImages()
     first_samples = {scene["name"]: scene["first_sample_token"] for scene in source.tables.scene}
     for scene in scenes:
         token = first_samples[scene.name]
         for _ in range(scene.frames):
             sample = source.tables.get("sample", token)
             token = sample["next"]
-            for view in VIEWS:
-                data = sample["data"].get(f"CAM_{view.upper().replace(' ', '_')}")
-                path = source.tables.get("sample_data", data)["filename"] if data else ""
-                total += 1
-                if path and not images.has(path):
-                    missing, first = missing + 1, first or path
+            data = [sample["data"].get(f"CAM_{view.upper().replace(' ', '_')}") for view in VIEWS]
+            paths = [source.tables.get("sample_data", row)["filename"] for row in data if row]
+            missing = [path for path in paths if not images.has(path)]
+            found.total += len(VIEWS)
+            found.missing += len(missing)
+            found.first = found.first or next(iter(missing), "")
+            found.frames += 1
+            found.complete += not missing
             if not token:
                 break
-    if missing:
-        raise UsageError(
-            f"{missing} of {total} image files are not in {images.dataroot}; the first is {first}",
-            remedy="unpack the missing parts of nuScenes there, or continue without them: --allow-missing-images",
-        )
+    return found
+
+
+def check_images(source: Source, scenes: Sequence[Scene], images: Images, allow_missing: bool = False) -> bool:
+    """Return whether some image files of the scenes exist and others do not; then frames without theirs are left out.
+
+    Where no image file exists at all, the tables alone are converted, for images that are elsewhere.
+
+    Raises:
+        UsageError: image files are missing and ``allow_missing`` is not set, or no frame has all of its images. It names
+            the first missing file and the number of missing files.
+    """
+    found = find_missing(source, scenes, images)
+    if not found.missing:
+        return False
+    message = f"{found.missing} of {found.total} image files are not in {images.dataroot}; the first is {found.first}"
+    remedy = "unpack the missing parts of nuScenes there"
+    if not allow_missing:
+        raise UsageError(message, remedy=f"{remedy}, or continue without their frames: --allow-missing-images")
+    if found.missing == found.total:
+        print(f"{message}: the records name images that are not there", flush=True)
+        return False
+    if not found.complete:
+        raise UsageError(f"{message}; no frame has all six, so every frame would be left out", remedy=remedy)
+    return True
 
 
 @dataclass
@@ -99,6 +139,7 @@ class _PendingFrame:
     Attributes:
         requests: the questions for the captioner.
         missing: number of its image files that do not exist.
+        is_left_out: whether it gets no records, because an image is missing.
     """
 
     frame: Frame
@@ -106,6 +147,7 @@ class _PendingFrame:
     questions: list[Question]
     requests: list[Request]
     missing: int
+    is_left_out: bool = False
 
 
 def convert_shard(
@@ -116,11 +158,13 @@ def convert_shard(
     templates: Templates,
     images: Images,
     max_refused: str = DEFAULT_MAX_REFUSED,
+    leave_out: bool = False,
 ) -> ShardWriter:
     """Convert a shard's scenes into ``folder``, starting where an earlier, interrupted call stopped.
 
     Args:
         max_refused: how many images the captioner may refuse, see ``senna.convert.caption_limits.allowed_refusals``.
+        leave_out: write no records of frames with a missing image, and ask no questions about them.
 
     Raises:
         SennaError: the captioner, the data set or the disk failed. Finished frames stay saved.
@@ -134,7 +178,7 @@ def convert_shard(
         limits = CaptionLimits(max_refused, total * len(VIEWS), has_text=shard.frames > 0)
         with _progress(total, shard.frames) as advance:
             remaining = _remaining_frames(source, scenes, shard)
-            pending = (_prepare(frame, split, captioner, templates, images) for frame, split in remaining)
+            pending = (_prepare(frame, split, captioner, templates, images, leave_out) for frame, split in remaining)
             for batch in _batches(pending, captioner.window):
                 requests = [request for item in batch for request in item.requests]
                 captions = ask(captioner, requests) if requests else []
@@ -176,18 +220,25 @@ def _remaining_frames(source: Source, scenes: Sequence[Scene], shard: ShardWrite
         done = 0
 
 
-def _prepare(frame: Frame, split: str, captioner: Captioner, templates: Templates, images: Images) -> _PendingFrame:
+def _prepare(
+    frame: Frame, split: str, captioner: Captioner, templates: Templates, images: Images, leave_out: bool
+) -> _PendingFrame:
     """Select the questions for the captioner: those that the tables do not answer and whose image exists."""
     paths: dict[str, str] = dict(zip(VIEWS, frame.images, strict=True))
     exists = {view: images.has(path) for view, path in paths.items()}
+    missing = sum(not found for found in exists.values())
+    if leave_out and missing:
+        return _PendingFrame(frame, split, [], [], missing, is_left_out=True)
     needs_images = captioner.name != ANNOTATIONS
+    for view in VIEWS if needs_images else ():
+        check_image_file(images.dataroot / paths[view])
     questions = questions_of(frame, templates)
     requests = [
         Request(frame, question.view, images.dataroot / paths[question.view], question.kind, question.text)
         for question in questions
         if question.answer is None and (exists[question.view] or not needs_images)
     ]
-    return _PendingFrame(frame, split, questions, requests, sum(not found for found in exists.values()))
+    return _PendingFrame(frame, split, questions, requests, missing)
 
 
 def _batches(pending: Iterable[_PendingFrame], window: int) -> Iterator[list[_PendingFrame]]:
@@ -219,7 +270,8 @@ def _append(shard: ShardWriter, item: _PendingFrame, captions: Sequence[Caption]
     reported = [
         f"caption {problem}: {kind}, {view} view" for (kind, view), found in problems.items() for problem in found
     ]
-    shard.append(item.split, records, facts_of(item.frame, records, reported, item.missing))
+    facts = facts_of(item.frame, records, reported, item.missing)
+    shard.append(item.split, records, {**facts, LEFT_OUT: True, "problems": []} if item.is_left_out else facts)
 
 
 @contextmanager

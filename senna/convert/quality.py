@@ -15,7 +15,11 @@ from senna.convert.facts import Agent, Frame
 from senna.kinds import OTHER, PLAN, kind_named
 from senna.meta_actions import STEP, STOP_SPEED, MetaAction, parse_meta_action
 from senna.records import Record
+from senna.scripts_without_blanks import count_words
 from senna.views import IMAGE_TOKEN, VIEWS
+
+LEFT_OUT = "left_out"
+"""The key of a frame's facts that is set where the frame has no records, because an image file is missing."""
 
 MAX_SPEED = {"vehicle": 45.0, "cyclist": 20.0, "pedestrian": 6.0, "static": 2.0}  # m/s; more means faulty boxes
 MAX_ACCELERATION = 12.0  # m/s², more than any car brakes or accelerates
@@ -56,6 +60,8 @@ def label_problems(frame: Frame) -> list[str]:
         )
     if frame.plan is not None and frame.future_valid:
         problems += _plan_problems(frame, frame.plan)
+    if frame.plan is not None and frame.retimed not in (None, frame.plan):
+        problems.append(f"plan depends on timing: {frame.plan} by key frame, {frame.retimed} at exact half seconds")
     for agent in frame.agents:
         problems += _agent_problems(agent)
     return problems
@@ -83,6 +89,9 @@ def _agent_problems(agent: Agent) -> list[str]:
     what = f"{agent.name} {agent.x:+.1f} m to the side, {agent.y:.1f} m ahead"
     if agent.speed > MAX_SPEED.get(agent.group, 45.0):
         return [f"object too fast: {what} at {agent.speed:.1f} m/s"]
+    if agent.group != "static" and agent.plan is not None and agent.retimed not in (None, agent.plan):
+        labels = f"{agent.plan} by key frame, {agent.retimed} at exact half seconds"
+        return [f"object label depends on timing: {what}: {labels}"]
     return []
 
 
@@ -96,8 +105,8 @@ def record_problems(record: Record) -> list[str]:
     answer = turns[-1]["value"].strip()
     if not answer:
         problems.append(f"empty answer: {kind}")
-    if len(answer.split()) > MAX_WORDS:
-        problems.append(f"long answer: {kind} of {len(answer.split())} words")
+    if count_words(answer) > MAX_WORDS:
+        problems.append(f"long answer: {kind} of {count_words(answer)} words")
     if kind == PLAN and parse_meta_action(answer) is None:
         problems.append(f"not a plan: {answer[:60]!r}")
     return problems
@@ -109,7 +118,7 @@ def _measure(record: Record) -> list:
     kind = record.get("kind", OTHER)
     registered = kind_named(kind)
     labels = registered.labels(answer) if registered and registered.labels else []
-    return [kind, asked_view(record), len(answer.split()), labels]
+    return [kind, asked_view(record), count_words(answer), labels]
 
 
 def asked_view(record: Record) -> str:
@@ -129,7 +138,7 @@ class Summary:
     def __init__(self) -> None:
         self.frames: Counter[str] = Counter()
         self.records: Counter[str] = Counter()
-        self.missing = self.flagged = 0
+        self.missing = self.flagged = self.left_out = 0
         self.objects: Counter[str] = Counter()
         self.object_views: Counter[str] = Counter()
         self.commands: Counter[str] = Counter()
@@ -141,7 +150,11 @@ class Summary:
         self.words: dict[str, Counter[int]] = defaultdict(Counter)
 
     def add(self, split: str, facts: dict[str, Any]) -> None:
-        """Add a frame, given its result of ``facts_of``."""
+        """Add a frame, given its result of ``facts_of``. Of a frame that is left out, only this and its images count."""
+        if facts.get(LEFT_OUT):
+            self.left_out += 1
+            self.missing += facts["missing"]
+            return
         self.frames[split] += 1
         self.records[split] += len(facts["records"])
         self.missing += facts["missing"]
@@ -173,6 +186,7 @@ class Summary:
             "commands": dict(self.commands.most_common()),
             "speed_now": {f"{b * _SPEED_BIN:.0f}-{(b + 1) * _SPEED_BIN:.0f} m/s": self.speeds[b] for b in bins},
             "missing_images": self.missing,
+            "frames_left_out": self.left_out,
             "frames_flagged": self.flagged,
             "problems": dict(self.problems.most_common()),
         }

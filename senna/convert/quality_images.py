@@ -9,6 +9,8 @@ import numpy as np
 
 from senna.convert.facts import Frame
 from senna.convert.geometry import Array, rotations
+from senna.errors import DataError
+from senna.image_file import check_image_file
 from senna.views import VIEWS
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ _EDGES = (
 def draw_frame(tables: "NuScenes", frame: Frame) -> dict[str, bytes]:
     """Return a JPEG for each view, with the boxes of ``frame.agents`` in the colours of their groups.
 
-    The image is grey where its file does not exist.
+    The image is grey where its file does not exist or cannot be read.
     """
     corners = _corners(tables, [agent.token for agent in frame.agents])  # (N, 8, 3)
     colours = [COLOURS.get(agent.group, "#ffffff") for agent in frame.agents]
@@ -69,11 +71,13 @@ def _into_camera(tables: "NuScenes", data: dict[str, Any], points: Array) -> tup
 def _open(path: Path) -> "Image":
     from PIL import Image
 
-    if not path.is_file():
+    try:
+        check_image_file(path)
+        with Image.open(path) as image:
+            image.draft("RGB", SIZE)  # decode at a half or a quarter of the size, several times faster
+            return image.convert("RGB").resize(SIZE)
+    except (DataError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return Image.new("RGB", SIZE, "#3a414c")
-    with Image.open(path) as image:
-        image.draft("RGB", SIZE)  # decode at a half or a quarter of the size, several times faster
-        return image.convert("RGB").resize(SIZE)
 
 
 def _draw_box(image: "Image", corners: Array, intrinsic: Array, scale: Array, colour: str) -> None:

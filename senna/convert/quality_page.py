@@ -68,6 +68,8 @@ def _tiles(summary: Mapping[str, Any]) -> str:
     pairs = [(f"{count:,}", f"frames, {split}") for split, count in summary["frames"].items()]
     pairs += [(f"{count:,}", f"records, {split}") for split, count in summary["records"].items()]
     pairs += [(f"{flagged:,}", "frames flagged"), (f"{summary['missing_images']:,}", "image files missing")]
+    if summary.get("frames_left_out"):
+        pairs.append((f"{summary['frames_left_out']:,}", "frames left out, without all images"))
     return "".join(
         f'<div class="card"><b>{value}</b><span class="soft">{escape(name)}</span></div>' for value, name in pairs
     )

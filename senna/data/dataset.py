@@ -102,8 +102,8 @@ class ConversationDataset(Dataset):
 
     def text(self, index: int) -> TextSample | BadSample:
         """Return a record's sample before its images are read."""
-        record = self.records[index]
         try:
+            record = self.records[index]
             encoded = self._encode(record)
             paths = _image_paths(record, encoded["input_ids"])
         except DataError as error:

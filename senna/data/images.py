@@ -23,6 +23,7 @@ from PIL import Image
 
 from senna.data.resample import ResizeSpec, exact_pixels, fast_pixels
 from senna.errors import DataError, UsageError
+from senna.image_file import check_image_file
 
 ASPECT_RATIOS = ("pad", "square")
 DECODERS = ("exact", "fast")
@@ -179,6 +180,7 @@ def _decode(source: ImageSource, decode: str) -> Image.Image | np.ndarray:
     if isinstance(source, Image.Image):
         return _rgb(source, _name_of(source))
     name = _name_of(source)
+    check_image_file(source)
     try:
         with open(source, "rb") as file:
             data = file.read()
@@ -189,6 +191,8 @@ def _decode(source: ImageSource, decode: str) -> Image.Image | np.ndarray:
             file=name,
             kind=DataError.MISSING_IMAGE,
         ) from error
+    except ValueError as error:  # a NUL or a surrogate in the path
+        raise DataError(f"not a path ({error})", remedy="correct the record's path", file=repr(name)) from error
     except OSError as error:
         raise DataError(
             f"cannot be read ({error.strerror})", remedy="give the path of a readable image file", file=name

@@ -182,13 +182,28 @@ class _Draws:
         return np.concatenate([np.tile(items, repeats), np.sort(chosen)])
 
 
-def open_mixture(data_path: str, stage: int | None = None) -> Mixture:
+def open_mixture(data_path: str, stage: int | None = None, skip_bad: int = 0) -> Mixture:
     """Index and validate the files of ``--data_path`` (see ``parse_data_path``) and take the records of a stage.
+
+    Args:
+        skip_bad: the number of records of all files that may be unusable, see ``open_records``.
 
     Raises:
         UsageError, DataError: see ``parse_data_path``, ``open_records`` and ``Mixture``.
     """
-    return Mixture([(open_records(path), weight) for path, weight in parse_data_path(data_path)], stage)
+    files: list[tuple[RecordFile, float]] = []
+    for path, weight in parse_data_path(data_path):
+        try:
+            file = open_records(path, skip_bad)
+        except DataError as error:
+            if error.record is not None:
+                error.remedy = (
+                    f"{error.remedy or 'correct or remove it'}; or skip such records with --skip_bad_samples N"
+                )
+            raise
+        skip_bad -= len(file.bad)
+        files.append((file, weight))
+    return Mixture(files, stage)
 
 
 def parse_data_path(data_path: str) -> list[tuple[Path, float]]:

@@ -10,11 +10,12 @@ from PIL import Image
 from senna.demo.questions import MOST_SPEED
 from senna.errors import DataError
 from senna.evaluate.metrics.plan_prompt import parse_situation
+from senna.image_file import check_image_file
 from senna.meta_actions import MetaAction, parse_meta_action
 from senna.navigation import COMMANDS
 from senna.record_file import RecordFile, open_records
-from senna.records import Record, image_paths
-from senna.views import IMAGE_TOKEN, VIEWS, paths_by_camera, prompt_views
+from senna.records import Record, asked_views, image_paths
+from senna.views import IMAGE_TOKEN, VIEWS, paths_by_camera
 
 ROOT = Path(__file__).resolve().parents[2]
 EMBEDDED = (ROOT / "outputs/embedded/qa/senna_nusc_val.jsonl", ROOT / "outputs/embedded/nuscenes")
@@ -105,6 +106,7 @@ def _example(record: Record, folder: Path) -> Example | None:
 
 
 def _thumbnail(path: Path) -> Image.Image:
+    check_image_file(path)
     with Image.open(path) as image:
         image.draft("RGB", (2 * _THUMBNAIL[0], 2 * _THUMBNAIL[1]))
         small = image.convert("RGB")
@@ -118,6 +120,6 @@ def _six_images(record: Record, folder: Path) -> tuple[Path, ...]:
     paths: Sequence[str] = named if isinstance(named, list) and len(named) == len(VIEWS) else image_paths(record)
     by_view = paths_by_camera(paths)
     if not by_view:
-        views = [view for turn in record["conversations"] for view in prompt_views(turn["value"])]
+        views = asked_views(record)
         by_view = dict(zip(views, paths, strict=False)) if len(views) == len(paths) else {}
     return tuple(folder / by_view[view] for view in VIEWS if view in by_view)

@@ -6,6 +6,8 @@ from pathlib import Path
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from senna.demo.questions import Refusal
+from senna.errors import DataError
+from senna.image_file import check_image_file
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 _LEAST_SIDE = 16  # pixels
@@ -18,12 +20,15 @@ def open_upload(path: str | os.PathLike[str], view: str, most_megapixels: float)
     An image with too many pixels is refused from its header, before it is decoded. Raises Refusal.
     """
     try:
+        check_image_file(path)
         with Image.open(Path(path), formats=FORMATS) as image:
             _check_size(image.size, view, most_megapixels)
             image.load()
             return ImageOps.exif_transpose(image).convert("RGB")
     except Refusal:
         raise
+    except DataError as error:
+        raise Refusal(f"The file for the {view} view cannot be used: {error.message}.") from None
     except UnidentifiedImageError:
         raise Refusal(
             f"The file for the {view} view is not an image that this page can read. Use JPEG, PNG or WebP."

@@ -49,12 +49,18 @@ def records(context: RunContext) -> Iterator[Finding]:
     if args.image_folder is not None and not Path(args.image_folder).is_dir():
         message = f"--image_folder {args.image_folder} is not a folder"
         raise UsageError(message, remedy="set --image_folder (IMAGE_DATA) to the folder where the image paths start")
-    context.records = open_mixture(args.data_path, args.stage)
+    context.records = open_mixture(args.data_path, args.stage, args.skip_bad_samples)
     per_kind = ", ".join(f"{number} {kind}" for kind, number in context.records.counts_by_kind().items())
     files = len(context.records.files)
     stage = "" if args.stage is None else f" of stage {args.stage}"
     message = f"{len(context.records)} records{stage} in {files} file{'s' * (files > 1)}; per epoch: {per_kind}"
     yield Finding(OK, "data", message)
+    errors = [str(error) for file in context.records.files for error in file.bad.values()]
+    if errors:
+        message = f"{len(errors)} records cannot be used: {'; '.join(some(errors))}"
+        yield Finding(
+            WARN, "data", message, f"repair or remove them; --skip_bad_samples {args.skip_bad_samples} skips them"
+        )
 
 
 def images(context: RunContext) -> Iterator[Finding]:

@@ -93,7 +93,7 @@ def _check(args: EvaluateArguments) -> None:
 
 def run(args: EvaluateArguments) -> int:
     """Run an evaluation and return the exit code. Raises SennaError."""
-    records = open_records(args.data)
+    records = open_records(args.data, args.skip_bad_samples)
     indices = choose(records, args.kinds, args.limit)
     train_plans = _train_plans(args.train_data)
     out = Path(args.out)

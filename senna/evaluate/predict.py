@@ -231,6 +231,8 @@ def predict(
 def find_answer_ending(records: RecordFile, plans: Sequence[int]) -> str:
     """Return the `answer_ending` of the first of these records whose answer is a meta-action, a newline by default."""
     for index in plans:
+        if index in records.bad:
+            continue
         answer = records[index]["conversations"][-1]["value"]
         if parse_meta_action(answer):
             return answer_ending(answer)

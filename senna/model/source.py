@@ -22,6 +22,7 @@ NAME_THE_BASE = "name its base: --model_base in training, --base of senna merge,
 
 Kind = Literal["llama", "llava", "senna", "lora"]
 _KINDS: dict[str | None, Kind] = {"llama": "llama", "llava": "llava", "llava_llama": "senna"}  # by model_type
+_MOST_FOLDERS = 300  # subfolders in which models are looked for
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 
 
@@ -189,9 +190,7 @@ def _config_dict(path: str, label: str) -> dict[str, Any]:
     """Read config.json of a folder or hub name. ``label`` names the path in a message. Raises UsageError."""
     folder = Path(path)
     if folder.exists() and not (folder / "config.json").is_file():
-        raise UsageError(
-            f"{label} {path}: no config.json there", remedy="give a folder that holds one model, or a hub name"
-        )
+        raise UsageError(f"{label} {path}: no config.json there", remedy=_right_folder(folder))
     if not folder.exists() and (folder.is_absolute() or path.count("/") > 1 or path.startswith(".")):
         raise UsageError(f"{label} {path}: no such folder", remedy="correct the path")
     try:
@@ -204,7 +203,9 @@ def _config_dict(path: str, label: str) -> dict[str, Any]:
             ) from error
         raise UsageError(
             f"{label} {path}: neither a folder here nor a model that the hub could give ({reason})",
-            remedy="correct the name, or download the model first",
+            remedy=_wanted_form(path, {"model_type": "llava" if "v1.5" in path or "1.5" in path else "llava_next"})
+            if path.startswith("llava-hf/")
+            else "correct the name, or download the model first",
         ) from error
 
 
@@ -214,11 +215,40 @@ def _checkpoint_kind(path: str, values: dict[str, Any]) -> Kind:
     kind = _KINDS.get(model_type)
     # Other LLaVA ports have the model_type "llava" too, but not LLaVA's own keys.
     if kind is None or (kind == "llava" and "mm_vision_tower" not in values):
-        raise UsageError(
-            f"model {path}: model_type {model_type!r} is not supported",
-            remedy="give a Llama (as Vicuna), or a Senna or LLaVA-1.5 checkpoint",
-        )
+        raise UsageError(f"model {path}: model_type {model_type!r} is not supported", remedy=_wanted_form(path, values))
     return kind
+
+
+def _right_folder(given: Path) -> str:
+    """Return a remedy that names the folders of models at or near a path that is none."""
+    if given.is_file():
+        near = [given.parent]
+    else:
+        near = sorted(folder for pattern in ("*/", "*/*/") for folder in given.glob(pattern))[:_MOST_FOLDERS]
+        near.append(given.resolve().parent)
+    found = [str(folder) for folder in near if (folder / "config.json").is_file()]
+    named = f": {' or '.join(found[:3])}" if found else ", or a hub name"
+    return f"give a folder that holds one model{named}"
+
+
+def _wanted_form(path: str, values: dict[str, Any]) -> str:
+    """Return a remedy that names the form of checkpoint that is wanted in place of a known other one."""
+    model_type = str(values.get("model_type"))
+    if model_type == "llava":
+        name = Path(path).name
+        size = "13b" if "13b" in name.lower() else "7b"
+        return (
+            "this is transformers' form of LLaVA (llava-hf/...), whose weights have other names; give the original form, "
+            f"for example liuhaotian/llava-v1.5-{size}"
+        )
+    if "llava" in model_type:
+        return (
+            f"{model_type} is another architecture; give LLaVA-1.5 in its original form, for example "
+            "liuhaotian/llava-v1.5-7b, or a Vicuna, for example lmsys/vicuna-7b-v1.5"
+        )
+    if "clip" in model_type:
+        return "this is a vision tower: give it as --vision_tower, and a Llama (as Vicuna) as the model"
+    return "give a Llama (as Vicuna), or a Senna or LLaVA-1.5 checkpoint, for example lmsys/vicuna-7b-v1.5"
 
 
 def _read_config(lineage: Sequence[str], vision_tower: str | None) -> SennaConfig:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from senna.errors import DataError
 from senna.evaluate.metrics.plan_prompt import Situation, parse_situation
+from senna.image_file import check_image_file
 from senna.meta_actions import MetaAction, parse_meta_action
 from senna.record_file import RecordFile
 from senna.records import prompt_images
@@ -103,6 +104,10 @@ def trajectory_of(record: Mapping[str, Any]) -> list[list[float]]:
 
 def open_upload(path: Path) -> Image.Image:
     """Open an image as RGB. Raises DataError that says why it cannot be read, without its path."""
+    try:
+        check_image_file(path)
+    except DataError as error:
+        raise DataError(error.message) from None
     try:
         with Image.open(path) as image:
             image.load()

@@ -9,7 +9,7 @@ from senna.visualize import style
 from senna.visualize.facts import FrameFacts
 from senna.visualize.panels import draw_side
 from senna.visualize.road import Ribbon, path_length, ribbon
-from senna.visualize.text import fit, font, line_height, wrap
+from senna.visualize.text import fit, font, line_height, undrawable_note, wrap
 
 _OVERSAMPLING = 3  # the path is drawn this many times larger and scaled down, which smooths its edges
 _NOTE = 14
@@ -25,7 +25,7 @@ def draw_frame(views: Mapping[str, Image.Image | None], facts: FrameFacts) -> Im
     """
     no_path_reason = why_no_path(facts, views.get("front"))
     notes = _notes(facts, no_path_reason is None)
-    note_lines = [line for note in notes for line in wrap(note, font(_NOTE), style.FRONT[0])]
+    note_lines = [line for note in notes for line in wrap(note, font(_NOTE, text=note), style.FRONT[0])]
     tiles_top = style.HEAD + style.FRONT[1] + style.GAP
     legend_top = tiles_top + style.TILE_SIZE[1] + 10
     notes_top = legend_top + 26
@@ -51,13 +51,14 @@ def _draw_lines(
     draw: ImageDraw.ImageDraw, lines: Sequence[str], corner: tuple[int, int], size: int, colour: str
 ) -> None:
     for number, line in enumerate(lines):
-        draw.text((corner[0], corner[1] + number * line_height(size)), line, colour, font(size))
+        draw.text((corner[0], corner[1] + number * line_height(size)), line, colour, font(size, text=line))
 
 
 def _draw_head(draw: ImageDraw.ImageDraw, facts: FrameFacts) -> None:
     width = style.WIDTH - 2 * style.MARGIN
     for size in _SIZES["title"]:
-        title, small = font(size, bold=True), font(max(10, round(size * 0.6)))
+        title = font(size, bold=True, text=facts.title)
+        small = font(max(10, round(size * 0.6)), text=facts.subtitle)
         if title.getlength(facts.title) + 24 + small.getlength(facts.subtitle) <= width:
             break
     draw.text((style.MARGIN, style.HEAD / 2), facts.title, style.INK, title, anchor="lm")
@@ -84,14 +85,24 @@ def why_no_path(facts: FrameFacts, front: Image.Image | None) -> str | None:
 
 
 def _notes(facts: FrameFacts, has_path: bool) -> list[str]:
+    texts = [
+        facts.title,
+        facts.subtitle,
+        facts.command or "",
+        facts.answer or "",
+        *facts.notes,
+        *facts.reasons.values(),
+    ]
+    undrawable = undrawable_note([*texts, *(text for _, text in facts.descriptions)])
+    notes = [*([undrawable] if undrawable else []), *facts.notes]
     if not has_path:
-        return list(facts.notes)
+        return notes
     seconds, metres = len(facts.trajectory) * STEP, path_length(facts.trajectory)
     driven = (
         f"Driven path from the record: {metres:.1f} m in {seconds:g} s, one line every {STEP:g} s. It is projected onto a flat "
         f"road with a typical calibration ({facts.camera.name}), since records have no calibration."
     )
-    return [driven, *facts.notes]
+    return [driven, *notes]
 
 
 def _front(image: Image.Image | None, facts: FrameFacts, has_path: bool) -> Image.Image:
@@ -140,7 +151,7 @@ def _explain(tile: Image.Image, reason: str) -> None:
     sizes = _SIZES["front" if tile.width > 600 else "tile"]
     size = fit([reason], room, tile.height - top - 8, sizes)
     # A reason that does not fit is printed in the notes below the views.
-    lines = wrap(reason if size else "cannot be read", font(size or sizes[-1]), room)
+    lines = wrap(reason if size else "cannot be read", font(size or sizes[-1], text=reason), room)
     height = len(lines) * line_height(size or sizes[-1])
     start = top + max(0, (tile.height - top - 8 - height) // 2)
     _draw_lines(draw, lines, (10, start), size or sizes[-1], style.INK)

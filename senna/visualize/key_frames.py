@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from senna.record_file import RecordFile
-from senna.records import Record
+from senna.records import Record, asked_views
 from senna.views import VIEWS, image_block, paths_by_camera, prompt_views
 
 _LONGEST = 80  # characters of a scene token in a file name
@@ -119,7 +119,7 @@ def view_paths(record: Mapping[str, Any]) -> dict[str, str]:
     paths = [path for path in named if isinstance(path, str) and path]
     if by_camera := paths_by_camera(paths):
         return by_camera
-    asked = [view for turn in record["conversations"] for view in prompt_views(turn["value"])]
+    asked = asked_views(record)
     tagged = len(asked) == len(paths) == len(set(asked)) and None not in asked
     found = dict(zip(asked if tagged else VIEWS, paths, strict=False))
     return {view: found[view] for view in VIEWS if view in found}

@@ -46,7 +46,7 @@ def _paragraph(
     draw: ImageDraw.ImageDraw, text: str, x: int, y: int, width: int, size: int, colour: str = INK, bold: bool = False
 ) -> int:
     """Draw wrapped text and return the y coordinate of its end."""
-    face = font(size, bold)
+    face = font(size, bold, text)
     for line in wrap(text, face, width):
         draw.text((x, y), line, colour, face)
         y += line_height(size)

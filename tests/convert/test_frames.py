@@ -224,6 +224,43 @@ def test_wrong_version_names_the_right_one(tmp_path, version, message):
             call(root, version)
 
 
+def test_tables_and_maps_that_are_not_needed_may_be_missing_or_damaged(tmp_path):
+    complete = write_world(tmp_path / "complete", ahead(8), {"vehicle.car": [(20.0, 3.0)] * 20})
+    expected = [str(frame) for frame in read_frames(complete, MINI)]
+    root = shutil.copytree(complete, tmp_path / "other")
+    tables = root / MINI
+    rows = json.loads((tables / "category.json").read_text())
+    (tables / "category.json").write_text(json.dumps([{"token": row["token"], "name": row["name"]} for row in rows]))
+    (tables / "lidarseg.json").write_text(json.dumps([{"token": "a", "filename": "lidarseg/a.bin"}]))
+    (tables / "panoptic.json").write_text("[]")
+    (tables / "image_annotations.json").write_text("{")
+    (tables / "attribute.json").write_text("{")
+    for name in ("visibility", "map", "log"):
+        (tables / f"{name}.json").unlink()
+    shutil.rmtree(root / "maps")
+    assert [str(frame) for frame in read_frames(root, MINI)] == expected
+    (tables / "ego_pose.json").unlink()
+    with pytest.raises(DataError, match=r"ego_pose\.json"):
+        read_frames(root, MINI)
+
+
+@pytest.mark.parametrize("given", ["v1.0-mini", "samples/CAM_FRONT", ".."])
+def test_a_wrong_folder_names_the_folder_of_the_data_set(tmp_path, given):
+    root = write_world(tmp_path / "nuscenes", ahead(8))
+    (root / "samples" / "CAM_FRONT").mkdir(parents=True)
+    for version in (MINI, "v1.0-trainval"):
+        with pytest.raises(UsageError) as error:
+            scenes_of(root / given, version)
+        assert f"--nuscenes {root} --version {MINI}" in (error.value.remedy or "")
+
+
+def test_without_a_data_set_nearby_the_wanted_folder_is_described(tmp_path):
+    for folder in (tmp_path, tmp_path / "gone"):
+        with pytest.raises(UsageError) as error:
+            scenes_of(folder, MINI)
+        assert "samples/" in (error.value.remedy or "")
+
+
 def test_unknown_scenes_and_truncated_tables_are_reported(tmp_path):
     root = write_world(tmp_path, ahead(8))
     with pytest.raises(UsageError, match="scene-0001 is not among"):

@@ -165,8 +165,37 @@ def test_missing_images_are_counted_and_the_first_is_named(drawn_world, tmp_path
     assert "--allow-missing-images" in error
     assert not out.exists()
     assert main([*flags, "--allow_missing_images"]) == 0
-    assert json.loads((out / "quality.json").read_text())["missing_images"] == len(removed)
-    assert len(frames_in(out / "senna_nusc_train.jsonl")) == 24
+    printed = capsys.readouterr().out
+    quality = json.loads((out / "quality.json").read_text())
+    assert quality["missing_images"] == len(removed)
+    kept = 0
+    for split in SPLITS:
+        path = out / f"senna_nusc_{split}.jsonl"
+        records = list(open_records(path)) if path.is_file() else []
+        assert all((root / image).is_file() for record in records for image in record["images"])
+        kept += len({record["token"] for record in records})
+    assert quality["frames_left_out"] == 48 - kept == 46
+    assert "46 frames left out" in printed
+
+
+def test_without_any_image_the_tables_alone_are_converted(drawn_world, tmp_path, capsys):
+    root, out = tmp_path / "nuscenes", tmp_path / "out"
+    shutil.copytree(drawn_world, root)
+    shutil.rmtree(root / "samples")
+    flags = ["convert", "--nuscenes", str(root), "--version", "v1.0-mini", "--out", str(out), "--limit", "2"]
+    assert main([*flags, "--allow-missing-images"]) == 0
+    assert "12 of 12 image files are not in" in capsys.readouterr().out
+    assert len(frames_in(out / "senna_nusc_train.jsonl")) == 2
+
+
+def test_a_run_that_would_leave_out_every_frame_is_refused(drawn_world, tmp_path, capsys):
+    root, out = tmp_path / "nuscenes", tmp_path / "out"
+    shutil.copytree(drawn_world, root)
+    shutil.rmtree(root / "samples" / "CAM_BACK")
+    flags = ["convert", "--nuscenes", str(root), "--version", "v1.0-mini", "--out", str(out)]
+    assert main([*flags, "--allow-missing-images"]) == 2
+    assert "no frame has all six" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_run_resumes_after_a_full_disk(convert, complete, tmp_path, capsys, monkeypatch):

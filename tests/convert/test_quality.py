@@ -120,6 +120,14 @@ def test_summary_counts_frames_kinds_views_labels_and_words():
     assert counts["problems"] == {"caption cut off": 1, "stop while moving": 1}
 
 
+def test_labels_that_depend_on_timing_are_flagged():
+    keep, stop = MetaAction("KEEP", "STRAIGHT"), MetaAction("STOP", "STRAIGHT")
+    frame = make_frame(retimed=stop, agents=(make_agent(retimed=stop), make_agent(retimed=keep), make_agent()))
+    found = label_problems(frame)
+    assert names(found) == ["plan depends on timing", "object label depends on timing"]
+    assert all("KEEP, STRAIGHT" in problem and "STOP, STRAIGHT" in problem for problem in found)
+
+
 def test_flagged_frames_come_first_and_others_are_evenly_spread():
     flags = [index in (3, 90) for index in range(100)]
     chosen = pick(flags, 10)

@@ -115,6 +115,31 @@ def test_a_llava_15_configuration_gets_clips_geometry_and_preprocessing(tmp_path
     assert source.load_image_processor().size["shortest_edge"] == 336
 
 
+@pytest.mark.parametrize(
+    ("model_type", "wanted"),
+    [
+        ("llava", "liuhaotian/llava-v1.5-13b"),
+        ("llava_next", "liuhaotian/llava-v1.5-7b"),
+        ("clip_vision_model", "--vision_tower"),
+        ("qwen2", "lmsys/vicuna-7b-v1.5"),
+    ],
+)
+def test_a_checkpoint_of_another_form_names_the_form_that_is_wanted(tmp_path, model_type, wanted):
+    folder = write_json(tmp_path / "llava-1.5-13b-hf" / "config.json", {"model_type": model_type})
+    with pytest.raises(UsageError) as error:
+        _ = ModelSource.resolve(folder).kind
+    assert wanted in (error.value.remedy or "")
+
+
+@pytest.mark.parametrize("given", [".", "model/config.json", "model/tokenizer"])
+def test_a_path_beside_a_model_names_the_folder_of_the_model(tmp_path, given):
+    write_json(tmp_path / "model" / "config.json", {"model_type": "llama"})
+    (tmp_path / "model" / "tokenizer").mkdir()
+    with pytest.raises(UsageError) as error:
+        _ = ModelSource.resolve(str(tmp_path / given)).kind
+    assert str(tmp_path / "model") in (error.value.remedy or "")
+
+
 def test_preprocessing_comes_from_the_checkpoint_else_from_its_tower_else_from_clips_defaults(checkpoint, tmp_path):
     tower = tmp_path / "clip_tiny" / "preprocessor_config.json"
     values = json.loads(tower.read_text())

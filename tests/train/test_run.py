@@ -201,6 +201,17 @@ def test_a_bad_sample_stops_the_run_with_its_name_and_can_be_skipped(toy, tmp_pa
     assert "skipped sample 1 of at most 1" in result.stdout
 
 
+def test_a_record_with_half_a_character_stops_training_before_it_starts_and_can_be_skipped(toy, tmp_path):
+    data = change_record(toy, tmp_path, 5, id="toy-5\ud83d")
+    error = error_of(toy.train(tmp_path / "stopped", data_path=data), 2)
+    assert "surrogate" in error
+    assert "--skip_bad_samples" in error
+    assert not (tmp_path / "stopped").exists()
+    result = toy.train(tmp_path / "skipped", data_path=data, num_train_epochs=1, skip_bad_samples=1)
+    assert result.returncode == 0, result.stderr
+    assert "skipped sample 1 of at most 1" in result.stdout
+
+
 @pytest.mark.parametrize(
     ("flag", "value", "message"),
     [

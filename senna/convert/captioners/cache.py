@@ -14,6 +14,8 @@ from pathlib import Path
 
 from senna.convert.captioners import Request, StreamingCaptioner, in_order
 from senna.errors import DataError, SennaError, UsageError
+from senna.image_file import check_image_file
+from senna.record_checks import replace_surrogates
 
 _LOCK_SECONDS = 60.0  # time to wait while another shard writes
 _FULL, _IO_ERROR = 13, 10  # primary SQLite result codes, https://www.sqlite.org/rescode.html
@@ -60,6 +62,7 @@ class CachedCaptioner:
                 yield index, text
         keys, groups = list(missing), list(missing.values())
         for number, text in self._inner.stream([requests[same[0]] for same in groups]) if groups else ():
+            text = replace_surrogates(text)
             if text:
                 self._store(keys[number], text)
             for index in groups[number]:
@@ -124,6 +127,7 @@ def _is_full(error: sqlite3.OperationalError) -> bool:
 
 def _content_hash(path: Path) -> str:
     """Return the SHA-256 of an image file."""
+    check_image_file(path)
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:

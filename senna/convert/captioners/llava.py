@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from senna.convert.captioners import PRECISIONS, Request, in_order
 from senna.errors import DataError, SennaError, UsageError
+from senna.image_file import check_image_file
 from senna.kinds import kind_named
 
 if TYPE_CHECKING:
@@ -300,6 +301,7 @@ def _pixels(path: Path, prepare) -> tuple[torch.Tensor, torch.Tensor]:
     """Return an image's crops (P, 3, H, W) and its height and width (2,)."""
     from PIL import Image
 
+    check_image_file(path)
     try:
         with Image.open(path) as image:
             out = prepare(images=[image.convert("RGB")], return_tensors="pt")

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from senna.evaluate.metrics.bootstrap import Interval, Scenes, interval, mean_interval
+from senna.scripts_without_blanks import separate
 
 MISSING = "BLEU, ROUGE and CIDEr need the package pycocoevalcap: pip install 'senna[evaluate]'"
 _WORD = re.compile(r"[^\W_]+(?:['’.-][^\W_]+)*")
@@ -37,8 +38,8 @@ def score_captions(truth: Sequence[str], predicted: Sequence[str | None], scenes
 
 
 def words(text: str) -> str:
-    """Return the words of a text in lower case, separated by one blank."""
-    return " ".join(_WORD.findall(text.lower()))
+    """Return the words of a text in lower case, separated by one blank; Chinese and Japanese characters are words."""
+    return " ".join(_WORD.findall(separate(text.lower())))
 
 
 def _scores(references: Sequence[str], answers: Sequence[str], scenes: Scenes) -> dict[str, Any]:

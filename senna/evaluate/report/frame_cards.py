@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 
+from senna.errors import DataError
 from senna.evaluate.predictions import Prediction
 from senna.evaluate.report.html import breakable
+from senna.image_file import check_image_file
 from senna.kinds import PLAN
 from senna.meta_actions import ALL_META_ACTIONS, STEP, MetaAction, parse_meta_action
 from senna.views import VIEWS, camera_of
@@ -157,10 +159,11 @@ def small_jpeg(path: Path, size: tuple[int, int]) -> bytes | None:
     from PIL import Image, ImageOps
 
     try:
+        check_image_file(path)
         with Image.open(path) as image:
             image.draft("RGB", size)  # decodes a large JPEG at a half or a quarter of its size
             image = ImageOps.contain(image.convert("RGB"), size)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except (DataError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
     buffer = io.BytesIO()
     for quality in (75, 55, 35, 20):

@@ -69,3 +69,12 @@ def test_without_pycocoevalcap_the_figures_name_the_package_to_install(monkeypat
     assert "pip install" in found["skipped"]
     assert "bleu4" not in found
     assert found["words"] == pytest.approx((12 + 12 + 5) / 3)
+
+
+def test_chinese_and_japanese_texts_are_compared_by_characters():
+    assert words("前方有Truck，路面湿。") == "前 方 有 truck 路 面 湿"
+    assert words("赤いタワー") == "赤 い タ ワ ー"
+    pytest.importorskip("pycocoevalcap", reason="needs the extra: .[evaluate]")
+    found = score_captions(["前方有一辆卡车。"] * 2, ["前方有一辆汽车。"] * 2, by_scene(2))
+    assert 0.5 < found["bleu4"]["value"] < 1
+    assert found["words"] == found["words_true"] == 7
