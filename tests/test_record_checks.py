@@ -12,9 +12,9 @@ from senna.errors import DataError, UsageError
 from senna.record_file import open_records
 from senna.records import write_records
 from senna.templates import DEFAULT, load_templates
-from tests.helpers.small_tokenizers import byte_level
 from tests.data.test_dataset import PROCESSOR
-from tests.test_records import a_record
+from tests.helpers.caption_records import a_record
+from tests.helpers.small_tokenizers import byte_level
 
 LONE = "\ud83d"
 DEEP = "[" * 100_000 + "]" * 100_000
