@@ -13,6 +13,7 @@ from senna.train.deepspeed import read_deepspeed
 from senna.train.explain import format_value
 from senna.train.fields import OWN_FIELDS, TrainArguments
 from tests.conftest import REPOSITORY
+from tests.test_ranks import RANK_1
 from tests.train.test_scripts import PRETRAIN, sh
 
 CONFIGS = REPOSITORY / "configs"
@@ -98,8 +99,8 @@ def test_neither_a_gpu_nor_deepspeed_is_needed(capsys):
 
 
 def test_only_the_main_process_prints(capsys, monkeypatch):
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in RANK_1.items():
+        monkeypatch.setenv(name, value)
     assert printed([], capsys) == ""
 
 
