@@ -7,42 +7,9 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from itertools import takewhile
-from pathlib import Path
 
 from senna.errors import UsageError
-
-MASTER_PORT = 29500
-MOST_PROCESSES, MOST_MACHINES, LAST_PORT = 1024, 100_000, 65_535
-
-
-def read_count(environment: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
-    """Return a variable that holds a whole number. Raises UsageError where it is none, or not from ``least`` to ``most``."""
-    text = (environment.get(name) or "").strip() or str(default)
-    is_number = text.isascii() and text.isdigit() and len(text) <= len(str(most)) + 3
-    if not is_number or not least <= int(text) <= most:
-        raise UsageError(
-            f"{name}={text} is not a number from {least} to {most}",
-            remedy=f"set {name} to one number such as {min(max(least, 1, default), most)}",
-        )
-    return int(text)
-
-
-def read_address(environment: Mapping[str, str], name: str) -> str:
-    """Return a variable that holds the name or IP address of a machine. Raises UsageError where it is none."""
-    text = environment[name].strip()
-    has_port = text.count(":") == 1  # an IPv6 address has more
-    if has_port or not re.fullmatch(r"[\w.:%-]+", text, re.ASCII) or text.startswith("-"):
-        hint = ", and the port as MASTER_PORT" if has_port else ""
-        raise UsageError(
-            f"{name}={text} is not the name or IP address of a machine",
-            remedy=f"set {name} to an address such as 10.0.0.1{hint}",
-        )
-    return text
-
-
-def read_port(environment: Mapping[str, str]) -> int:
-    """Return MASTER_PORT, by default 29500. Raises UsageError where it is no port."""
-    return read_count(environment, "MASTER_PORT", MASTER_PORT, 1, LAST_PORT)
+from senna.launch.variables import MOST_MACHINES, MOST_PROCESSES, read_address, read_count, read_hostfile, read_port
 
 
 def count_gpus(environment: Mapping[str, str]) -> int:
@@ -85,15 +52,12 @@ def start_command(arguments: list[str], environment: Mapping[str, str], processe
         processes: processes on this machine.
 
     Raises:
-        UsageError: HOSTFILE does not exist, or a variable that torchrun needs is missing or wrong.
+        UsageError: a variable is missing or wrong, or HOSTFILE cannot be used.
     """
     python = sys.executable
     if hostfile := environment.get("HOSTFILE"):
-        if not Path(hostfile).is_file():
-            raise UsageError(f"HOSTFILE={hostfile}: no such file", remedy="write one line per machine: NAME slots=GPUS")
-        # Without --no_local_rank DeepSpeed puts --local_rank=N before the name of the command.
-        launcher = ["deepspeed.launcher.runner", "--hostfile", hostfile, "--no_local_rank", "--module"]
-        return [python, "-m", *launcher, "senna", *arguments]
+        read_hostfile(hostfile)
+        return [python, "-m", "senna", "launch", "hosts", hostfile, *arguments]
     nodes = number_of_machines(environment)
     if nodes > 1:
         for name, meaning in {

@@ -54,13 +54,11 @@ def test_several_machines_run_under_torchrun_with_one_rendezvous():
     assert "29501" in start_command(SENNA, {**MACHINES, "MASTER_PORT": "29501"}, 8)
 
 
-def test_a_hostfile_starts_deepspeeds_launcher_which_puts_no_flag_before_the_command(tmp_path):
+def test_a_hostfile_starts_the_run_on_its_machines(tmp_path):
     hostfile = tmp_path / "hosts"
     hostfile.write_text("localhost slots=2\n")
     words = start_command(SENNA, {"HOSTFILE": str(hostfile)}, 1)
-    assert words[1:3] == ["-m", "deepspeed.launcher.runner"]
-    assert "--no_local_rank" in words
-    assert words[-4:] == ["senna", *SENNA]
+    assert words == [sys.executable, "-m", "senna", "launch", "hosts", str(hostfile), *SENNA]
 
 
 @pytest.mark.parametrize(
