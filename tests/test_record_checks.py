@@ -12,7 +12,7 @@ from senna.errors import DataError, UsageError
 from senna.record_file import open_records
 from senna.records import write_records
 from senna.templates import DEFAULT, load_templates
-from tests.data.small_tokenizers import byte_level
+from tests.helpers.small_tokenizers import byte_level
 from tests.data.test_dataset import PROCESSOR
 from tests.test_records import a_record
 

@@ -11,6 +11,7 @@ import senna.record_file
 from senna.errors import DataError
 from senna.record_file import open_records
 from senna.records import write_records
+from senna.scripts_without_blanks import count_words
 from tests.helpers.caption_records import AWKWARD, a_record
 
 
@@ -37,7 +38,7 @@ def test_every_format_gives_the_same_records_for_any_chunk_size(tmp_path, monkey
     records = open_records(write(tmp_path / format, FORMATS[format](AWKWARD)))
     assert list(records) == AWKWARD
     assert [records[i] for i in (3, 0, 2, 1)] == [AWKWARD[i] for i in (3, 0, 2, 1)]
-    assert records.words.tolist() == [2 + len(record["conversations"][1]["value"].split()) for record in AWKWARD]
+    assert records.words.tolist() == [2 + count_words(record["conversations"][1]["value"]) for record in AWKWARD]
     assert records.images.tolist() == [1, 1, 1, 1]
     assert [records.kind_names[kind] for kind in records.kinds] == ["other"] * 4
 
