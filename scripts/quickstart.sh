@@ -17,4 +17,5 @@ embedded=${SENNA_EMBEDDED:-$ROOT/outputs/embedded}
 MODEL_PATH=$out/stage3 DATA=$embedded/qa/senna_nusc_val.jsonl TRAIN_DATA=$embedded/qa/senna_nusc_train.jsonl \
     IMAGE_DATA=$embedded/nuscenes OUT_DIR=$out/evaluation NUM_GPUS=1 OMP_NUM_THREADS=1 \
     sh "$ROOT/scripts/eval_meta_action.sh" --blackout --device cpu --workers 1
-echo "report: $out/evaluation/report.html"
+# The last command decides the exit code, also of a shell that went on after an error.
+[ -s "$out/evaluation/report.html" ] && echo "report: $out/evaluation/report.html"

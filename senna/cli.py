@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from senna.errors import SennaError
+from senna.ranks import forget_other_launchers, read_ranks
 
 
 class Command(NamedTuple):
@@ -160,12 +161,13 @@ def main(argv: list[str] | None = None) -> int:
         remedy = f"did you mean {similar[0]}?" if similar else "see senna --help"
         print(f"senna: error: unknown command {name}\n  -> {remedy}", file=sys.stderr)
         return 2
+    forget_other_launchers()
     _silence_libraries()
     try:
         return _entry_point(COMMANDS[name])(argv[1:])
     except SennaError as error:
         # A usage error is the same in all processes of a run; a failure at work may concern a single process.
-        if error.exit_code == 1 or os.environ.get("RANK", "0") == "0":
+        if error.exit_code == 1 or read_ranks().rank == 0:
             print(format_error(name, error), file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:

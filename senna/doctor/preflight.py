@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.util
-import os
 import socket
 import sys
 import time
@@ -19,6 +18,7 @@ from senna.doctor.machine import BF16_CAPABILITY
 from senna.doctor.packages import compiler, install_command, try_package
 from senna.doctor.verdict import memory_findings
 from senna.errors import SennaError, UsageError
+from senna.ranks import read_ranks
 from senna.train import checkpoint
 from senna.train.arguments import TrainArguments
 from senna.train.memory.model_shape import published_config
@@ -187,7 +187,7 @@ def preflight(args: TrainArguments) -> Mixture | None:
     if checkpoint.is_finished(Path(args.output_dir)):
         return None  # `senna.train.run.train` compares the settings
     args.start()
-    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    local_processes = read_ranks().local_world_size
     context = RunContext(args, is_preflight=True, num_processes=args.world_size, local_processes=local_processes)
     if torch.cuda.is_available() and not args.use_cpu:
         context.gpu_bytes = torch.cuda.get_device_properties(args.device).total_memory

@@ -1,6 +1,5 @@
 """`senna evaluate`: predict records, compute metrics from the predictions, and write a report."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from senna.evaluate.predictions import BLACKOUT, PREDICTIONS, Prediction, Store,
 from senna.files import stamp, write_json
 from senna.flags import flag, parse_flags
 from senna.kinds import PLAN
+from senna.ranks import read_ranks
 from senna.record_file import RecordFile, open_records
 
 MODES, COMPATS = ("score", "generate"), (None, "original")
@@ -134,8 +134,8 @@ def choose(records: RecordFile, kinds: str, limit: int | None) -> list[int]:
 
 @contextmanager
 def processes() -> Iterator[tuple[int, int, Callable[[], None]]]:
-    """Yield torchrun's rank and world size, and a barrier."""
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    """Yield the rank, the world size and a barrier; the run is a single process unless a launcher started it."""
+    rank, _, world, _ = read_ranks()
     if world == 1:
         yield 0, 1, lambda: None
         return
@@ -162,7 +162,7 @@ def _predict(
 
     device = args.device
     if device == "auto" and torch.cuda.is_available():
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        device = f"cuda:{read_ranks().local_rank}"
     model, tokenizer, processor = load_model(args.model, args.base, args.quantization, _dtype(args.dtype), device)
     dataset = ConversationDataset(
         records, tokenizer, processor, args.image_folder, args.version, args.aspect_ratio, args.image_decode,

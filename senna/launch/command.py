@@ -11,8 +11,11 @@ from itertools import pairwise
 from pathlib import Path
 
 from senna.errors import UsageError
+from senna.launch import hosts
 from senna.launch.processes import number_of_gpus, replace_process, start_command, uses_several_processes
+from senna.launch.slurm import slurm_environment
 from senna.launch.tiny_preset import ENVIRONMENT, Inputs, fill_inputs
+from senna.launch.variables import read_port
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,8 +35,9 @@ recipes:
 variables of the training recipes:
   MODEL_PATH, DATA, IMAGE_DATA, VISION_TOWER, OUT_DIR   as in the published scripts
   NUM_GPUS      processes on this machine; default: the GPUs found, CUDA_VISIBLE_DEVICES respected
-  HOSTFILE      several machines through DeepSpeed's launcher
+  HOSTFILE      several machines through pdsh or ssh from the first: a file with one line `NAME slots=GPUS` for each
   NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT   several machines through torchrun; start the script on each of them
+  LAUNCHER=slurm   several machines as tasks of srun; the variables of SLURM take the place of NNODES and so on
   DEEPSPEED_CONFIG   a DeepSpeed file; default with several processes: the recipe's own. A single process uses DeepSpeed only
                 if this is set (configs/deepspeed/zero3_offload.json: a large model on one card)
   PRESET=tiny   a small run on the CPU; the project's own small models and data replace every input that is not set
@@ -77,6 +81,8 @@ def main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0 if argv else 2
+    if argv[0] == "hosts":
+        return hosts.main(argv[1:])
     command = prepare(argv[0], argv[1:], os.environ)
     replace_process(command.words, command.environment)
     return 0
@@ -89,6 +95,8 @@ def prepare(recipe: str, flags: list[str], environment: Mapping[str, str]) -> Co
             f"senna launch needs the repository, whose configs/ it reads; {ROOT} has none",
             remedy="clone the repository, and run `pip install -e .` or the scripts of train_tools/ in it",
         )
+    if recipe == "pretrain" or recipe in DRIVING:
+        environment = _with_machines(environment, flags)
     if recipe == "pretrain":
         return _train(1, PRETRAIN, flags, environment)
     if recipe in DRIVING:
@@ -97,6 +105,20 @@ def prepare(recipe: str, flags: list[str], environment: Mapping[str, str]) -> Co
         return OTHERS[recipe](flags, environment)
     known = ", ".join(["pretrain", *DRIVING, *OTHERS])
     raise UsageError(f"unknown recipe {recipe}", remedy=f"use one of {known}")
+
+
+def _with_machines(environment: Mapping[str, str], flags: list[str]) -> Mapping[str, str]:
+    """Return the variables with those of SLURM translated. Raises UsageError where HOSTFILE or LAUNCHER cannot be used."""
+    launcher = environment.get("LAUNCHER", "")
+    if launcher not in ("", "slurm"):
+        raise UsageError(f"LAUNCHER={launcher} is unknown", remedy="use LAUNCHER=slurm, or leave LAUNCHER unset")
+    if _only_prints(flags):
+        return environment
+    if environment.get("HOSTFILE"):
+        hosts.remote_shell(environment)
+        read_port(environment)
+        return environment
+    return slurm_environment(environment) if launcher else environment
 
 
 def _driving_stage(flags: list[str]) -> int:

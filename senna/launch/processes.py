@@ -1,36 +1,26 @@
 """Number of processes of a run, and the launcher that starts them."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
-from pathlib import Path
+from itertools import takewhile
 
 from senna.errors import UsageError
-
-MASTER_PORT = "29500"
-
-
-def read_count(environment: Mapping[str, str], name: str, default: int, least: int = 0) -> int:
-    """Return a variable that holds a number of GPUs or machines, or ``default`` if it is not set.
-
-    Raises UsageError if it is not a number of at least ``least``.
-    """
-    text = environment.get(name) or str(default)
-    if not text.isascii() or not text.isdigit() or int(text) < least:
-        raise UsageError(
-            f"{name}={text} is not a number of at least {least}",
-            remedy=f"set {name} to a number such as {max(least, 1)}",
-        )
-    return int(text)
+from senna.launch.variables import MOST_MACHINES, MOST_PROCESSES, read_address, read_count, read_hostfile, read_port
 
 
 def count_gpus(environment: Mapping[str, str]) -> int:
-    """Return the number of GPUs in CUDA_VISIBLE_DEVICES if it is set, else the number that nvidia-smi lists."""
+    """Return the number of GPUs in CUDA_VISIBLE_DEVICES where it is set, else the number that nvidia-smi lists.
+
+    CUDA ignores every entry from the first one that names no device, for example ``-1`` or ``NoDevFiles``.
+    """
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return 0 if visible.strip() in ("", "-1") else len(visible.split(","))
+        entries = [entry.strip() for entry in visible.split(",")]
+        return sum(1 for _ in takewhile(re.compile(r"\d+|(GPU|MIG)-.+", re.ASCII).fullmatch, entries))
     if shutil.which("nvidia-smi") is None:
         return 0
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
@@ -38,13 +28,21 @@ def count_gpus(environment: Mapping[str, str]) -> int:
 
 
 def number_of_gpus(environment: Mapping[str, str]) -> int:
-    """Return NUM_GPUS if it is set, else ``count_gpus``."""
-    return read_count(environment, "NUM_GPUS", count_gpus(environment))
+    """Return NUM_GPUS where it is set, else ``count_gpus``."""
+    return read_count(environment, "NUM_GPUS", min(count_gpus(environment), MOST_PROCESSES), 0, MOST_PROCESSES)
+
+
+def number_of_machines(environment: Mapping[str, str]) -> int:
+    """Return NNODES, by default 1. Raises UsageError where it is no number, or does not fit NODE_RANK."""
+    nodes = read_count(environment, "NNODES", 1, 1, MOST_MACHINES)
+    if environment.get("NNODES"):
+        read_count(environment, "NODE_RANK", 0, 0, nodes - 1)
+    return nodes
 
 
 def uses_several_processes(environment: Mapping[str, str], processes: int) -> bool:
     """Return whether a run has several processes, here or on several machines."""
-    return bool(environment.get("HOSTFILE")) or read_count(environment, "NNODES", 1, 1) > 1 or processes > 1
+    return bool(environment.get("HOSTFILE")) or number_of_machines(environment) > 1 or processes > 1
 
 
 def start_command(arguments: list[str], environment: Mapping[str, str], processes: int) -> list[str]:
@@ -55,16 +53,13 @@ def start_command(arguments: list[str], environment: Mapping[str, str], processe
         processes: number of processes on this machine.
 
     Raises:
-        UsageError: HOSTFILE does not exist, or a variable that torchrun needs is missing.
+        UsageError: a variable is missing or wrong, or HOSTFILE cannot be used.
     """
     python = sys.executable
     if hostfile := environment.get("HOSTFILE"):
-        if not Path(hostfile).is_file():
-            raise UsageError(f"HOSTFILE={hostfile}: no such file", remedy="write one line per machine: NAME slots=GPUS")
-        # Without --no_local_rank DeepSpeed puts --local_rank=N before the name of the command.
-        launcher = ["deepspeed.launcher.runner", "--hostfile", hostfile, "--no_local_rank", "--module"]
-        return [python, "-m", *launcher, "senna", *arguments]
-    nodes = read_count(environment, "NNODES", 1, 1)
+        read_hostfile(hostfile)
+        return [python, "-m", "senna", "launch", "hosts", hostfile, *arguments]
+    nodes = number_of_machines(environment)
     if nodes > 1:
         for name, meaning in {
             "MASTER_ADDR": "the address of the first machine",
@@ -72,19 +67,33 @@ def start_command(arguments: list[str], environment: Mapping[str, str], processe
         }.items():
             if not environment.get(name):
                 raise UsageError(f"NNODES={nodes} needs {name}", remedy=f"set {name}: {meaning}")
-        port = environment.get("MASTER_PORT") or MASTER_PORT
-        rendezvous = ["--nnodes", str(nodes), "--node_rank", environment["NODE_RANK"]]
-        rendezvous += ["--master_addr", environment["MASTER_ADDR"], "--master_port", port]
+        rendezvous = [
+            *("--nnodes", str(nodes), "--node_rank", str(read_count(environment, "NODE_RANK", 0, 0, nodes - 1))),
+            *("--master_addr", read_address(environment, "MASTER_ADDR"), "--master_port", str(read_port(environment))),
+        ]
     elif processes > 1:
         rendezvous = ["--standalone"]
     else:
         return [python, "-m", "senna", *arguments]
-    launcher = ["torch.distributed.run", *rendezvous, "--nproc_per_node", str(processes)]
-    return [python, "-m", *launcher, "-m", "senna", *arguments]
+    return [
+        python,
+        "-m",
+        "torch.distributed.run",
+        *rendezvous,
+        "--nproc_per_node",
+        str(max(processes, 1)),
+        "-m",
+        "senna",
+        *arguments,
+    ]
 
 
 def replace_process(command: list[str], changes: Mapping[str, str]) -> None:
-    """Replace this process by ``command``, with ``changes`` in its environment. Does not return."""
+    """Replace this process by ``command``, with ``changes`` in its environment. Does not return.
+
+    Clusters that run PyTorch jobs set PET_NNODES and the like, which torchrun would take for flags.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execvpe(command[0], command, {**os.environ, **changes})
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PET_")}
+    os.execvpe(command[0], command, {**environment, **changes})

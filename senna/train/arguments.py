@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import yaml
 
 from senna.errors import UsageError
 from senna.flags import ArgumentParser
+from senna.ranks import read_ranks
 from senna.train.explain import Setting, explain, relative_path
 from senna.train.fields import OWN_FIELDS, TrainArguments, grouped_fields
 from senna.train.options import Option, options_of
@@ -236,7 +236,7 @@ def parse_arguments(argv: list[str], on_error: OnError | None = None) -> TrainAr
     except (ValueError, TypeError, ImportError) as error:
         raise UsageError(f"the arguments cannot be used: {error}", remedy=SEE_HELP) from error
     if command_line.is_print:
-        if os.environ.get("RANK", "0") == "0":
+        if read_ranks().rank == 0:
             print(explain(args, trail, command_line.configs))
         raise SystemExit(0)
     return args

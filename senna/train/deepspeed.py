@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 
 from senna.errors import UsageError
+from senna.ranks import is_launched
 
 
 def read_deepspeed(config: str | dict | None) -> dict | None:
@@ -38,7 +39,7 @@ def start_deepspeed(config: dict, use_cpu: bool) -> None:
         raise UsageError(
             "--deepspeed: DeepSpeed is not installed", remedy="pip install -e '.[gpu]', or use --deepspeed none"
         )
-    if "LOCAL_RANK" not in os.environ:  # not started by a launcher: DeepSpeed would look for MPI
+    if not is_launched():  # DeepSpeed would look for MPI
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])

@@ -12,9 +12,9 @@ VARIABLES = {"MODEL_PATH", "DATA", "IMAGE_DATA", "VISION_TOWER", "OUT_DIR", "PRE
              "DEEPSPEED_CONFIG"}  # fmt: skip
 
 
-def sh(script, *flags, cwd, **environment):
+def sh(script, *flags, cwd, shell=("sh",), **environment):
     """Run a script with none of its variables set but the given ones."""
     clean = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     clean |= {"PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     clean |= {name: str(value) for name, value in environment.items()}
-    return subprocess.run(["sh", script, *flags], capture_output=True, text=True, cwd=cwd, env=clean)
+    return subprocess.run([*shell, script, *flags], capture_output=True, text=True, cwd=cwd, env=clean)

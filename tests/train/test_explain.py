@@ -14,6 +14,7 @@ from senna.train.explain import format_value
 from senna.train.fields import OWN_FIELDS, TrainArguments
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.scripts import PRETRAIN, sh
+from tests.test_ranks import RANK_1
 
 CONFIGS = REPOSITORY / "configs"
 STAGES = ["stage1_pretrain", "stage2_driving", "stage3_planning"]
@@ -98,8 +99,8 @@ def test_neither_a_gpu_nor_deepspeed_is_needed(capsys):
 
 
 def test_only_the_main_process_prints(capsys, monkeypatch):
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in RANK_1.items():
+        monkeypatch.setenv(name, value)
     assert printed([], capsys) == ""
 
 

@@ -45,18 +45,22 @@ def started(monkeypatch):
     return words
 
 
+SHELLS = [shell for shell in (["dash"], ["busybox", "sh"], ["bash"]) if shutil.which(shell[0])] or [["sh"]]
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_scripts_are_posix_sh(script):
-    shell = shutil.which("dash") or "sh"
-    assert subprocess.run([shell, "-n", script], capture_output=True, text=True).stderr == ""
+def test_scripts_are_posix_sh(script, shell):
+    assert subprocess.run([*shell, "-n", script], capture_output=True, text=True).stderr == ""
 
 
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
 @pytest.mark.parametrize(("script", "recipe"), RECIPES.items(), ids=lambda value: getattr(value, "name", value))
-def test_a_script_starts_its_recipe_with_every_flag_from_any_folder(tmp_path, script, recipe):
+def test_a_script_starts_its_recipe_with_every_flag_from_any_folder(tmp_path, script, recipe, shell):
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\nprintf "%s\\0" "$PYTHONPATH" "$@"\n')
     python.chmod(0o755)
-    result = sh(script, "--a b", "c'd", cwd=tmp_path, PYTHON=python)
+    result = sh(script, "--a b", "c'd", cwd=tmp_path, shell=shell, PYTHON=python)
     assert result.returncode == 0, result.stderr
     path, *words = result.stdout.split("\0")[:-1]
     assert path.split(":")[0] == str(REPOSITORY)
