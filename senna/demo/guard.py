@@ -1,9 +1,13 @@
 """The checks of the HTTP server: every request passes through ``Guard`` before gradio sees it."""
 
+import asyncio
+import ipaddress
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from senna.demo.uploads import size_of_uploads
 
 # The browser refuses to load anything from another host.
 _POLICY = (
@@ -28,23 +32,42 @@ _CLOSED_ROUTES = (
 
 _UPLOAD, _FILE = "/gradio_api/upload", "/gradio_api/file="
 _MOST_REQUEST = 1 << 20  # bytes of a request that is no upload
+MOST_UPLOADS = 2 << 30  # bytes of all files in the folder of the uploads
 
 Message = dict[str, Any]
+Headers = Iterable[tuple[bytes, bytes]]
 
 
 class Guard:
-    """ASGI middleware that closes routes, restricts file names in requests to ``uploads``, and adds security headers.
+    """ASGI middleware that refuses foreign requests, closes routes, limits files to ``uploads``, and adds security headers.
+
+    Requests of other websites, which a visitor's browser sends on their behalf, are refused: those with the Origin of
+    another page, and with ``loopback`` those whose Host is no name of this machine (DNS rebinding: a foreign name that
+    resolves to 127.0.0.1).
 
     A request names a file by a path or a URL. When gradio is mounted in another application it does not check paths: it
     would fetch any URL and serve any file of this machine.
     """
 
-    def __init__(self, app: Callable[..., Awaitable[None]], uploads: str) -> None:
-        self.app, self.uploads = app, Path(uploads).resolve()
+    def __init__(
+        self,
+        app: Callable[..., Awaitable[None]],
+        uploads: str,
+        loopback: bool = False,
+        most_uploads: int = MOST_UPLOADS,
+    ) -> None:
+        self.app, self.uploads, self.loopback = app, Path(uploads).resolve(), loopback
+        self.most_uploads, self._arriving = most_uploads, 0
 
     async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
+        if scope["type"] == "websocket":  # the page uses none
+            await send({"type": "websocket.close", "code": 1008})
+            return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
+            return
+        if reason := refusal_of(scope["headers"], self.loopback):
+            await _refuse(send, 403, reason)
             return
         path = scope["path"]
         if path.lower().startswith(_CLOSED_ROUTES):
@@ -53,7 +76,10 @@ class Guard:
         if path.startswith(_FILE) and not self._is_upload(path.removeprefix(_FILE)):
             await _refuse(send, 403, b"not an upload")
             return
-        if scope["method"] != "GET" and scope["path"] != _UPLOAD:
+        if path == _UPLOAD:
+            await self._upload(scope, receive, send)
+            return
+        if scope["method"] != "GET":
             body = await _read(receive)
             if body is None:
                 await _refuse(send, 413, b"request too large")
@@ -62,7 +88,26 @@ class Guard:
                 await _refuse(send, 403, b"not an upload")
                 return
             receive = _replay(body, receive)
+        await self._pass_on(scope, receive, send)
 
+    async def _upload(self, scope: Message, receive: Any, send: Any) -> None:
+        """Pass on an upload, unless the uploads would exceed their limit with it."""
+        lengths = _values(scope["headers"], b"content-length")
+        if len(lengths) != 1 or not lengths[0].isdecimal():
+            await _refuse(send, 411, b"an upload must state its length")
+            return
+        length = int(lengths[0])
+        self._arriving += length  # other uploads may arrive at the same time
+        try:
+            stored = await asyncio.to_thread(size_of_uploads, self.uploads)
+            if stored + self._arriving > self.most_uploads:
+                await _refuse(send, 413, b"the server holds too many uploads; try again in an hour")
+                return
+            await self._pass_on(scope, receive, send)
+        finally:
+            self._arriving -= length
+
+    async def _pass_on(self, scope: Message, receive: Any, send: Any) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message = {**message, "headers": [*message.get("headers", []), *_HEADERS]}
@@ -72,6 +117,40 @@ class Guard:
 
     def _is_upload(self, name: object) -> bool:
         return isinstance(name, str) and "\0" not in name and Path(name).resolve().is_relative_to(self.uploads)
+
+
+def refusal_of(headers: Headers, loopback: bool) -> bytes | None:
+    """Return why a request is foreign, None where it is not.
+
+    Args:
+        headers: (name in lower case, value) of the request.
+        loopback: whether the server can be reached from this machine only.
+    """
+    hosts, origins = _values(headers, b"host"), _values(headers, b"origin")
+    if len(hosts) != 1:
+        return b"a request must name one Host"
+    if loopback and not _is_loopback_name(hosts[0]):
+        return b"this page is for this machine only; open it as 127.0.0.1 or localhost"
+    if any(origin.lower().partition("://")[2] != hosts[0].lower() for origin in origins):
+        return b"the request comes from another website"
+    return None
+
+
+def _values(headers: Headers, name: bytes) -> list[str]:
+    return [value.decode("latin-1").strip() for key, value in headers if key.lower() == name]
+
+
+def _is_loopback_name(host: str) -> bool:
+    """Return whether a Host header, with any port (of a tunnel, for example), names this machine's loopback address."""
+    name, _, port = host.rpartition(":") if not host.endswith("]") and ":" in host else (host, "", "")
+    if port and not port.isdecimal():
+        return False
+    if name.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name[1:-1] if name.startswith("[") and name.endswith("]") else name).is_loopback
+    except ValueError:
+        return False
 
 
 def named_files(body: bytes) -> Iterator[object]:

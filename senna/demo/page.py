@@ -26,7 +26,7 @@ from senna.demo.questions import (
     views_to_show,
 )
 from senna.demo.result import NOTHING_YET, Result, draw, draw_problem, is_over
-from senna.demo.uploads import open_upload, serve_copy
+from senna.demo.uploads import KEPT, open_upload, serve_copy
 from senna.errors import SennaError
 from senna.meta_actions import MetaAction
 from senna.navigation import COMMANDS
@@ -40,7 +40,6 @@ logger = logging.getLogger(__name__)
 AROUND = ("front left", "front", "front right", "back left", "back", "back right")  # as on the car
 PLAN_TOKENS, TEXT_TOKENS = 32, 256
 _MOST_WAITING = 16  # visitors in the queue; further ones are refused
-_KEPT = 3600  # seconds before uploaded files are deleted
 _SERVER_ERROR = "An error occurred on the server and was logged. Try again, or ask another question."
 
 
@@ -144,7 +143,7 @@ class Desk:
 
 def build_page(desk: Desk, model_name: str, device: str) -> gr.Blocks:
     """Build the page; ``model_name`` and ``device`` are shown at its top."""
-    with gr.Blocks(title="Senna", analytics_enabled=False, delete_cache=(_KEPT // 4, _KEPT)) as page:
+    with gr.Blocks(title="Senna", analytics_enabled=False, delete_cache=(KEPT // 4, KEPT)) as page:
         gr.HTML(_head(model_name, device), padding=False)
         with gr.Row(elem_id="desk"):
             with gr.Column(scale=3, min_width=320, elem_id="pictures"):

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 
 from senna.demo.guard import Guard
 from senna.demo.page import style
+from senna.demo.port import is_loopback
 
 MOST_UPLOAD = "40mb"  # per file; a 40 megapixel JPEG of a camera has 10 to 20 MB
 
@@ -36,7 +37,7 @@ def serve(page: gr.Blocks, listener: socket.socket, uploads: str, ready: Callabl
         app_kwargs={"openapi_url": None},
         **style(),
     )
-    guard = Guard(app, uploads)
+    guard = Guard(app, uploads, loopback=is_loopback(listener))
     config = uvicorn.Config(guard, log_level="warning", access_log=False, timeout_graceful_shutdown=2)
     ready()
     uvicorn.Server(config).run(sockets=[listener])

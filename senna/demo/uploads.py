@@ -1,6 +1,8 @@
 """Validation of images from visitors and from records, with messages for visitors, and the copies that the page serves."""
 
 import os
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -11,6 +13,8 @@ from senna.files import atomic_write
 FORMATS = ("JPEG", "PNG", "WEBP")
 MOST_MEGAPIXELS = 40.0
 _MOST_BYTES = 256 << 20  # of a file; some decoders read it entirely
+KEPT = 3600  # seconds before uploaded files are deleted
+_LEAST_FILE = 64 << 10  # bytes that a file counts at least, which limits their number
 _LEAST_SIDE = 16  # pixels
 _MOST_STRETCH = 20  # ratio of the longer to the shorter side
 
@@ -42,6 +46,24 @@ def open_upload(path: str | os.PathLike[str], view: str, most_megapixels: float)
         raise Refusal(
             f"The {view} image is damaged or truncated. Export or download it again, then upload it once more."
         ) from None
+
+
+def size_of_uploads(folder: Path) -> int:
+    """Return the bytes of all files in the folder of the uploads, each counted as 64 KiB at least.
+
+    Files of interrupted uploads, which gradio forgets, are deleted after an hour.
+    """
+    total, oldest = 0, time.time() - KEPT
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):  # a file that is being deleted
+                path = Path(parent, name)
+                facts = path.lstat()
+                if Path(parent) == folder and name.startswith("tmp") and facts.st_mtime < oldest:
+                    path.unlink()
+                    continue
+                total += max(facts.st_size, _LEAST_FILE)
+    return total
 
 
 def serve_copy(path: Path, view: str, copy: Path, most_megapixels: float) -> Path:
