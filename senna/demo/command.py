@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from senna.demo.uploads import MOST_MEGAPIXELS
 from senna.errors import UsageError
 from senna.flags import flag, parse_flags
 
@@ -32,7 +33,7 @@ class DemoArguments:
     device: str = flag("auto (a GPU where there is one), cpu, cuda, cuda:1", "auto")
     quantization: str | None = flag("nf4 or int8: load the LLM in 4 or 8 bits", None)
     dtype: str = flag("auto (as in the checkpoint), float32, bfloat16 or float16", "auto")
-    max_image_megapixels: float = flag("refuse larger images", 40.0)
+    max_image_megapixels: float = flag("refuse larger images", MOST_MEGAPIXELS)
 
 
 def main(argv: list[str]) -> int:
@@ -82,9 +83,9 @@ def _run(args: DemoArguments, uploads: str) -> int:
     from senna.demo.port import address_of, is_loopback, listen
 
     with listen(args.host, args.port) as listener:
-        examples = find_examples(args.data, args.image_folder)
+        examples = find_examples(args.data, args.image_folder, most_megapixels=args.max_image_megapixels)
         print(f"loading {args.model} ...", flush=True)
-        desk, device = _desk(args, examples)
+        desk, device = _desk(args, examples, uploads)
         from senna.demo.page import build_page
         from senna.demo.serve import serve
 
@@ -102,7 +103,7 @@ def _run(args: DemoArguments, uploads: str) -> int:
     return 0
 
 
-def _desk(args: DemoArguments, examples: "list[Example]") -> "tuple[Desk, str]":
+def _desk(args: DemoArguments, examples: "list[Example]", uploads: str) -> "tuple[Desk, str]":
     """Load the model; return the event handlers and the type of its device."""
     import torch
 
@@ -114,4 +115,5 @@ def _desk(args: DemoArguments, examples: "list[Example]") -> "tuple[Desk, str]":
     model, tokenizer, image_processor = load_model(
         args.model, quantization=args.quantization, dtype=dtype, device=args.device
     )
-    return Desk(Answerer(model, tokenizer, image_processor), examples, args.max_image_megapixels), model.device.type
+    answerer = Answerer(model, tokenizer, image_processor)
+    return Desk(answerer, examples, args.max_image_megapixels, Path(uploads)), model.device.type

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -25,7 +26,8 @@ from senna.demo.questions import (
     views_to_show,
 )
 from senna.demo.result import NOTHING_YET, Result, draw, draw_problem, is_over
-from senna.demo.uploads import open_upload
+from senna.demo.uploads import KEPT, open_upload, serve_copy
+from senna.errors import SennaError
 from senna.meta_actions import MetaAction
 from senna.navigation import COMMANDS
 from senna.templates import load_templates
@@ -38,7 +40,6 @@ logger = logging.getLogger(__name__)
 AROUND = ("front left", "front", "front right", "back left", "back", "back right")  # as on the car
 PLAN_TOKENS, TEXT_TOKENS = 32, 256
 _MOST_WAITING = 16  # visitors in the queue; further ones are refused
-_KEPT = 3600  # seconds before uploaded files are deleted
 _SERVER_ERROR = "An error occurred on the server and was logged. Try again, or ask another question."
 
 
@@ -47,12 +48,13 @@ class Desk:
     """The event handlers of the page.
 
     Uploads arrive as gradio describes them, ``{"path": ...}`` or None. Gradio's own image loading would show Pillow's
-    errors to visitors.
+    errors to visitors. ``uploads`` is the only folder whose files are served.
     """
 
     answerer: Answerer
     examples: Sequence[Example]
     most_megapixels: float
+    uploads: Path
 
     def check(self, upload: Upload, shown: str, view: str) -> tuple[Any, Any, None]:
         """Check an uploaded file, and clear the answer and the ground truth, which belong to other images.
@@ -74,7 +76,16 @@ class Desk:
     def show_example(self, chosen: gr.SelectData) -> tuple[Any, ...]:
         """Return the images in the order of AROUND, speed, command, ground truth, and an empty answer."""
         example = self.examples[chosen.index]
-        images = dict(zip(VIEWS, example.images, strict=True))
+        try:
+            images = {
+                view: serve_copy(path, view, self._copy(chosen.index, view), self.most_megapixels)
+                for view, path in zip(VIEWS, example.images, strict=True)
+            }
+        except Refusal as refusal:
+            return (*[gr.skip()] * (len(AROUND) + 3), draw_problem(str(refusal)))
+        except SennaError:
+            logger.exception("example %s cannot be shown", chosen.index)
+            return (*[gr.skip()] * (len(AROUND) + 3), draw_problem(_SERVER_ERROR))
         speed = gr.skip() if example.speed is None else example.speed
         return (
             *(str(images[view]) for view in AROUND),
@@ -83,6 +94,9 @@ class Desk:
             example.truth and str(example.truth),
             NOTHING_YET,
         )
+
+    def _copy(self, index: int, view: str) -> Path:
+        return self.uploads / "examples" / f"{index}-{view.replace(' ', '-')}.png"
 
     def ask(
         self,
@@ -129,7 +143,7 @@ class Desk:
 
 def build_page(desk: Desk, model_name: str, device: str) -> gr.Blocks:
     """Build the page; ``model_name`` and ``device`` are shown at its top."""
-    with gr.Blocks(title="Senna", analytics_enabled=False, delete_cache=(_KEPT // 4, _KEPT)) as page:
+    with gr.Blocks(title="Senna", analytics_enabled=False, delete_cache=(KEPT // 4, KEPT)) as page:
         gr.HTML(_head(model_name, device), padding=False)
         with gr.Row(elem_id="desk"):
             with gr.Column(scale=3, min_width=320, elem_id="pictures"):

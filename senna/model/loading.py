@@ -69,7 +69,7 @@ def _load_tower(model: SennaLlavaLlamaForCausalLM, tower: str) -> bool:
     """Copy the vision weights of a CLIP model into the vision tower. Return True if they differ from those before."""
     try:
         with quiet_transformers():
-            source = CLIPVisionModel.from_pretrained(tower, dtype=model.dtype)
+            source = CLIPVisionModel.from_pretrained(tower, dtype=model.dtype, trust_remote_code=False)
     except OSError as error:
         raise UsageError(
             f"vision tower {tower}: the checkpoint does not hold it and it cannot be loaded ({first_line(error)})",
@@ -180,6 +180,7 @@ def _open_complete(
                 attn_implementation=options.attn_implementation,
                 device_map={"": options.device} if quantization else None,
                 output_loading_info=True,
+                trust_remote_code=False,
                 **extra,
             )
     except pickle.UnpicklingError as error:  # transformers reads pickles with weights_only=True

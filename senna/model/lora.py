@@ -78,7 +78,7 @@ def read_lora(path: str, base: str) -> LoraFolder:
     if adapter_config is None:
         raise UsageError(f"{path} is not a LoRA folder: it has no {ADAPTER_CONFIG}", remedy="give a LoRA folder")
     try:
-        config = cast("LoraConfig", LoraConfig.from_pretrained(str(adapter_config.parent)))
+        config = cast("LoraConfig", LoraConfig.from_pretrained(str(adapter_config.parent), trust_remote_code=False))
     except (TypeError, ValueError) as error:
         raise UsageError(
             f"LoRA folder {path}: {ADAPTER_CONFIG}: {first_line(error)}", remedy="copy or train it again"

@@ -129,11 +129,16 @@ class SennaLlavaLlamaForCausalLM(LlamaForCausalLM):
         self.post_init()
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs):
-        """Load a checkpoint as transformers does. Without ``config``, add the vision tower's geometry to a published one."""
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, trust_remote_code=False, **kwargs):
+        """Load a checkpoint as transformers does. Without ``config``, add the vision tower's geometry to a published one.
+
+        Code in the checkpoint's folder is never run: ``trust_remote_code`` is accepted and ignored.
+        """
         if config is None:
             config = ModelSource.resolve(str(pretrained_model_name_or_path)).config
-        return super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
+        return super().from_pretrained(
+            pretrained_model_name_or_path, *args, config=config, trust_remote_code=False, **kwargs
+        )
 
     def compute_splice(
         self,

@@ -286,7 +286,7 @@ def _tower_geometry(tower: str) -> dict[str, Any]:
     if tower == DEFAULT_TOWER:  # known here, so that a published checkpoint opens without the hub
         return dict(CLIP_VIT_L_14_336)
     _config_dict(tower, "vision tower")  # for its messages
-    return CLIPVisionConfig.from_pretrained(tower).to_dict()
+    return CLIPVisionConfig.from_pretrained(tower, trust_remote_code=False).to_dict()
 
 
 def _load_image_processor(sources: Sequence[str], config: SennaConfig) -> CLIPImageProcessorPil:
@@ -296,7 +296,7 @@ def _load_image_processor(sources: Sequence[str], config: SennaConfig) -> CLIPIm
         if has_none or source == DEFAULT_TOWER:
             continue
         try:
-            return CLIPImageProcessorPil.from_pretrained(source)
+            return CLIPImageProcessorPil.from_pretrained(source, trust_remote_code=False)
         except OSError:
             continue  # a hub model without an image processor, such as a bare LLM
     side = config.image_side

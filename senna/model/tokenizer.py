@@ -21,7 +21,9 @@ def load_tokenizer(
     """
     options = {} if model_max_length is None else {"model_max_length": model_max_length}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path), padding_side=padding_side, **options)
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(path), padding_side=padding_side, trust_remote_code=False, **options
+        )
     except (OSError, ValueError) as error:
         raise UsageError(
             f"no tokenizer can be loaded from {path}: {first_line(error)}",

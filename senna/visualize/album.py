@@ -104,6 +104,8 @@ def trajectory_of(record: Mapping[str, Any]) -> list[list[float]]:
 
 def open_upload(path: Path) -> Image.Image:
     """Open an image as RGB. Raises DataError that says why it cannot be read, without its path."""
+    if path.exists() and not path.is_file():
+        raise DataError("not a regular file")  # a pipe or a device could be read forever
     try:
         check_image_file(path)
     except DataError as error:

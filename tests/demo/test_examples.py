@@ -1,11 +1,15 @@
 """The frames of a file of records that the page offers."""
 
 import json
+import os
 
 import pytest
+from PIL import Image
 
 from senna.demo import examples
 from senna.demo.examples import choose_examples, find_examples
+from senna.demo.questions import Refusal
+from senna.demo.uploads import serve_copy
 from senna.errors import DataError
 from senna.record_file import open_records
 from senna.views import VIEWS
@@ -62,3 +66,45 @@ def test_without_a_file_the_records_of_the_quickstart_are_used_if_they_exist(tmp
     assert find_examples(None, None) == []
     write_frames(tmp_path, 2)
     assert numbers(find_examples(None, None)) == [0, 1]
+
+
+@pytest.mark.parametrize("view", range(6))
+@pytest.mark.parametrize("kind", ["text", "pipe", "large"])
+def test_a_record_that_names_another_file_than_an_image_is_no_example(tmp_path, view, kind):
+    records, secret = write_frames(tmp_path, 2), tmp_path / "secret"
+    if kind == "pipe":
+        os.mkfifo(secret)
+    elif kind == "text":
+        secret.write_text("root:x:0:0:root:/root:/bin/sh\n")
+    else:
+        Image.new("L", (10_000, 6_000)).save(secret, "PNG", compress_level=1)
+    lines = [json.loads(line) for line in records.read_text().splitlines()]
+    lines[0]["images"][view] = str(secret)
+    records.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert numbers(find_examples(str(records), None)) == [1]
+
+
+def test_the_page_serves_the_pixels_of_an_example_and_nothing_else_of_its_file(tmp_path):
+    source, copy = tmp_path / "private" / "front.jpg", tmp_path / "uploads" / "examples" / "0-front.png"
+    source.parent.mkdir()
+    Image.effect_noise((64, 48), 60).convert("RGB").save(
+        source, comment=b"a secret comment", icc_profile=b"a secret profile"
+    )
+    source.write_bytes(source.read_bytes() + b"a secret behind the image")
+    assert serve_copy(source, "front", copy, 40.0) == copy
+    assert b"secret" in source.read_bytes()
+    assert b"secret" not in copy.read_bytes()
+    with Image.open(source) as image, Image.open(copy) as served:
+        assert served.tobytes() == image.convert("RGB").tobytes()
+        assert not served.info
+
+
+def test_an_example_whose_file_was_replaced_is_not_served(tmp_path):
+    records = write_frames(tmp_path, 1)
+    [example] = find_examples(str(records), None)
+    example.images[3].unlink()
+    example.images[3].symlink_to("/etc/passwd")
+    with pytest.raises(Refusal) as refusal:
+        serve_copy(example.images[3], "back left", tmp_path / "copy.png", 40.0)
+    assert "passwd" not in str(refusal.value)
+    assert not (tmp_path / "copy.png").exists()

@@ -240,11 +240,12 @@ def test_the_page_contacts_no_other_host_and_only_this_machine_can_connect(visit
     assert listening == ["127.0.0.1"]
 
 
-def get(url: str, path: str) -> int:
+def get(url: str, path: str, host: str | None = None) -> int:
     """Return the HTTP status of a path that is sent unchanged."""
     address = urlsplit(url)
     with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
-        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {address.netloc}\r\nConnection: close\r\n\r\n".encode())
+        host = host or address.netloc
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
         return int(connection.recv(64).split()[1])
 
 
@@ -264,6 +265,12 @@ def get(url: str, path: str) -> int:
 def test_nothing_but_the_page_is_served(server, path):
     assert get(server.url, "/") == 200
     assert get(server.url, path) in (403, 404)
+
+
+def test_a_foreign_name_of_the_server_is_refused(server):
+    port = urlsplit(server.url).port
+    assert get(server.url, "/", f"localhost:{port}") == 200
+    assert get(server.url, "/", f"evil.example:{port}") == 403
 
 
 @pytest.mark.parametrize("target", ["a file of this machine", "a path out of the uploads", "a URL"])

@@ -226,7 +226,7 @@ class LlavaCaptioner:
         from transformers import AutoConfig
 
         try:
-            config = AutoConfig.from_pretrained(self._path)
+            config = AutoConfig.from_pretrained(self._path, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise self._cannot_open(error) from error
         if config.model_type != "llava_next":
@@ -246,8 +246,8 @@ class LlavaCaptioner:
             # Composed from its parts, because LlavaNextProcessor.from_pretrained needs torchvision.
             settings = LlavaNextProcessor.get_processor_dict(self._path)[0]
             return LlavaNextProcessor(
-                image_processor=LlavaNextImageProcessorPil.from_pretrained(self._path),
-                tokenizer=AutoTokenizer.from_pretrained(self._path),
+                image_processor=LlavaNextImageProcessorPil.from_pretrained(self._path, trust_remote_code=False),
+                tokenizer=AutoTokenizer.from_pretrained(self._path, trust_remote_code=False),
                 patch_size=settings.get("patch_size", 14),
                 vision_feature_select_strategy=settings.get("vision_feature_select_strategy", "default"),
                 chat_template=settings.get("chat_template"),
@@ -262,7 +262,11 @@ class LlavaCaptioner:
 
         try:
             model = LlavaNextForConditionalGeneration.from_pretrained(
-                self._path, config=self._config, attn_implementation=self._attention, **self._load_options(torch)
+                self._path,
+                config=self._config,
+                attn_implementation=self._attention,
+                trust_remote_code=False,
+                **self._load_options(torch),
             )
         except (OSError, ImportError, ValueError) as error:
             raise self._cannot_open(error) from error

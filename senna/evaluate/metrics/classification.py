@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from senna.evaluate.metrics.bootstrap import Interval, Scenes, interval, ratio
+from senna.evaluate.metrics.bootstrap import Interval, Scenes, interval, macro_interval, ratio
 
 INVALID = -1
 
@@ -24,12 +24,14 @@ class ClassificationResult:
         accuracies, macro_f1s: (1 + R,), the figure in all scenes, then in each resample.
         table: {"labels", "classes", "confusion"}, as in metrics.json.
         invalid: fraction of invalid answers.
+        scenes: number of scenes.
     """
 
     accuracies: NDArray[np.float64]
     macro_f1s: NDArray[np.float64]
     table: dict[str, Any]
     invalid: float
+    scenes: int
 
     @property
     def accuracy(self) -> Interval:
@@ -37,7 +39,7 @@ class ClassificationResult:
 
     @property
     def macro_f1(self) -> Interval:
-        return interval(self.macro_f1s)
+        return macro_interval(self.macro_f1s, self.scenes, 0.0, 1.0)
 
 
 def classify(truth: ArrayLike, predicted: ArrayLike, labels: Sequence[str], scenes: Scenes) -> ClassificationResult:
@@ -70,6 +72,7 @@ def classify(truth: ArrayLike, predicted: ArrayLike, labels: Sequence[str], scen
             "confusion": (confusion if invalid else confusion[:, :count]).tolist(),
         },
         invalid=invalid,
+        scenes=scenes.count,
     )
 
 
@@ -82,11 +85,16 @@ def accuracy(confusions: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def macro_f1(confusions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the mean F1 over the classes that occur in the ground truth (of the resample), (..., C, C + 1) -> (...)."""
+    """Return the mean F1 over the classes that occur in the ground truth of all scenes, (1 + R, C, C + 1) -> (1 + R,).
+
+    The set of classes is that of row 0, all scenes: F1 is 0 for a class that a resample lacks. If each resample had its own
+    classes, those without the rare ones, which are the hardest, would score too high.
+    """
     correct, true = _correct(confusions), confusions.sum(axis=-1)  # (..., C)
     predicted = confusions[..., :-1].sum(axis=-2)
     f1 = ratio(2 * correct, true + predicted, empty=0.0)
-    return ratio((f1 * (true > 0)).sum(axis=-1), (true > 0).sum(axis=-1))
+    occurs = true[0] > 0  # (C,)
+    return ratio((f1 * occurs).sum(axis=-1), occurs.sum())
 
 
 def _correct(confusions: NDArray[np.float64]) -> NDArray[np.float64]:

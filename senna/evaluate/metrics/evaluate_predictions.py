@@ -1,10 +1,10 @@
 """The contents of metrics.json, computed from predictions by pure functions.
 
 A figure I is {"value", "low", "high"}: the value with its 95 % interval by scene (senna.evaluate.metrics.bootstrap); the
-bounds are None with a single scene. Decisions D are {"accuracy": {"both", "speed", "path": I}, "macro_f1": the same,
-"invalid": fraction, and for both, speed and path {"labels", "classes": {NAME: precision, recall, f1, support},
-"confusion"}}. The rows of a confusion matrix are the ground truth, its columns the answers, with a last column for invalid
-answers if there are any.
+bounds are None with a single scene, and those of macro F1 are rough with less than 50. Decisions D are {"accuracy":
+{"both", "speed", "path": I}, "macro_f1": the same, "invalid": fraction, and for both, speed and path {"labels", "classes":
+{NAME: precision, recall, f1, support}, "confusion"}}. The rows of a confusion matrix are the ground truth, its columns the
+answers, with a last column for invalid answers if there are any.
 """
 
 from collections import Counter

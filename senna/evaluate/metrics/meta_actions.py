@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from senna.evaluate.metrics.bootstrap import Interval, Scenes, interval
+from senna.evaluate.metrics.bootstrap import Interval, Scenes, interval, macro_interval
 from senna.evaluate.metrics.classification import INVALID, ClassificationResult, classify
 from senna.meta_actions import ALL_META_ACTIONS, PATHS, SPEEDS, MetaAction, parse_meta_action
 
@@ -35,7 +35,10 @@ class Decisions:
         mine, theirs = self.parts, other.parts
         return {
             "accuracy": {name: interval(mine[name].accuracies - theirs[name].accuracies) for name in _PARTS},
-            "macro_f1": {name: interval(mine[name].macro_f1s - theirs[name].macro_f1s) for name in _PARTS},
+            "macro_f1": {
+                name: macro_interval(mine[name].macro_f1s - theirs[name].macro_f1s, mine[name].scenes, -1.0, 1.0)
+                for name in _PARTS
+            },
         }
 
 

@@ -48,6 +48,8 @@ def _sections(runs: Sequence[Run], differences: Sequence[Difference]) -> Iterato
     for run, difference in zip(runs[1:], differences, strict=True):
         for warning in difference.warnings:
             yield f'<p class="warn"><b>{escape(run.name)} against {escape(runs[0].name)}:</b> {escape(warning)}</p>'
+    if warning := html.few_scenes(min(run.metrics["scenes"] for run in runs)):
+        yield f'<p class="warn">{warning}</p>'
     with_plans = [run for run in runs if run.metrics["plan"]]
     if with_plans:
         yield f"<h2>The plan</h2>{_headline(with_plans)}"

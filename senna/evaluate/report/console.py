@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from senna.evaluate.report.comparison import MEASURES, PARTS, Difference, Run, top_figures
-from senna.evaluate.report.html import bounds, headline_of, number
+from senna.evaluate.report.html import bounds, few_scenes, headline_of, number
 
 
 def headline(metrics: Mapping[str, Any]) -> str:
@@ -18,6 +18,7 @@ def headline(metrics: Mapping[str, Any]) -> str:
             rows.append(_headline_row("images black", plan["blackout"]))
         rows += [_headline_row(name, found) for name, found in plan["baselines"].items()]
         lines += ["", *_table(rows), "", f"baselines fitted on {plan['baselines_fitted_on']}"]
+        lines += [f"WARNING {warning}"] if (warning := few_scenes(plan["scenes"])) else []
     for kind, figures in metrics.get("text", {}).items():
         listed = ", ".join(_figure(name, value) for name, value in figures.items() if _is_figure(value))
         lines.append(f"{kind}: {listed}")
@@ -36,6 +37,8 @@ def comparison_text(runs: Sequence[Run], differences: Sequence[Difference]) -> s
         cells = [_with_bounds(headline_of(plan)[measure]["both"]) if plan else "-" for _, measure in MEASURES]
         rows.append((run.name, *cells, f"{run.metrics['records']:,}", f"{run.metrics['scenes']:,}"))
     lines = _table(rows)
+    if warning := few_scenes(min(run.metrics["scenes"] for run in runs)):
+        lines += [f"WARNING {warning}"]
     for run, difference in zip(runs[1:], differences, strict=True):
         lines += ["", *_difference_lines(runs[0], run, difference)]
     names = list(dict.fromkeys(name for run in runs for name in top_figures(run.metrics)))

@@ -13,6 +13,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from senna.evaluate.metrics.bootstrap import FEW_SCENES
 from senna.files import atomic_write
 
 RIGHT, WRONG = "#0072B2", "#D55E00"
@@ -58,6 +59,16 @@ def has_interval(interval: Interval) -> bool:
     """Return whether both bounds are known."""
     bounds = (interval.get("low"), interval.get("high"))
     return all(bound is not None and math.isfinite(bound) for bound in bounds)
+
+
+def few_scenes(scenes: int) -> str:
+    """Return a sentence on intervals from few scenes; "" if there are enough, or only one and thus no intervals."""
+    if not 1 < scenes < FEW_SCENES:
+        return ""
+    return (
+        f"Only {scenes} scenes: the intervals are rough below {FEW_SCENES} scenes, and classes that do not occur in these "
+        "scenes are not part of macro F1. Evaluate more scenes before you rely on a difference."
+    )
 
 
 def bounds(interval: Interval, show: Any = number) -> str:

@@ -27,7 +27,8 @@ MACRO_F1 = (
     "much as driving straight, and a constant answer scores low. <b>Joint</b>: SPEED and PATH are both right."
 )
 INTERVALS = (
-    "Intervals are 95 % bootstrap intervals over scenes, because the frames of a scene are similar. "
+    "Intervals are 95 % bootstrap intervals over scenes, because the frames of a scene are similar; those of macro F1 are the "
+    "wider of basic and percentile bounds over a fixed set of classes. "
     "The model's interval is shaded."
 )
 CALIBRATION = (
@@ -110,6 +111,8 @@ def _headline(plan: Metrics) -> Iterator[str]:
     yield grid(*charts)
     if not html.has_interval(html.headline_of(plan)["macro_f1"]["both"]):
         yield "<p class=warn>All plans are from one scene: there are no intervals, and no difference is certain.</p>"
+    if warning := html.few_scenes(plan["scenes"]):
+        yield f"<p class=warn>{warning}</p>"
     fitted = f"The baselines are fitted on {escape(plan['baselines_fitted_on'])}."
     yield "".join(f'<p class="soft">{line}</p>' for line in (MACRO_F1, f"{INTERVALS} {fitted}", FUTURE))
     yield grid(*_measure_tables(plan, rows))

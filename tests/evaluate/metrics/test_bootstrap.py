@@ -44,7 +44,7 @@ def test_the_order_of_records_does_not_change_the_intervals():
     assert first.table == second.table
 
 
-def test_a_resample_has_the_figures_of_the_records_of_its_scenes():
+def test_a_resample_has_the_figures_of_the_records_of_its_scenes_over_the_classes_of_all_scenes():
     rng = np.random.default_rng(3)
     scene = rng.integers(6, size=80)
     truth = np.where(scene == 0, 2, rng.integers(2, size=80))  # class c occurs in a single scene
@@ -57,7 +57,7 @@ def test_a_resample_has_the_figures_of_the_records_of_its_scenes():
     for row, drawn in enumerate(times.astype(int), 1):
         records = np.repeat(np.arange(80), drawn[scene])
         true, answer = truth[records], predicted[records]
-        f1 = f1_score(true, answer, labels=np.unique(true), average="macro", zero_division=0)
+        f1 = f1_score(true, answer, labels=np.unique(truth), average="macro", zero_division=0)
         assert found.macro_f1s[row] == pytest.approx(f1)
         assert found.accuracies[row] == pytest.approx(np.mean(true == answer))
 
