@@ -77,8 +77,8 @@ def test_a_value_that_nothing_can_use_is_an_error_that_names_the_record_or_is_sk
     dataset = pickle.loads(pickle.dumps(ConversationDataset(records, byte_level(), PROCESSOR)))
     sample = dataset.text(1)
     assert "error" in sample
-    assert sample["error"].count(str(path)) == 1
-    assert message in sample["error"]
+    assert str(sample["error"]).count(str(path)) == 1
+    assert message in sample["error"].message
 
 
 def test_more_bad_records_than_may_be_skipped_are_an_error_over_all_files(tmp_path):
