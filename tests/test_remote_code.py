@@ -11,8 +11,8 @@ from senna.convert.captioners.llava import LlavaCaptioner
 from senna.errors import UsageError
 from senna.model import load_model
 from senna.model.tokenizer import load_tokenizer
-from tests.data.small_tokenizers import llama_folder
 from tests.helpers.paths import REPOSITORY
+from tests.helpers.small_tokenizers import llama_folder
 
 TAKES_IT = {"from_pretrained", "from_config", "pipeline", "load_custom_generate"}
 SOURCES = sorted(path for folder in ("senna", "scripts") for path in (REPOSITORY / folder).rglob("*.py"))
