@@ -5,6 +5,7 @@ is therefore usable, even after a power failure.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -19,6 +20,8 @@ from senna.train.arguments import TrainArguments
 
 TRAINED_WEIGHTS = "trained.safetensors"
 
+_CHECKPOINT_NAME = re.compile(r"checkpoint-(0|[1-9][0-9]*)", re.ASCII)
+
 CONTINUED_FIELDS = """model_name_or_path model_base vision_tower data_path data_bytes stage image_folder version
 image_aspect_ratio image_decode model_max_length group_by_modality_length pack_frames pack_max_tokens
 loss_weight mm_vision_select_layer mm_adapter_tokens
@@ -29,9 +32,13 @@ num_train_epochs max_steps seed bf16 fp16 global_batch_size world_size zero_stag
 
 
 def checkpoints(output_dir: Path) -> list[Path]:
-    """Return the complete checkpoints of a run, oldest first."""
-    found = [path for path in output_dir.glob("checkpoint-*") if path.name.split("-")[1].isdigit() and path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+    """Return the checkpoints of a run, oldest first: the folders whose name is exactly ``checkpoint-N``.
+
+    Other names, such as ``checkpoint-200-best``, are folders of the user.
+    """
+    steps = {path: _CHECKPOINT_NAME.fullmatch(path.name) for path in output_dir.glob("checkpoint-*")}
+    found = {path: int(match[1]) for path, match in steps.items() if match and path.is_dir()}
+    return sorted(found, key=lambda path: found[path])
 
 
 def prune(output_dir: Path, keep: int | None) -> None:
