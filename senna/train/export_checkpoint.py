@@ -151,7 +151,7 @@ def _read_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
             f"--checkpoint {checkpoint}: DeepSpeed cannot read it ({first_line(error)})",
             remedy="export another checkpoint",
         ) from error
-    return {name: tensor.contiguous() for name, tensor in state.items()}
+    return {name: tensor.contiguous() for name, tensor in (state or {}).items()}
 
 
 def _copy_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor], checkpoint: Path) -> None:
