@@ -185,6 +185,33 @@ def check_output_folder(output_dir: Path, settings: Mapping[str, Any]) -> Path |
     return found[-1] if found else None
 
 
+def check_resume(given: str | None, output_dir: Path, start_from: Path | None) -> None:
+    """Raise UsageError if ``--resume_from_checkpoint`` asks for another start than the run's own.
+
+    Args:
+        given: the flag: a checkpoint, a boolean as text, or None.
+        start_from: the checkpoint that the run continues from; None for a new run.
+    """
+    if given is None or str(given).strip() == "":
+        return
+    name, remedy = str(given), "omit it: the same command continues from the newest checkpoint by itself"
+    if name.lower() in ("true", "yes", "1", "latest", "last"):
+        if start_from is None:
+            raise UsageError(f"--resume_from_checkpoint {name}: {output_dir} holds no checkpoint", remedy=remedy)
+    elif name.lower() in ("false", "no", "0", "none"):
+        if start_from is not None:
+            raise UsageError(
+                f"--resume_from_checkpoint {name}: {output_dir} holds a run to continue, from {start_from.name}",
+                remedy="choose another --output_dir for a new run",
+            )
+    elif start_from is None or Path(name).resolve() != start_from.resolve():
+        next_start = "it would start anew" if start_from is None else f"it continues from {start_from}"
+        raise UsageError(
+            f"--resume_from_checkpoint {name} is not where the run in {output_dir} continues: {next_start}",
+            remedy=f"{remedy}; for an older one, move the newer checkpoints away; for another run, give its --output_dir",
+        )
+
+
 def claim_output_folder(output_dir: Path, settings: Mapping[str, Any], start_from: Path | None) -> None:
     """Write the settings of a new run into its folder. A run that continues from ``start_from`` has written them already."""
     if start_from is None:

@@ -96,6 +96,7 @@ def train(args: TrainArguments, records: Mixture | None = None) -> None:
     damaged: dict[Path, str] = {}
     if start_from is not None:
         start_from, damaged = _choose_checkpoint(output_dir, args.process_index == 0)
+    checkpoint.check_resume(args.resume_from_checkpoint, output_dir, start_from)
     with out_of_memory(args):
         trainer = build_trainer(args, records)
         if end is not None:
