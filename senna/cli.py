@@ -40,6 +40,11 @@ COMMANDS = {
         "merge LoRA into its base",
         "merge --adapter DIR --out DIR",
     ),
+    "export": Command(
+        "senna.train.export_checkpoint:main",
+        "make a model of a checkpoint",
+        "export --checkpoint DIR/checkpoint-N --out DIR",
+    ),
     "convert": Command(
         "senna.convert.command:main",
         "convert nuScenes to QA",

@@ -107,12 +107,12 @@ def free_space(folder: Path) -> int:
     return shutil.disk_usage(nearest_existing(folder)).free
 
 
-def check_free_space(folder: Path, needed: int) -> None:
+def check_free_space(folder: Path, needed: int, flag: str = "--output_dir") -> None:
     """Raise UsageError if the disk that holds ``folder``, or will hold it, has less than ``needed`` bytes free."""
     free = free_space(folder)
     if free < needed:
         raise UsageError(
-            f"--output_dir {folder}: {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB needed for the run's files",
+            f"{flag} {folder}: {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB needed for the run's files",
             remedy="make room, or choose a folder on another disk",
         )
 

@@ -13,7 +13,13 @@ from senna.model.config import IMAGE_TOKEN_INDEX
 from senna.model.loading import open_model, quiet_transformers
 from senna.model.lora import read_lora
 from senna.model.senna_llava_llama import SennaLlavaLlamaForCausalLM
-from senna.model.source import ADAPTER_CONFIG, ModelSource
+from senna.model.source import (
+    ADAPTER_CONFIG,
+    ModelSource,
+    describe_checkpoint,
+    export_command,
+    training_checkpoint,
+)
 from senna.model.tokenizer import load_tokenizer
 
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.25}
@@ -63,6 +69,11 @@ def merge(args: MergeArguments) -> str:
     out = Path(args.out)
     source = ModelSource.resolve(args.adapter, args.base)
     if source.base is None:
+        if checkpoint := training_checkpoint(Path(args.adapter)):
+            raise UsageError(
+                f"--adapter {args.adapter}: {describe_checkpoint(Path(args.adapter), checkpoint)}",
+                remedy=export_command(checkpoint),
+            )
         raise UsageError(
             f"--adapter {args.adapter}: not a LoRA folder (it has no {ADAPTER_CONFIG})", remedy="give a LoRA folder"
         )

@@ -5,7 +5,7 @@ import pytest
 from senna.record_file import open_records
 from senna.records import write_records
 from senna.scripts_without_blanks import count_words
-from tests.test_records import a_record
+from tests.helpers.caption_records import a_record
 
 
 @pytest.mark.parametrize(

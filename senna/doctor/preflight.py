@@ -116,7 +116,12 @@ def _output(context: RunContext) -> Iterator[Finding]:
     if checkpoint.is_finished(folder):
         yield Finding(OK, "output", f"{folder} holds the finished model of this run; nothing is left to do")
     elif start_from is not None:
-        yield Finding(OK, "output", f"{folder}: the run continues from {start_from.name}")
+        start_from, damaged = checkpoint.newest_intact(folder, read_everything=False)
+        for path, reason in damaged.items():
+            yield Finding(WARN, "output", f"{path} is damaged ({reason})", "the run continues from an older checkpoint")
+        yield Finding(
+            OK, "output", f"{folder}: the run continues from {start_from.name if start_from else 'the start'}"
+        )
     else:
         yield Finding(OK, "output", f"{folder} is free for this run")
 

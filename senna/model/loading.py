@@ -18,6 +18,7 @@ from transformers.utils import logging as hf_logging
 
 from senna.errors import UsageError, first_line
 from senna.model.config import SennaConfig
+from senna.model.generation import read_generation_config, savable
 from senna.model.lora import attach_lora, merge_lora, read_lora
 from senna.model.parts import NOT_QUANTIZED, PARTS, VISION_TOWER
 from senna.model.senna_llava_llama import SennaLlavaLlamaForCausalLM
@@ -171,6 +172,8 @@ def _open_complete(
         extra["quantization_config"] = _bitsandbytes_config(quantization, options.dtype)
     if state is not None:
         extra["state_dict"] = state
+    if path is not None:
+        extra["generation_config"] = read_generation_config(path, config)
     try:
         with quiet_transformers():
             loaded: Any = SennaLlavaLlamaForCausalLM.from_pretrained(
@@ -193,6 +196,9 @@ def _open_complete(
             f"model {path}: a weight file is damaged or cut off ({error})", remedy="copy it again"
         ) from error
     model: SennaLlavaLlamaForCausalLM = loaded[0]
+    model.generation_config = savable(
+        model.generation_config.to_diff_dict(), config
+    )  # of config.json, without the file
     info: dict[str, Any] = loaded[1]
     for module in model.modules():
         # On a CPU bitsandbytes would repack 4-bit weights at the first forward, after which there is no gradient.

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -138,6 +139,31 @@ def find_file(path: str, name: str) -> Path | None:
     return None if found is None else Path(found)
 
 
+def training_checkpoint(folder: Path) -> Path | None:
+    """Return ``folder`` if it is a checkpoint of `senna train`, or the newest checkpoint in it; None if there is none."""
+    if (folder / "trainer_state.json").is_file():
+        return folder
+    found = {
+        path.parent: path.parent.name.removeprefix("checkpoint-")
+        for path in folder.glob("checkpoint-*/trainer_state.json")
+    }
+    steps = {path: int(step) for path, step in found.items() if step.isascii() and step.isdigit()}
+    return max(steps, key=lambda path: steps[path], default=None)
+
+
+def describe_checkpoint(folder: Path, checkpoint: Path) -> str:
+    """Return why a folder in which `training_checkpoint` found something is no model."""
+    if folder == checkpoint:
+        return "a checkpoint of a run holds only what the run trains, and is no model"
+    return f"the folder of a run that has not ended holds no model; its newest checkpoint is {checkpoint.name}"
+
+
+def export_command(checkpoint: Path) -> str:
+    """Return the remedy for a checkpoint that was given instead of a model."""
+    source, out = shlex.quote(str(checkpoint)), shlex.quote(f"{checkpoint}-model")
+    return f"make a model or LoRA folder of it: senna export --checkpoint {source} --out {out}"
+
+
 def _find_lineage(path: str, base: str | None, locate: Callable[[str], str] | None = None) -> tuple[str, ...]:
     """Return the checkpoint and its bases. Raises UsageError for a base that is missing, or for a cycle."""
     on_disk = locate or str
@@ -190,6 +216,10 @@ def _config_dict(path: str, label: str) -> dict[str, Any]:
     """Read config.json of a folder or hub name. ``label`` names the path in a message. Raises UsageError."""
     folder = Path(path)
     if folder.exists() and not (folder / "config.json").is_file():
+        if checkpoint := training_checkpoint(folder):
+            raise UsageError(
+                f"{label} {path}: {describe_checkpoint(folder, checkpoint)}", remedy=export_command(checkpoint)
+            )
         raise UsageError(f"{label} {path}: no config.json there", remedy=_right_folder(folder))
     if not folder.exists() and (folder.is_absolute() or path.count("/") > 1 or path.startswith(".")):
         raise UsageError(f"{label} {path}: no such folder", remedy="correct the path")

@@ -1,10 +1,11 @@
 """Checkpoints that a killed run continues from, and the check of what an output folder already holds.
 
-A checkpoint is written under a temporary name, synced to disk and renamed when it is complete. Every folder ``checkpoint-N``
-is therefore usable, even after a power failure.
+A checkpoint is written under a temporary name, synced to disk and renamed when it is complete. Its manifest shows whether its
+files have been damaged since, for example by a copy that was cut off.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -12,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from senna import run_folder
-from senna.errors import UsageError
-from senna.files import SAVING, writing
+from senna.errors import SennaError, UsageError
+from senna.files import SAVING, write_json, writing
 from senna.run_folder import RUN_FILE
 from senna.train.arguments import TrainArguments
+from senna.train.manifest import MANIFEST, damage, has_manifest
+from senna.train.manifest import TRAINED_WEIGHTS as TRAINED_WEIGHTS
 
-TRAINED_WEIGHTS = "trained.safetensors"
+_CHECKPOINT_NAME = re.compile(r"checkpoint-(0|[1-9][0-9]*)", re.ASCII)
 
 CONTINUED_FIELDS = """model_name_or_path model_base vision_tower data_path data_bytes stage image_folder version
 image_aspect_ratio image_decode model_max_length group_by_modality_length pack_frames pack_max_tokens
@@ -28,16 +31,76 @@ num_train_epochs max_steps seed bf16 fp16 global_batch_size world_size zero_stag
 """The arguments that must be the same for a run to continue as if it had never stopped."""
 
 
+ENDED_EARLY = "ended_early"
+"""The key in ``run.json`` for the step at which a run was ended before its planned last step."""
+
+
 def checkpoints(output_dir: Path) -> list[Path]:
-    """Return the complete checkpoints of a run, oldest first."""
-    found = [path for path in output_dir.glob("checkpoint-*") if path.name.split("-")[1].isdigit() and path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+    """Return the checkpoints of a run, oldest first: the folders whose name is exactly ``checkpoint-N``.
+
+    Other names, such as ``checkpoint-200-best``, are folders of the user.
+    """
+    steps = {path: _CHECKPOINT_NAME.fullmatch(path.name) for path in output_dir.glob("checkpoint-*")}
+    found = {path: int(match[1]) for path, match in steps.items() if match and path.is_dir()}
+    return sorted(found, key=lambda path: found[path])
 
 
 def prune(output_dir: Path, keep: int | None) -> None:
-    """Delete all checkpoints but the newest ``keep``; None or 0 keeps all."""
-    for path in checkpoints(output_dir)[: -max(keep, 1)] if keep else []:
-        shutil.rmtree(path, ignore_errors=True)
+    """Delete all checkpoints but the newest ``keep``; None or 0 keeps all. The newest one that matches its manifest stays."""
+    found = checkpoints(output_dir)
+    last_intact = next((path for path in reversed(found) if has_manifest(path)), None) if keep else None
+    for path in found[: -max(keep, 1)] if keep else []:
+        if path != last_intact:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def newest_intact(output_dir: Path, read_everything: bool = True) -> tuple[Path | None, dict[Path, str]]:
+    """Return the checkpoint to continue from, and the newer ones that are damaged with the reason for each.
+
+    A checkpoint without a manifest, of an earlier version of Senna, is used if none has one.
+
+    Args:
+        read_everything: compare hashes too; False compares names and sizes only.
+
+    Returns:
+        None instead of a checkpoint if there is none.
+
+    Raises:
+        UsageError: there are checkpoints, and all are damaged.
+    """
+    found, reasons = checkpoints(output_dir), {}
+    newest_first = found[::-1]
+    for path in sorted(newest_first, key=lambda path: not (path / MANIFEST).is_file()):
+        reason = damage(path, read_everything)
+        if reason is None:
+            newer = reversed(found[found.index(path) + 1 :])
+            return path, {other: reasons.get(other, f"{MANIFEST} is missing") for other in newer}
+        reasons[path] = reason
+    if not found:
+        return None, {}
+    listed = "; ".join(f"{path.name}: {reason}" for path, reason in reasons.items())
+    raise UsageError(
+        f"--output_dir {output_dir}: no checkpoint can be used ({listed})",
+        remedy="copy the checkpoint again if it was copied, or delete these folders to start from the beginning",
+    )
+
+
+def set_aside(damaged: Mapping[Path, str]) -> list[str]:
+    """Rename damaged checkpoints, so that they count as checkpoints no longer, and return a message for each."""
+    messages = []
+    for path, reason in damaged.items():
+        target = path.with_name(f"{path.name}-damaged")
+        while target.exists():
+            target = target.with_name(f"{target.name}-again")
+        try:
+            path.rename(target)
+        except OSError as error:
+            raise SennaError(
+                f"{path} is damaged ({reason}) and cannot be renamed: {error.strerror or error}",
+                remedy="move or delete it and run the same command again",
+            ) from error
+        messages.append(f"damaged  {path}: {reason}; it is {target.name} now, delete it when you do not need it")
+    return messages
 
 
 def run_settings(args: TrainArguments) -> dict[str, Any]:
@@ -52,6 +115,37 @@ def run_settings(args: TrainArguments) -> dict[str, Any]:
 def is_finished(output_dir: Path) -> bool:
     """Return whether a folder holds the final model of a run."""
     return (output_dir / RUN_FILE).is_file() and (output_dir / "config.json").is_file()
+
+
+def planned_steps(output_dir: Path) -> int | None:
+    """Return the number of steps that the run in a folder was started for, from its newest checkpoint; None if unknown."""
+    for path in reversed(checkpoints(output_dir)):
+        steps = (run_folder.read_settings(path / "trainer_state.json") or {}).get("max_steps")
+        if isinstance(steps, int):
+            return steps
+    return None
+
+
+def early_end(output_dir: Path, settings: Mapping[str, Any]) -> int | None:
+    """Return the step at which the run in a folder shall end, if ``max_steps`` is now below what it was started for.
+
+    The learning rate still follows the schedule of the earlier settings, so that the steps stay those of the same run.
+
+    Returns:
+        None for a run that is not shortened, or that has finished already.
+    """
+    before, asked = run_folder.read_settings(output_dir / RUN_FILE), settings.get("max_steps") or -1
+    if not before or asked < 1 or asked == before.get("max_steps"):
+        return None
+    if is_finished(output_dir) and ENDED_EARLY not in before:
+        return None
+    planned = planned_steps(output_dir)
+    return asked if planned is not None and asked < planned else None
+
+
+def note_early_end(output_dir: Path, step: int) -> None:
+    """Record in the settings of a run that it has ended at a step before its planned last one."""
+    write_json(output_dir / RUN_FILE, {**(run_folder.read_settings(output_dir / RUN_FILE) or {}), ENDED_EARLY: step})
 
 
 def check_output_folder(output_dir: Path, settings: Mapping[str, Any]) -> Path | None:
@@ -78,6 +172,8 @@ def check_output_folder(output_dir: Path, settings: Mapping[str, Any]) -> Path |
     found = checkpoints(output_dir)
     if not found and not is_finished(output_dir):
         return None
+    if early_end(output_dir, settings) is not None:
+        settings = {**settings, "max_steps": before.get("max_steps")}
     hint = ""
     if "world_size" in run_folder.differences(before, settings, settings):
         processes = before.get("world_size")
@@ -87,6 +183,33 @@ def check_output_folder(output_dir: Path, settings: Mapping[str, Any]) -> Path |
         remedy=f"use the earlier settings to continue that run{hint}, or choose another folder for a new run",
     )  # fmt: skip
     return found[-1] if found else None
+
+
+def check_resume(given: str | None, output_dir: Path, start_from: Path | None) -> None:
+    """Raise UsageError if ``--resume_from_checkpoint`` asks for another start than the run's own.
+
+    Args:
+        given: the flag: a checkpoint, a boolean as text, or None.
+        start_from: the checkpoint that the run continues from; None for a new run.
+    """
+    if given is None or str(given).strip() == "":
+        return
+    name, remedy = str(given), "omit it: the same command continues from the newest checkpoint by itself"
+    if name.lower() in ("true", "yes", "1", "latest", "last"):
+        if start_from is None:
+            raise UsageError(f"--resume_from_checkpoint {name}: {output_dir} holds no checkpoint", remedy=remedy)
+    elif name.lower() in ("false", "no", "0", "none"):
+        if start_from is not None:
+            raise UsageError(
+                f"--resume_from_checkpoint {name}: {output_dir} holds a run to continue, from {start_from.name}",
+                remedy="choose another --output_dir for a new run",
+            )
+    elif start_from is None or Path(name).resolve() != start_from.resolve():
+        next_start = "it would start anew" if start_from is None else f"it continues from {start_from}"
+        raise UsageError(
+            f"--resume_from_checkpoint {name} is not where the run in {output_dir} continues: {next_start}",
+            remedy=f"{remedy}; for an older one, move the newer checkpoints away; for another run, give its --output_dir",
+        )
 
 
 def claim_output_folder(output_dir: Path, settings: Mapping[str, Any], start_from: Path | None) -> None:

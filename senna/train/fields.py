@@ -10,6 +10,7 @@ from senna.data.mixture import parse_data_path
 from senna.errors import UsageError
 from senna.flags import flag
 from senna.train.deepspeed import read_deepspeed, start_deepspeed
+from senna.train.refused import check_refused
 
 FIXED = {
     "mm_projector_type": "mlp2x_gelu", "mm_use_im_start_end": False, "mm_use_im_patch_token": False, "lazy_preprocess": True,
@@ -266,6 +267,7 @@ class TrainArguments(TrainingArguments):
             if getattr(self, name) not in known:
                 choices = ", ".join(str(value) for value in known if value)
                 raise UsageError(f"--{name} {getattr(self, name)} is not supported", remedy=f"use one of {choices}")
+        check_refused(self)
         if self.lora_enable and self.tune_mm_mlp_adapter:
             raise UsageError(
                 "--lora_enable excludes --tune_mm_mlp_adapter, which trains no part of the LLM",

@@ -77,6 +77,20 @@ class Progress(TrainerCallback):
             self.bar.close()
 
 
+class EndEarly(TrainerCallback):
+    """Ends a run after a step that is before its planned last one; at once if it continues from a later checkpoint."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.on_step_end(args, state, control)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step >= self.step:
+            control.should_training_stop = True
+
+
 class LogFile(TrainerCallback):
     """A file with a line of JSON per log entry. A run that continues first deletes the entries after its checkpoint."""
 

@@ -1,22 +1,25 @@
 """`senna train`: from arguments to a final folder that `load_model` opens."""
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
+from torch import distributed
 from transformers import ProgressCallback, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from senna.data import Collator, ConversationDataset, FrameDataset, Mixture, PackCollator, open_mixture
+from senna.errors import UsageError
 from senna.model.config import SennaConfig
 from senna.model.packed_attention import use_packed_attention
 from senna.model.source import ModelSource
 from senna.model.tokenizer import load_tokenizer
+from senna.run_folder import read_settings
 from senna.train import checkpoint
 from senna.train.arguments import TrainArguments
 from senna.train.build_model import build_model
 from senna.train.export import save_final
 from senna.train.out_of_memory import out_of_memory
-from senna.train.progress import LogFile, Progress
+from senna.train.progress import EndEarly, LogFile, Progress
 from senna.train.summary import describe_results, describe_run
 from senna.train.trainer import SennaTrainer
 
@@ -77,24 +80,60 @@ def train(args: TrainArguments, records: Mixture | None = None) -> None:
     args.required("data_path")
     args.start()
     output_dir = Path(args.output_dir)
-    start_from = checkpoint.check_output_folder(output_dir, checkpoint.run_settings(args))
+    settings = checkpoint.run_settings(args)
+    start_from, end = checkpoint.check_output_folder(output_dir, settings), checkpoint.early_end(output_dir, settings)
+    earlier = read_settings(output_dir / checkpoint.RUN_FILE) or {}
     if checkpoint.is_finished(output_dir):
         if args.process_index == 0:
-            print(f"finished already: {output_dir} holds the trained model; choose another --output_dir for a new run")
+            step = earlier.get(checkpoint.ENDED_EARLY)
+            note = "" if step is None else f", which was ended early at step {step}"
+            print(
+                f"finished already: {output_dir} holds the trained model{note}; choose another --output_dir for a new run"
+            )
         return
+    if end is not None:
+        args.max_steps = earlier.get("max_steps", -1)  # the schedule of the learning rate stays
+    damaged: dict[Path, str] = {}
+    if start_from is not None:
+        start_from, damaged = _choose_checkpoint(output_dir, args.process_index == 0)
+    checkpoint.check_resume(args.resume_from_checkpoint, output_dir, start_from)
     with out_of_memory(args):
-        _train(args, build_trainer(args, records), start_from)
+        trainer = build_trainer(args, records)
+        if end is not None:
+            trainer.add_callback(EndEarly(end))
+        _train(args, trainer, start_from, damaged)
 
 
-def _train(args: TrainArguments, trainer: SennaTrainer, start_from: Path | None) -> None:
+def _choose_checkpoint(output_dir: Path, is_main: bool) -> tuple[Path | None, dict[Path, str]]:
+    """Return `checkpoint.newest_intact` in all processes. Only the main process reads the files, which may be large."""
+    found: list[Any] = [None]
+    if is_main:
+        try:
+            found = [checkpoint.newest_intact(output_dir)]
+        except UsageError as error:
+            found = [error]
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.broadcast_object_list(found)
+    if isinstance(found[0], UsageError):
+        raise found[0]
+    return found[0]
+
+
+def _train(args: TrainArguments, trainer: SennaTrainer, start_from: Path | None, damaged: dict[Path, str]) -> None:
     output_dir = Path(args.output_dir)
     is_main = trainer.is_world_process_zero()
     if is_main:
         print(describe_run(trainer), flush=True)
         checkpoint.claim_output_folder(output_dir, checkpoint.run_settings(args), start_from)
+        for message in checkpoint.set_aside(damaged):
+            print(message, flush=True)
         if start_from is not None:
             print(f"continue {start_from}", flush=True)
     trainer.train(resume_from_checkpoint=None if start_from is None else str(start_from))
+    state = trainer.state
+    if is_main and state.global_step < state.max_steps:
+        checkpoint.note_early_end(output_dir, state.global_step)
+        print(f"ended    early, after step {state.global_step} of {state.max_steps}, as --max_steps asks", flush=True)
     save_final(trainer)
     if is_main:
         print(describe_results(trainer), flush=True)

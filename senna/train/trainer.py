@@ -29,8 +29,10 @@ from senna.model import SennaLlavaLlamaForCausalLM
 from senna.model.config import IGNORE_INDEX
 from senna.model.parts import is_adapter_weight, own_name
 from senna.model.source import ModelSource
+from senna.run_folder import RUN_FILE
 from senna.train.arguments import TrainArguments
 from senna.train.checkpoint import TRAINED_WEIGHTS, checkpoints, prune, saving
+from senna.train.manifest import write_manifest
 
 
 class NotFiniteError(SennaError):
@@ -111,6 +113,8 @@ class SennaTrainer(Trainer):
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Return the micro-batches of a step after taking out sample names, bad samples and counts."""
+        if self.control.should_training_stop:  # a run that continues from a checkpoint only to be ended there
+            return [], None
         batches = list(itertools.islice(epoch_iterator, num_batches))
         counts: list[BatchCounts] = [batch.pop("counts") for batch in batches]
         self.step_samples = [name for count in counts for name in count.samples]
@@ -294,6 +298,9 @@ class SennaTrainer(Trainer):
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
+                if (output_dir / RUN_FILE).is_file():  # a checkpoint that is copied elsewhere can be exported there
+                    shutil.copyfile(output_dir / RUN_FILE, staging / name / RUN_FILE)
+                write_manifest(staging / name)
                 publish(staging / name, output_dir / name)
                 staging.rmdir()
                 prune(output_dir, self.args.save_total_limit)

@@ -35,6 +35,20 @@ def test_the_newest_checkpoints_are_kept(tmp_path, keep, expected):
     assert [path.name for path in checkpoint.checkpoints(tmp_path)] == [f"checkpoint-{step}" for step in expected]
 
 
+def test_only_folders_named_exactly_checkpoint_n_are_pruned_or_continued(tmp_path):
+    write_settings(tmp_path, {"seed": 1})
+    own = ["checkpoint-1", "checkpoint-30", "checkpoint-200"]
+    others = """checkpoint-200-best checkpoint-300.bak checkpoint-400-1 checkpoint-0500 checkpoint-６00 checkpoint-+700
+    checkpoint-800~ checkpoint-9_00 checkpoint-900copy checkpoint--900 checkpoint-1e3 checkpoint- xcheckpoint-900
+    checkpoint-5-backup Checkpoint-900""".split()
+    make(tmp_path, *own, *others, "checkpoint-900 (copy)", "checkpoint-900\n", "best")
+    (tmp_path / "checkpoint-901").write_text("a file")
+    before = {path.name for path in tmp_path.iterdir()}
+    assert checkpoint.check_output_folder(tmp_path, {"seed": 1}).name == "checkpoint-200"
+    checkpoint.prune(tmp_path, 1)
+    assert {path.name for path in tmp_path.iterdir()} == before - {"checkpoint-1", "checkpoint-30"}
+
+
 def test_a_folder_with_other_files_is_refused_and_not_changed(tmp_path):
     (tmp_path / "thesis.tex").write_text("text")
     with pytest.raises(UsageError, match=r"thesis\.tex") as error:

@@ -1,0 +1,77 @@
+"""Flags of transformers' Trainer that Senna would ignore, or that would break its checkpoints: a run refuses them."""
+
+from dataclasses import MISSING, fields
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from senna.errors import UsageError
+
+if TYPE_CHECKING:
+    from senna.train.fields import TrainArguments
+
+_EVALUATION = ("training makes no evaluation", "omit it, and run senna evaluate on the trained model")
+_HUB = ("training uploads nothing", "omit it, and upload the finished folder with hf upload")
+_SAMPLER = ("Senna orders the samples itself", "omit it; see --group_by_modality_length")
+
+REFUSED: dict[str, tuple[str, str]] = {
+    "save_only_model": (
+        "a run could not continue from such a checkpoint",
+        "omit it, and use senna export on a checkpoint",
+    ),
+    "save_on_each_node": (
+        "the main process writes the checkpoints",
+        "omit it, and use an --output_dir that all nodes share",
+    ),
+    "enable_jit_checkpoint": ("a stopped run continues from its last checkpoint", "omit it, and lower --save_steps"),
+    "restore_callback_states_from_checkpoint": ("Senna's callbacks have no state", "omit it"),
+    **dict.fromkeys(
+        """do_eval do_predict eval_strategy eval_steps eval_delay eval_on_start eval_accumulation_steps
+        eval_do_concat_batches eval_use_gather_object batch_eval_metrics include_for_metrics prediction_loss_only
+        bf16_full_eval fp16_full_eval load_best_model_at_end metric_for_best_model greater_is_better label_names
+        include_inputs_for_metrics""".split(),
+        _EVALUATION,
+    ),
+    **dict.fromkeys(
+        """push_to_hub hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision push_to_hub_model_id
+        push_to_hub_organization push_to_hub_token""".split(),
+        _HUB,
+    ),
+    **dict.fromkeys(("train_sampling_strategy", "length_column_name", "group_by_length"), _SAMPLER),
+    "accelerator_config": ("Senna sets accelerate up itself", "omit it"),
+    "parallelism_config": (
+        "the model has no tensor or context parallelism",
+        "use --deepspeed configs/deepspeed/zero3.json",
+    ),
+    "fsdp": ("FSDP is not supported", "use --deepspeed configs/deepspeed/zero3.json"),
+    "fsdp_config": ("FSDP is not supported", "use --deepspeed configs/deepspeed/zero3.json"),
+    "auto_find_batch_size": ("the batch size is part of a run's settings", "set --per_device_train_batch_size"),
+    "label_smoothing_factor": ("Senna's loss has no label smoothing", "omit it"),
+    "neftune_noise_alpha": ("views are embedded together with the text", "omit it"),
+    "optim_target_modules": ("Senna chooses the trained parts itself", "omit it; see --lora_enable"),
+    "liger_kernel_config": ("Liger's kernels are chosen by Senna", "omit it; --use_liger_kernel True switches them on"),
+    "use_cache": ("training needs no cache of keys and values", "omit it"),
+}
+"""Flag -> why it cannot be obeyed, and what to do. Every value but the default is refused."""
+
+
+def check_refused(args: "TrainArguments") -> None:
+    """Raise UsageError for a flag of the Trainer that a run would not obey."""
+    for field in fields(args):
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        value = _plain(getattr(args, field.name, default))
+        if field.name in REFUSED and value not in (_plain(default), [], "", {}, None):
+            reason, remedy = REFUSED[field.name]
+            raise UsageError(f"--{field.name} {value} is not supported: {reason}", remedy=remedy)
+    if _plain(args.save_strategy) == "best":
+        reason, _ = _EVALUATION
+        raise UsageError(f"--save_strategy best is not supported: {reason}", remedy="use --save_strategy steps")
+    if args.loss_weight == "record" and not args.average_tokens_across_devices:
+        raise UsageError(
+            "--average_tokens_across_devices False is not supported with --loss_weight record",
+            remedy="omit one of them",
+        )
+
+
+def _plain(value: Any) -> Any:
+    """Return the value of an Enum member, and other values unchanged."""
+    return value.value if isinstance(value, Enum) else value
