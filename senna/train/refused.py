@@ -2,12 +2,9 @@
 
 from dataclasses import MISSING, fields
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from senna.errors import UsageError
-
-if TYPE_CHECKING:
-    from senna.train.fields import TrainArguments
 
 _EVALUATION = ("training makes no evaluation", "omit it, and run senna evaluate on the trained model")
 _HUB = ("training uploads nothing", "omit it, and upload the finished folder with hf upload")
@@ -54,7 +51,7 @@ REFUSED: dict[str, tuple[str, str]] = {
 """Flag -> why it cannot be obeyed, and what to do. Every value but the default is refused."""
 
 
-def check_refused(args: "TrainArguments") -> None:
+def check_refused(args: Any) -> None:
     """Raise UsageError for a flag of the Trainer that a run would not obey."""
     for field in fields(args):
         default = field.default if field.default_factory is MISSING else field.default_factory()

@@ -7,7 +7,7 @@ import torch
 from transformers import GenerationConfig
 
 from senna.model import load_model
-from tests.model.conftest import write_checkpoint
+from tests.helpers.checkpoints import write_checkpoint
 
 VICUNA = {"bos_token_id": 1, "eos_token_id": 2, "max_length": 4096, "pad_token_id": 0, "temperature": 0.9, "top_p": 0.6}
 

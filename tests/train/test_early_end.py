@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from senna.cli import main
 from senna.model import load_model
-from tests.train.conftest import losses
+from tests.helpers.toy import losses
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from senna.cli import main
 from senna.model import load_model
-from tests.conftest import REPOSITORY
+from tests.helpers.paths import REPOSITORY
 from tests.train.test_manifest import cut
 
 
