@@ -12,6 +12,7 @@ from pathlib import Path
 
 from senna.errors import UsageError
 from senna.launch import hosts
+from senna.launch.devices import visible_devices
 from senna.launch.processes import number_of_gpus, replace_process, start_command, uses_several_processes
 from senna.launch.slurm import slurm_environment
 from senna.launch.tiny_preset import ENVIRONMENT, Inputs, fill_inputs
@@ -189,6 +190,7 @@ def _train(stage: int, recipe: Recipe, flags: list[str], environment: Mapping[st
     ):
         if value is None:
             raise UsageError(f"{name} is not set", remedy=f"set {name} to {meaning}")
+    changes |= visible_devices(environment, processes)
     return Command(start_command(arguments, environment, processes), changes)
 
 
@@ -222,7 +224,8 @@ def _evaluate(flags: list[str], environment: Mapping[str, str]) -> Command:
         *flags,
     ]
     one_machine = {name: value for name, value in environment.items() if name not in ("HOSTFILE", "NNODES")}
-    return Command(start_command(arguments, one_machine, number_of_gpus(environment)), {})
+    processes = number_of_gpus(environment)
+    return Command(start_command(arguments, one_machine, processes), visible_devices(one_machine, processes))
 
 
 def _visualize(flags: list[str], environment: Mapping[str, str]) -> Command:

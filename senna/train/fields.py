@@ -243,6 +243,8 @@ class TrainArguments(TrainingArguments):
                 f"this machine cannot run these arguments: {error}",
                 remedy="change the argument, or run `senna doctor` with the same flags",
             ) from error
+        # transformers counts all visible GPUs here and would spread one process over them (DataParallel).
+        self._n_gpu = min(self.n_gpu, 1)
 
     def required(self, name: str) -> str:
         """Return an argument that every run needs. Raise UsageError if it is not set."""

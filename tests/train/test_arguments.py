@@ -9,6 +9,8 @@ import sys
 import time
 
 import pytest
+from accelerate.state import AcceleratorState
+from transformers.training_args import ParallelMode
 
 from senna.cli import COMMANDS, main
 from senna.errors import UsageError
@@ -233,3 +235,18 @@ def test_help_lists_every_command_with_its_description(capsys):
     lines = capsys.readouterr().out.splitlines()
     for name, command in COMMANDS.items():
         assert any(line.split()[:1] == [name] and command.help in line for line in lines)
+
+
+def test_a_single_process_trains_on_one_gpu_however_many_are_visible(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.setattr("torch.cuda.set_device", lambda device: None)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda *_: True)
+    args = parse_arguments(["--per_device_train_batch_size", "3", "--report_to", "none"])
+    try:
+        args.start()
+        assert (args.device.type, args._n_gpu, args.n_gpu, args.train_batch_size) == ("cuda", 1, 1, 3)
+        assert args.parallel_mode == ParallelMode.NOT_PARALLEL
+        assert args.global_batch_size == 3
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)  # the state that claims a GPU
