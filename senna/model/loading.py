@@ -6,7 +6,7 @@ import pickle
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any
 
@@ -104,8 +104,8 @@ def open_model(
         dtype, attn_implementation, device: see `load_model`; ``device`` is "cpu" by default.
         base: the base of a LoRA folder, if it has moved.
         merge: merge a LoRA folder into its base. LoRA trained on a quantized base is merged with the rounded weights that it
-            was trained on, and the result is quantized again if ``quantization`` is given. With False, the LoRA stays
-            separate, on a base in ``quantization``.
+            was trained on, and the result is quantized again if ``quantization`` is given; all but the last step runs on
+            the CPU. With False, the LoRA stays separate, on a base in ``quantization``.
         config_changes: values to set in the configuration before the model is built; None leaves a value unchanged.
 
     Returns:
@@ -143,7 +143,9 @@ def _open(
     if not bases:
         return _open_complete(path, config, quantization, options)
     folder = read_lora(path, bases[0])
-    model, new = _open(tuple(bases), config, folder.base_quantization if merge else quantization, options)
+    # A merge needs the base in full precision, twice where it is quantized again: main memory has the room, a GPU has not.
+    base_options = replace(options, device="cpu") if merge else options
+    model, new = _open(tuple(bases), config, folder.base_quantization if merge else quantization, base_options)
     if merge and folder.base_quantization:
         with quiet_transformers():
             model = model.dequantize()

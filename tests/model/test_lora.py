@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from senna.cli import main
 from senna.errors import SennaError, UsageError
 from senna.merge import compare, probe
-from senna.model import load_model
+from senna.model import SennaLlavaLlamaForCausalLM, load_model
 from senna.model.loading import open_model
 from senna.model.lora import add_lora, save_lora
 from senna.model.parts import PEFT_PREFIX, is_adapter_weight
@@ -142,6 +142,34 @@ def test_lora_trained_on_a_quantized_base_is_merged_with_the_rounded_weights(bas
     assert merged < difference(trained, probe(quantized_again)) < 4  # second rounding of random weights: the worst case
     without_lora = probe(open_model(str(base), dtype=torch.bfloat16)[0])
     assert difference(trained, without_lora) > merged
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """The devices that models are loaded to. Loads to a GPU, which this machine may not have, go to the CPU instead."""
+    devices = []
+    load = SennaLlavaLlamaForCausalLM.from_pretrained.__func__
+
+    def record(cls, *arguments, device_map=None, **options):
+        devices.append(str(device_map[""]) if device_map else "cpu")
+        return load(cls, *arguments, device_map=device_map and {"": "cpu"}, **options)
+
+    monkeypatch.setattr(SennaLlavaLlamaForCausalLM, "from_pretrained", classmethod(record))
+    return devices
+
+
+@pytest.mark.parametrize("merge", [True, False], ids=["merged", "separate"])
+def test_qlora_on_qlora_is_merged_on_the_cpu_and_only_the_quantized_model_reaches_the_gpu(base, tmp_path, loads, merge):
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    train(base, tmp_path / "first", "nf4", torch.bfloat16)
+    train(tmp_path / "first", tmp_path / "second", "nf4", torch.bfloat16)
+    loads.clear()
+    options = {"quantization": "nf4", "dtype": torch.bfloat16, "merge": merge}
+    model, _ = open_model(str(tmp_path / "second"), device="cuda", **options)
+    # Loaded: the base, the base with the first LoRA, and if that is merged too, the result of both.
+    assert loads == (["cpu", "cpu", "cuda"] if merge else ["cpu", "cuda"])
+    expected = probe(open_model(str(tmp_path / "second"), device="cpu", **options)[0])
+    assert torch.equal(probe(model), expected)
 
 
 def test_load_model_opens_a_lora_folder_and_names_a_missing_base(base, tmp_path):
