@@ -6,6 +6,9 @@ import os
 import socket
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from senna.errors import UsageError
 from senna.ranks import is_launched
 
@@ -53,3 +56,25 @@ def start_deepspeed(config: dict, use_cpu: bool) -> None:
     if use_cpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
         config.get("zero_optimization", {})["overlap_comm"] = False  # a CPU has no streams to overlap
+
+
+def partition_weights(model: nn.Module, config: dict, dtype: torch.dtype, device: torch.device) -> None:
+    """Partition all parameters of a model in main memory for ZeRO-3, in place, and move its buffers to ``device``.
+
+    Only one unpartitioned parameter is on the device at a time. DeepSpeed's engine would move the entire model there first.
+    Of a model that is partitioned already it changes neither the dtype nor the device, so that both are set here.
+
+    Args:
+        config: the DeepSpeed configuration, with the batch sizes that transformers has filled in.
+        dtype: the dtype of the parameters during training.
+    """
+    import deepspeed
+
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+    deepspeed.init_distributed()  # otherwise Init would read the configuration as that of a single process
+    deepspeed.zero.Init(module=model, config_dict_or_path=config)
+    for module in model.modules():
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, buffer.to(device))

@@ -33,6 +33,7 @@ from senna.run_folder import RUN_FILE
 from senna.train.arguments import TrainArguments
 from senna.train.checkpoint import TRAINED_WEIGHTS, checkpoints, prune, saving
 from senna.train.manifest import write_manifest
+from senna.train.deepspeed import partition_weights
 
 
 class NotFiniteError(SennaError):
@@ -313,6 +314,9 @@ class SennaTrainer(Trainer):
         self.started = time.perf_counter()
         if not self.is_deepspeed_enabled:
             return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        if self.args.zero_stage == 3:
+            config = self.args.hf_deepspeed_config.config
+            partition_weights(self.model, config, self.args.precision, self.args.device)
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
         engine: Any = self.model_wrapped
         engine.save_checkpoint = functools.partial(engine.save_checkpoint, exclude_frozen_parameters=True)
