@@ -115,6 +115,22 @@ def torch_and_gpus() -> Iterator[Finding]:
     yield _try_torch(torch, "cuda", message + (f", driver {installed[0].driver}" if installed else ""))
     for index in range(torch.cuda.device_count()):
         yield _gpu(torch, index)
+    yield flex()
+
+
+def flex() -> Finding:
+    """Check flex attention, forward and backward, on the GPU. It is compiled when it is first used. Imports torch."""
+    from senna.model.packed_attention import flex_problem
+
+    problem = flex_problem("cuda")
+    if problem is None:
+        return Finding(OK, "flex attention", "works forward and backward on cuda")
+    return Finding(
+        WARN,
+        "flex attention",
+        f"does not work ({problem}); packed rows use split attention, which is slower",
+        "apt install gcc python3-dev   (the compiler and the header files that its kernels are built with)",
+    )
 
 
 def _try_torch(torch: ModuleType, device: str, message: str) -> Finding:

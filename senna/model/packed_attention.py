@@ -9,6 +9,7 @@ Shapes: B rows, L tokens per row, H query heads, G key and value heads (G divide
 """
 
 import functools
+import logging
 from collections.abc import Callable
 
 import torch
@@ -18,10 +19,12 @@ from transformers import AttentionInterface, AttentionMaskInterface, PretrainedC
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from senna.errors import UsageError
-from senna.model.layout import Layout, check_layout
+from senna.errors import UsageError, first_line
+from senna.model.layout import Layout, Tree, check_layout
 from senna.model.split_attention import PaddedTrees, pad_trees, split_by_padding
 from senna.model.split_attention_cpu import Rectangle, SplitOnCpu, visible_rectangles
+
+logger = logging.getLogger(__name__)
 
 PACKED = {"split": "senna_split", "dense": "senna_dense", "flex": "senna_flex"}
 
@@ -123,7 +126,25 @@ def flex(
 
 @functools.cache
 def _compiled_flex() -> Callable[..., torch.Tensor]:
-    return torch.compile(flex_attention)  # without compilation it computes all pairs
+    # Without compilation it computes all pairs. With dynamic shapes it compiles once for rows of any length.
+    return torch.compile(flex_attention, dynamic=True)
+
+
+@functools.cache
+def flex_problem(device: str = "cuda") -> str | None:
+    """Return the reason why flex attention does not work on a device, found by a trial with 256 tokens; None if it works."""
+    try:
+        query, key, value = torch.randn(
+            3, 1, 2, 256, 64, device=device, dtype=torch.float32
+        ).unbind()  # (1, 2, 256, 64)
+        inputs = [tensor.requires_grad_() for tensor in (query, key, value)]
+        packed = PackedAttention((Tree(0, 0, 128, (96, 32)),), "flex", 1, 256, torch.float32, device)
+        for gradient in torch.autograd.grad(flex(query, key, value, None, packed).sum(), inputs):
+            if not gradient.isfinite().all():
+                return "a gradient is not finite"
+    except Exception as error:  # compilers raise many kinds: no C compiler, no Python.h, an old GPU
+        return f"{type(error).__name__}: {first_line(error)}"
+    return None
 
 
 def split(
@@ -143,7 +164,7 @@ def use_packed_attention(model: PreTrainedModel, kind: str = "auto", device: tor
     """Select the attention of the model's LLM, in place. Submodels, such as the vision tower, keep theirs.
 
     Args:
-        kind: a key of `PACKED`, or "auto": flex on CUDA, split elsewhere.
+        kind: a key of `PACKED`, or "auto": flex on CUDA if it works there, split elsewhere.
         device: the device that the model will run on; default: its current device.
 
     Raises:
@@ -152,6 +173,13 @@ def use_packed_attention(model: PreTrainedModel, kind: str = "auto", device: tor
     device = torch.device(device or model.device)
     if kind == "auto":
         kind = "flex" if device.type == "cuda" else "split"
+        if kind == "flex" and (problem := flex_problem(str(device))):
+            logger.warning(
+                "flex attention does not work here (%s); packed rows use the slower split attention. It needs a C compiler and "
+                "Python's header files, for example from the packages gcc and python3-dev",
+                problem,
+            )
+            kind = "split"
     if kind not in PACKED:
         raise UsageError(f"pack_attention {kind!r} is not known", remedy=f"use auto, {', '.join(PACKED)}")
     if kind == "flex" and device.type != "cuda":

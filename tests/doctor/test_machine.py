@@ -71,9 +71,22 @@ def test_the_output_of_nvidia_smi_is_parsed_and_its_error_messages_are_ignored(d
     assert machine._parse_gpu("NVIDIA-SMI has failed because it couldn't communicate with the driver") is None
 
 
+@pytest.mark.parametrize(("problem", "level"), [(None, "ok"), ("RuntimeError: Failed to find C compiler", "warn")])
+def test_flex_attention_is_tried_where_there_is_cuda(monkeypatch, problem, level):
+    monkeypatch.setattr("senna.model.packed_attention.flex_problem", lambda device: problem)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(machine, "_try_torch", lambda *_: machine.Finding("ok", "torch", ""))
+    *_, found = machine.torch_and_gpus()
+    assert (found.topic, found.level) == ("flex attention", level)
+    assert (problem or "works") in found.message
+    assert ("gcc" in found.remedy) == (problem is not None)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_each_gpu_is_reported_with_its_free_memory():
-    _, *gpus = machine.torch_and_gpus()
+    _, *gpus, flex = machine.torch_and_gpus()
+    assert flex.topic == "flex attention"
     assert len(gpus) == torch.cuda.device_count()
     assert all("GiB free" in gpu.message for gpu in gpus)

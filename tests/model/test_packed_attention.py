@@ -5,10 +5,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention.flex_attention import flex_attention
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from senna.errors import UsageError
+from senna.model import packed_attention as implementations
 from senna.model.layout import Tree
 from senna.model.packed_attention import PACKED, PackedAttention, packed_attention, packed_kind, use_packed_attention
 from senna.model.split_attention import pad_trees, split_by_padding
@@ -328,6 +330,62 @@ def test_unpacked_batches_and_generation_equal_sdpa():
     model.set_attn_implementation("sdpa")
     assert torch.equal(model(input_ids=ids, attention_mask=mask).logits, got)
     assert torch.equal(model.generate(ids, attention_mask=mask, max_new_tokens=4, do_sample=False), tokens)
+
+
+@pytest.fixture
+def flex_gradients(monkeypatch):
+    """Flex attention with gradients on a CPU, which refuses them: compiled for autograd, but run operation by operation."""
+    monkeypatch.setattr("torch.nn.attention.flex_attention._validate_device", lambda *_: None)
+    torch._dynamo.reset()
+    attend = torch.compile(flex_attention, backend="aot_eager", dynamic=True)
+
+    def flex(query, key, value, scale, packed):
+        return attend(query, key, value, block_mask=packed.block_mask, scale=scale).transpose(1, 2)
+
+    monkeypatch.setattr(implementations, "flex", flex)
+    yield
+    torch._dynamo.reset()
+
+
+def test_loss_and_gradients_of_flex_equal_those_of_dense(flex_gradients):
+    for name in ("tree and padding", "several trees and rows"):
+        rows, length, layout = LAYOUTS[name]
+        real = covered(layout, rows, length)[..., None, None]
+        tensors, weights = draw(rows, length, heads=4, kv_heads=2)
+        losses, gradients = {}, {}
+        for kind in ("dense", "flex"):
+            losses[kind] = (run(kind, tensors, layout) * weights * real).sum()
+            gradients[kind] = torch.autograd.grad(losses[kind], tensors)
+        torch.testing.assert_close(losses["flex"], losses["dense"], rtol=1e-5, atol=1e-5)
+        for actual, expected in zip(gradients["flex"], gradients["dense"], strict=True):
+            assert relative(actual, expected) < 1e-5
+
+
+def test_flex_is_compiled_for_rows_of_any_length(monkeypatch):
+    options = {}
+    monkeypatch.setattr("torch.compile", lambda function, **given: options.update(given))
+    implementations._compiled_flex.__wrapped__()
+    assert options == {"dynamic": True}
+
+
+def test_auto_falls_back_to_split_with_a_warning_where_flex_does_not_work(model, monkeypatch, caplog):
+    def no_compiler(*arguments):
+        raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.")
+
+    monkeypatch.setattr(implementations, "flex", no_compiler)
+    reason = implementations.flex_problem.__wrapped__("cpu")
+    assert "Failed to find C compiler" in reason
+    monkeypatch.setattr(implementations, "flex_problem", lambda device: reason)
+    use_packed_attention(model, "auto", "cuda")
+    assert model.config._attn_implementation == PACKED["split"]
+    assert "Failed to find C compiler" in caplog.text
+    monkeypatch.setattr(implementations, "flex_problem", lambda device: None)
+    use_packed_attention(model, "auto", "cuda")
+    assert model.config._attn_implementation == PACKED["flex"]
+
+
+def test_the_trial_of_flex_passes_where_it_has_gradients(flex_gradients):
+    assert implementations.flex_problem.__wrapped__("cpu") is None
 
 
 # Errors --------------------------------------------------------------------------------------------------------------
