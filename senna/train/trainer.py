@@ -32,8 +32,8 @@ from senna.model.source import ModelSource
 from senna.run_folder import RUN_FILE
 from senna.train.arguments import TrainArguments
 from senna.train.checkpoint import TRAINED_WEIGHTS, checkpoints, prune, saving
-from senna.train.manifest import write_manifest
 from senna.train.deepspeed import partition_weights
+from senna.train.manifest import write_manifest
 
 
 class NotFiniteError(SennaError):

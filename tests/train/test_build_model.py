@@ -7,8 +7,8 @@ from senna.model.source import ModelSource
 from senna.train.arguments import parse_arguments
 from senna.train.build_model import build_model
 from senna.train.deepspeed import partition_weights
-from tests.conftest import REPOSITORY
-from tests.forks import Run
+from tests.helpers.forks import Run
+from tests.helpers.paths import REPOSITORY
 from tests.train import partition_spy
 
 
