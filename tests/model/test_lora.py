@@ -13,7 +13,7 @@ from senna.errors import SennaError, UsageError
 from senna.merge import compare, probe
 from senna.model import SennaLlavaLlamaForCausalLM, load_model
 from senna.model.loading import open_model
-from senna.model.lora import add_lora, leave_casts_to_autocast, save_lora
+from senna.model.lora import add_lora, save_lora
 from senna.model.parts import PEFT_PREFIX, is_adapter_weight
 from tests.helpers.checkpoints import MakesFolder, write_checkpoint
 
@@ -115,35 +115,6 @@ def test_new_lora_does_not_change_the_output(base):
     before = probe(model)
     add_lora(model, 8, 16, 0.0)
     assert torch.equal(probe(model), before)
-
-
-@pytest.mark.parametrize("quantization", [None, "nf4"])
-def test_without_pefts_cast_to_fp32_loss_and_gradients_have_the_same_bits(base, quantization):
-    if quantization:
-        pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
-    torch.manual_seed(0)
-    model, _ = open_model(str(base), quantization=quantization, dtype=torch.bfloat16)
-    add_lora(model, 8, 16, 0.0)
-    trained = {name: parameter for name, parameter in model.named_parameters() if "lora_" in name}
-    for parameter in trained.values():
-        parameter.data = torch.randn_like(parameter, dtype=torch.float32) * 0.02
-    ids = torch.arange(5, 35)[None]
-    inputs = []
-    model.model.layers[0].mlp.down_proj.lora_A["default"].register_forward_pre_hook(
-        lambda module, arguments: inputs.append(arguments[0].dtype)
-    )
-
-    def step():
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = model(ids, labels=ids).loss
-        return [loss, *torch.autograd.grad(loss, list(trained.values()))]
-
-    before = step()
-    leave_casts_to_autocast(model)
-    after = step()
-    assert inputs[1] == torch.bfloat16  # half the bytes for autocast's dropout and products
-    assert quantization or inputs[0] == torch.float32
-    assert all(torch.equal(x, y) for x, y in zip(before, after, strict=True))
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.2)], ids=["fp32", "bf16"])
