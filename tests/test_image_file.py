@@ -45,7 +45,9 @@ def path(request, tmp_path) -> Path:
 
 @pytest.mark.parametrize("reader", READERS)
 def test_a_file_that_is_no_image_file_is_refused_before_it_is_opened(path, reader):
-    with pytest.raises((DataError, Refusal), match=r"not a regular file|too large for an image|not there any more|reads up to"):
+    with pytest.raises(
+        (DataError, Refusal), match=r"not a regular file|too large for an image|not there any more|reads up to"
+    ):
         READERS[reader](path)
 
 
