@@ -78,7 +78,8 @@ prepare_environment() {
     PYTHON=$venv/bin/python
     stamp=$venv/.senna-installed
     chosen=$(echo "${SENNA_TORCH:-auto}" | sed s/auto//)
-    wanted="$1 $chosen$( (echo "$ROOT" && cat "$ROOT/pyproject.toml" "$ROOT/constraints.txt") | cksum)"
+    wanted="$1 $chosen$(cat "$ROOT/pyproject.toml" "$ROOT/constraints.txt" | cksum)"
+    export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}" # a .venv that was copied has another checkout installed
     if [ -f "$stamp" ] && [ ! -e "$venv/.senna-installing" ] && grep -qxF "$wanted" "$stamp" && has_senna "$PYTHON" "$1"; then
         return
     fi
@@ -128,6 +129,8 @@ find_fault() {
         echo "an installation was interrupted"
     elif ! "$PYTHON" -c '' 2>/dev/null; then
         echo "its interpreter does not run"
+    elif ! "$PYTHON" -c 'import os, sys; sys.exit(not os.path.samefile(sys.prefix, sys.argv[1]))' "$venv" 2>/dev/null; then
+        echo "its interpreter installs into another environment"
     elif ! is_supported "$PYTHON"; then
         echo "its Python is not 3.10, 3.11 or 3.12"
     elif ! PYTHONPATH='' "$PYTHON" -c 'import pip' 2>/dev/null; then

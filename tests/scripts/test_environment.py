@@ -149,6 +149,18 @@ def test_an_environment_that_cannot_be_used_is_remade_and_that_is_said(fault, on
     assert subprocess.run([one_clone.venv / "bin" / "python", "-c", "import pip"]).returncode == 0
 
 
+def test_nothing_is_installed_into_another_environment_through_a_wrapper(one_clone, tmp_path):
+    one_clone.make_venv(tmp_path / "other")
+    (one_clone.venv / "bin").mkdir(parents=True)
+    wrapper = one_clone.venv / "bin" / "python"
+    wrapper.write_text(f'#!/bin/sh\nexec "{tmp_path}/other/bin/python" "$@"\n')
+    wrapper.chmod(0o755)
+    result = one_clone.run(INSTALL)
+    assert result.returncode == 0, result.stderr
+    assert "installs into another environment" in result.stdout
+    assert not list((tmp_path / "other").glob("lib/python3*/site-packages/senna*"))
+
+
 @pytest.mark.parametrize("kind", ["file", "folder", "link"])
 def test_what_is_no_environment_is_kept_under_another_name(kind, one_clone, tmp_path):
     if kind == "file":
