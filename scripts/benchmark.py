@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from senna.cgroup import available_cores
 from senna.errors import SennaError, UsageError
 
 
@@ -24,7 +25,7 @@ def positive(text: str) -> int:
 
 def add_geometry(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the model's size, hidden because they serve tests (other sizes give other figures), and --threads."""
-    threads = min(2, os.cpu_count() or 1)
+    threads = min(2, available_cores())
     parser.add_argument(
         "--threads", type=positive, default=threads, help="number of torch threads (default %(default)s)"
     )

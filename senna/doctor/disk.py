@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from senna.cgroup import memory_limits
 from senna.doctor.context import RunContext
 from senna.doctor.findings import FAIL, OK, WARN, Finding, size
 from senna.files import free_space, nearest_existing
@@ -67,24 +68,15 @@ def file_system(folder: Path) -> str:
 
 
 def main_memory() -> tuple[int, int]:
-    """Return the total and the available main memory in bytes, within the limit of the container (cgroup), if any."""
+    """Return the total and the available main memory in bytes, within the limits of containers and jobs (cgroups)."""
     page = os.sysconf("SC_PAGE_SIZE")
     total, free = os.sysconf("SC_PHYS_PAGES") * page, os.sysconf("SC_AVPHYS_PAGES") * page
     info = _read_fields(Path("/proc/meminfo"))
     if "MemAvailable:" in info:
         free = int(info["MemAvailable:"].split()[0]) * 1024
-    group = Path("/sys/fs/cgroup")
-    for limit_file, used_file in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        try:
-            limit = int((group / limit_file).read_text())
-            free = min(free, limit - int((group / used_file).read_text()))
-            total = min(total, limit)
-        except (OSError, ValueError):  # there is no such group, or the limit is "max"
-            continue
-    return total, max(free, 0)
+    for limit in memory_limits():
+        total, free = min(total, limit.total), min(free, limit.free)
+    return total, free
 
 
 def _read_fields(path: Path) -> dict[str, str]:

@@ -14,14 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from senna.cgroup import available_cores
 from senna.errors import SennaError
 
 PACKAGE_PARENT = Path(__file__).resolve().parents[2]
-
-
-def available_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def child_environment() -> dict[str, str]:
