@@ -1,7 +1,6 @@
 """`senna download`: download models and data sets, and print the shell lines that set the variables of the scripts."""
 
 import os
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from senna.download.assets import PRESETS, Asset, assets_of
+from senna.download.shell import ShellOutput, exports, shell_output
 from senna.errors import SennaError, UsageError
 from senna.flags import flag, parse_flags
 
@@ -38,6 +38,11 @@ class DownloadArguments:
 
 def main(argv: list[str]) -> int:
     """Run `senna download` and return the exit code."""
+    with shell_output() as output:
+        return _run(argv, output)
+
+
+def _run(argv: list[str], output: ShellOutput) -> int:
     args = parse_flags(
         DownloadArguments,
         argv,
@@ -46,7 +51,8 @@ def main(argv: list[str]) -> int:
         "captions of stage 1; senna: the published weights; captioner: LLaVA-1.6-34B; all. Only the required files are "
         "downloaded, at a fixed commit, and verified by their hashes; those of the first download are kept in "
         "OUT/NAME.lock.json, and later downloads are compared with them. After an interruption, the same command continues. "
-        'It prints the shell lines that the scripts need: eval "$(senna download --preset 7b)".',
+        "It prints the shell lines that the scripts need; they clear the variables where the download fails: "
+        'exports=$(senna download --preset 7b) && eval "$exports" && sh train_tools/pretrain_senna_llava.sh',
         "Set HF_TOKEN for repositories that require an account (it is sent only to https addresses of huggingface.co and "
         "hf.co, unless --send-token is given), and HTTPS_PROXY behind a proxy. nuScenes cannot be "
         "downloaded automatically: register at https://www.nuscenes.org/nuscenes, download 'Full dataset (v1.0)' or mini, and "
@@ -56,6 +62,7 @@ def main(argv: list[str]) -> int:
     if args.list:
         print(listing())
         return 0
+    output.clear(assets)
     if args.update and all(asset.revision for asset in assets):
         raise UsageError(
             "--update: all chosen assets have a pinned commit",
@@ -70,7 +77,7 @@ def main(argv: list[str]) -> int:
     endpoint = parse_endpoint(args.endpoint or constants.ENDPOINT, args.send_token)
     out = Path(args.out)
     _download(assets, out, endpoint, args.update)
-    print(exports(assets, out.resolve()))
+    output.write(exports(assets, out.resolve()))
     return 0
 
 
@@ -92,23 +99,6 @@ def listing() -> str:
             ]
     total = sum(asset.gigabytes for asset in PRESETS["all"])
     return "\n".join([*lines, f"--preset all   about {total:.0f} GB"])
-
-
-def exports(assets: Sequence[Asset], out: Path) -> str:
-    """Return shell lines that set the variables of the scripts.
-
-    If two assets set the same variable, the line of the second is a comment.
-    """
-    lines: list[str] = []
-    exported: set[str] = set()
-    for asset in assets:
-        for variable, path in asset.exports:
-            line = f"export {variable}={shlex.quote(str(out / asset.name / path))}"
-            lines.append(f"# {line}" if variable in exported else line)
-            exported.add(variable)
-        if asset.hint:
-            lines.append(f"# {asset.hint.format(folder=shlex.quote(str(out / asset.name)))}")
-    return "\n".join(lines)
 
 
 def _download(assets: Sequence[Asset], out: Path, endpoint: "Endpoint", update: bool) -> None:

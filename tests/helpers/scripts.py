@@ -1,10 +1,14 @@
 """Shell scripts, run as users run them."""
 
 import os
+import shutil
 import subprocess
 import sys
 
 from tests.helpers.paths import REPOSITORY
+
+SHELLS = [shell for shell in (["dash"], ["busybox", "sh"], ["bash"]) if shutil.which(shell[0])] or [["sh"]]
+"""The shells that are installed here, each as the beginning of a command."""
 
 TOOLS = REPOSITORY / "train_tools"
 PRETRAIN = TOOLS / "pretrain_senna_llava.sh"

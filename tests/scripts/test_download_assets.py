@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from tests.helpers.paths import REPOSITORY
+from tests.helpers.scripts import SHELLS
 
 STAMP = 'echo "$1 $(cat "$2/pyproject.toml" "$2/constraints.txt" | cksum)"'
 
@@ -44,4 +45,17 @@ def test_the_exit_code_is_that_of_the_command(hub, checkout):
     done = subprocess.run(["sh", script, "--preset", "13b"], env=environment, capture_output=True, text=True)
     assert done.returncode == 2
     assert "--preset 13b is unknown" in done.stderr
-    assert not done.stdout
+    assert done.stdout.splitlines()[-1] == "false"
+
+
+def test_the_printed_lines_clear_the_variables_where_the_environment_cannot_be_made(checkout):
+    """`senna download` does not run then."""
+    command = [str(checkout / "scripts" / "download_assets.sh"), "--preset", "7b"]
+    for shell in SHELLS:
+        use = 'MODEL_PATH=old; eval "$("$@")" && echo evaluated; echo "[${MODEL_PATH-}]"'
+        environment = os.environ | {"SENNA_TORCH": "gpu"}
+        done = subprocess.run(
+            [*shell, "-c", use, "sh", *shell, *command], env=environment, capture_output=True, text=True
+        )
+        assert "SENNA_TORCH=gpu is unknown" in done.stderr
+        assert done.stdout == "[]\n"

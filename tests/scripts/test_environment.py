@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from tests.helpers.paths import REPOSITORY
+from tests.helpers.scripts import SHELLS
 
-SHELLS = [shell for shell in (["dash"], ["busybox", "sh"], ["bash"]) if shutil.which(shell[0])] or [["sh"]]
 PINNED = next(line for line in (REPOSITORY / "constraints.txt").read_text().splitlines() if line.startswith("torch=="))
 
 FAKE_PIP = """
