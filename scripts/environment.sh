@@ -3,6 +3,7 @@
 #                               of this repository, else python3; and say which
 #   prepare_environment EXTRAS  set PYTHON to the active environment where it has Senna with EXTRAS ("dev", "nuscenes" or ""), else to
 #                               $ROOT/.venv, which is made, repaired or remade with the tested versions
+#   prepare_environment EXTRAS NAME   set PYTHON to $ROOT/.venv-NAME, with the versions of constraints-NAME.txt where it has one
 # SENNA_TORCH chooses the build of torch that prepare_environment installs: auto (default: cuda where there is an NVIDIA card),
 # cpu or cuda.
 
@@ -41,7 +42,7 @@ has_senna() {
     (cd / && PYTHONPATH='' "$1" -c '
 import sys
 from importlib.util import find_spec
-extras = {"dev": ("pytest", "ruff", "importlinter", "nuscenes"), "nuscenes": ("nuscenes",)}
+extras = {"dev": ("pytest", "ruff", "importlinter", "nuscenes"), "nuscenes": ("nuscenes",), "oldest": ("pytest", "bitsandbytes")}
 needed = extras.get(sys.argv[1], ())
 own = find_spec("senna") or (find_spec("torch") and find_spec("transformers"))
 sys.exit(not (own and all(find_spec(name) for name in needed)))' "$2" 2>/dev/null)
@@ -70,15 +71,17 @@ prepare_environment() {
         return 2
         ;;
     esac
-    if find_active_environment "$1"; then
+    venv=$ROOT/.venv${2:+-$2} constraints=$ROOT/constraints.txt older=
+    if [ -n "${2:-}" ]; then
+        older=$ROOT/constraints-$2.txt constraints=$venv/constraints.txt
+    elif find_active_environment "$1"; then
         echo "interpreter: $PYTHON (the active environment)"
         return
     fi
-    venv=$ROOT/.venv
     PYTHON=$venv/bin/python
     stamp=$venv/.senna-installed
     chosen=$(echo "${SENNA_TORCH:-auto}" | sed s/auto//)
-    wanted="$1 $chosen$(cat "$ROOT/pyproject.toml" "$ROOT/constraints.txt" | cksum)"
+    wanted="$1 $chosen$(cat "$ROOT/pyproject.toml" "$ROOT/constraints.txt" ${older:+"$older"} | cksum)"
     export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}" # a .venv that was copied has another checkout installed
     if [ -f "$stamp" ] && [ ! -e "$venv/.senna-installing" ] && grep -qxF "$wanted" "$stamp" && has_senna "$PYTHON" "$1"; then
         return
@@ -86,6 +89,7 @@ prepare_environment() {
     make_environment || return
     echo "interpreter: $PYTHON"
     : >"$venv/.senna-installing" || { echo "$venv cannot be written" >&2; return 2; }
+    [ -z "$older" ] || merge_constraints "$older" >"$constraints" || return
     code=0
     install_packages "$1" || code=$?
     rm -f "$venv/.senna-installing" # it stays where this shell is killed
@@ -94,6 +98,11 @@ prepare_environment() {
         return "$code"
     fi
     echo "$wanted" >>"$stamp"
+}
+
+# Print a file of constraints, and the lines of constraints.txt for the packages that it does not name.
+merge_constraints() {
+    awk -F '[=<> ;]' 'NR == FNR { named[$1]; print; next } !($1 in named)' "$1" "$ROOT/constraints.txt"
 }
 
 # Make $venv, or repair or remake what is there.
@@ -115,7 +124,7 @@ make_environment() {
     else
         number=1
         while [ -e "$venv.old$number" ] || [ -L "$venv.old$number" ]; do number=$((number + 1)); done
-        echo "$venv is no environment of this repository ($reason); it is kept as .venv.old$number"
+        echo "$venv is no environment of this repository ($reason); it is kept as ${venv##*/}.old$number"
         mv "$venv" "$venv.old$number" || return 2
         create_environment
     fi
@@ -171,7 +180,7 @@ install_packages() {
 }
 
 run_pip() {
-    "$PYTHON" -m pip install --disable-pip-version-check -c "$ROOT/constraints.txt" "$@"
+    "$PYTHON" -m pip install --disable-pip-version-check -c "$constraints" "$@"
 }
 
 has_card() {
@@ -184,7 +193,7 @@ install_torch() {
     if [ "$kind" = auto ]; then
         if has_card; then kind=cuda; else kind=cpu; fi
     fi
-    version=$(sed -n 's/^torch==\([^ ;]*\).*/\1/p' "$ROOT/constraints.txt")
+    version=$(sed -n 's/^torch==\([^ ;]*\).*/\1/p' "$constraints")
     installed=$(PYTHONPATH='' "$PYTHON" -c 'from importlib.metadata import version; print(version("torch"))' 2>/dev/null || :)
     case $installed in
     "$version+cpu") [ "$asked" = cuda ] || return 0 ;;

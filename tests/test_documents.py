@@ -14,7 +14,7 @@ from tests.helpers.paths import REPOSITORY
 DOCUMENTS = sorted(
     path
     for path in REPOSITORY.rglob("*.md")
-    if not {".venv", "outputs", ".pytest_cache"} & set(path.relative_to(REPOSITORY).parts)
+    if not path.relative_to(REPOSITORY).parts[0].startswith((".venv", "outputs", ".pytest_cache"))
 )
 SOURCES = sorted((REPOSITORY / "senna").rglob("*.py"))
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")

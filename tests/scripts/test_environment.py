@@ -21,7 +21,7 @@ if os.environ.get("FAIL") in sys.argv:
 if os.environ.get("KILL") in sys.argv:
     os.kill(os.getppid(), 9)
 if "-e" in sys.argv:
-    for name in ("senna", "torch", "transformers", "nuscenes"):
+    for name in ("senna", "torch", "transformers", "nuscenes", "pytest", "bitsandbytes"):
         next(pathlib.Path(sys.prefix).glob("lib/python3*/site-packages")).joinpath(name + ".py").touch()
 """
 
@@ -42,7 +42,7 @@ class Clone:
         self.folder, self.shell, self.log = folder / "a clone 中文", shell, folder / "log"
         self.venv = self.folder / ".venv"
         shutil.copytree(REPOSITORY / "scripts", self.folder / "scripts", ignore=shutil.ignore_patterns("*.py"))
-        for name in ("pyproject.toml", "constraints.txt"):
+        for name in ("pyproject.toml", "constraints.txt", "constraints-oldest.txt"):
             shutil.copy(REPOSITORY / name, self.folder)
         (folder / "fake").mkdir()
         (folder / "fake" / "pip.py").write_text(FAKE_PIP)
@@ -101,6 +101,30 @@ def test_a_new_environment_is_made_once_with_the_tested_versions(clone):
     clone.log.unlink()
     assert clone.run(INSTALL).returncode == 0
     assert clone.calls() == ""
+
+
+def test_the_oldest_versions_get_an_environment_of_their_own(clone, tmp_path):
+    clone.make_venv(tmp_path / "active", modules=["senna", "pytest", "bitsandbytes"])
+    oldest = 'prepare_environment oldest oldest; echo "PYTHON=$PYTHON"'
+    first = clone.run(oldest, VIRTUAL_ENV=tmp_path / "active")
+    assert first.returncode == 0, first.stderr
+    venv = clone.folder / ".venv-oldest"
+    assert f"PYTHON={venv}/bin/python" in first.stdout
+    assert not clone.venv.exists()
+    used = [word for line in clone.calls().splitlines() for word in line.split(" -c ")[1:] if line.startswith("pip")]
+    assert used
+    assert all(word.startswith(f"{venv}/constraints.txt") for word in used)
+    pins = [line.split("=")[0] for line in (venv / "constraints.txt").read_text().splitlines() if line[:1] != "#"]
+    assert pins.count("transformers") == 1
+    assert pins.count("torch") == 1
+    older = (clone.folder / "constraints-oldest.txt").read_text()
+    assert (venv / "constraints.txt").read_text().startswith(older)
+    clone.log.unlink()
+    assert clone.run(oldest).returncode == 0
+    assert clone.calls() == ""
+    (clone.folder / "constraints-oldest.txt").write_text(older + "\n")
+    assert clone.run(oldest).returncode == 0
+    assert "-e" in clone.calls()
 
 
 def test_an_environment_without_pip_gets_one(one_clone):

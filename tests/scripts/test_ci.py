@@ -1,0 +1,37 @@
+"""What CI runs: the tests in two environments, with the tested and with the oldest supported versions."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from tests.helpers.paths import REPOSITORY
+
+PIN = re.compile(r"^([\w-]+)==([\w.]+)$", re.M)
+
+
+@pytest.mark.parametrize(("tested", "oldest"), [(0, 0), (0, 5), (1, 0), (1, 1)])
+def test_ci_runs_the_tests_in_both_environments_and_fails_if_either_fails(tmp_path, tested, oldest):
+    for name in (".ci", "scripts", "bin"):
+        (tmp_path / name).mkdir()
+    shutil.copy(REPOSITORY / ".ci" / "run", tmp_path / ".ci")
+    for name, code in (("test.sh", tested), ("test_oldest.sh", oldest)):
+        (tmp_path / "scripts" / name).write_text(f"echo ran {name}\nexit {code}\n")
+    (tmp_path / "bin" / "chromium").touch(mode=0o755)
+    done = subprocess.run(
+        ["bash", ".ci/run"], cwd=tmp_path, env={"PATH": f"{tmp_path}/bin:/usr/bin:/bin"}, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines() == ["ran test.sh", "ran test_oldest.sh"]
+    assert (done.returncode == 0) == (tested == oldest == 0)
+
+
+def test_the_lower_bounds_are_the_oldest_versions_that_are_tested():
+    pins = dict(PIN.findall((REPOSITORY / "constraints-oldest.txt").read_text()))
+    assert pins.keys() >= {"transformers", "peft", "accelerate", "huggingface_hub", "tokenizers"}
+    bounds = re.findall(r'"([\w-]+)>=([\w.]+)', (REPOSITORY / "pyproject.toml").read_text())
+    for name, version in pins.items():
+        stated = [bound for package, bound in bounds if package == name]
+        assert stated, name
+        for bound in stated:
+            assert version == bound or version.startswith(f"{bound}."), name
