@@ -66,6 +66,10 @@ def build_parser() -> argparse.ArgumentParser:
     add_geometry(packing)
     packing.set_defaults(repeats=3)
 
+    padding = commands.add_parser("padding", parents=[common], help="padded batches without a mask, against a mask")
+    add_geometry(padding)
+    padding.set_defaults(repeats=5)
+
     evaluate = commands.add_parser(
         "evaluate", parents=[common], help="scores of all twenty plans in one forward pass, against greedy decoding"
     )

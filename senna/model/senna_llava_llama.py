@@ -219,7 +219,7 @@ class SennaLlavaLlamaForCausalLM(LlamaForCausalLM):
             splice = self.compute_splice(input_ids, attention_mask, labels, counts)
             inputs_embeds = self.embed(input_ids, pixels, splice.source)  # (B, L, D)
             labels, position_ids = splice.labels, splice.position_ids  # (B, L) each
-            # With padding on the right, causality alone hides it, and attention without a mask is the fast path.
+            # Causality alone hides padding on the right from real tokens, and attention without a mask is the fast path.
             needs_mask = use_cache or self.config.tokenizer_padding_side == "left"
             attention_mask, input_ids = splice.attention_mask if needs_mask else None, None
         outputs = self.model(

@@ -17,17 +17,15 @@ class Splice:
     Attributes:
         source: (B, L) row numbers of the table [B * T text embeddings, N * K view tokens, one row of zeros].
         attention_mask: (B, L) bool, False at padding.
+        position_ids: (B, L), counted from the first real token; 0 at padding on the left. They continue at padding on the
+            right: transformers takes a repeated position for the start of a packed sequence and would build a mask.
         labels: (B, L), -100 without a target; None if the batch has no labels.
     """
 
     source: torch.Tensor
     attention_mask: torch.Tensor
+    position_ids: torch.Tensor
     labels: torch.Tensor | None
-
-    @property
-    def position_ids(self) -> torch.Tensor:
-        """(B, L) positions, counted over real tokens only; 0 at padding on the left."""
-        return (self.attention_mask.cumsum(1) - 1).clamp(min=0)
 
 
 def check_image_counts(is_image: torch.Tensor, images_per_sample: list[int]) -> None:
@@ -98,7 +96,7 @@ def compute_splice(
     spliced_labels = None
     if labels is not None:
         spliced_labels = labels.gather(1, token).where(mask & ~from_image, IGNORE_INDEX)  # (B, L)
-    return Splice(source, mask, spliced_labels)
+    return Splice(source, mask, position, spliced_labels)
 
 
 def splice_embeddings(source: torch.Tensor, text: torch.Tensor, views: torch.Tensor) -> torch.Tensor:

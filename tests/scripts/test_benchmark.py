@@ -107,6 +107,14 @@ def test_packing_gives_the_gradient_of_unpacked_batches(tmp_path):
     assert chart.read_bytes().startswith(PNG)
 
 
+def test_padding_compares_equal_losses_with_and_without_a_mask(tmp_path):
+    chart = tmp_path / "padding.png"
+    figures = json.loads(benchmark("padding", *SMALL, "--json", "--chart", chart).splitlines()[-1])
+    assert [name.split(",")[0] for name in figures["cases"]] == ["stage 1", "stage 3", "evaluation"]
+    assert all(case["causal"]["ratio"] > 0 for case in figures["cases"].values())
+    assert chart.read_bytes().startswith(PNG)
+
+
 def test_train_reports_the_ratio_to_each_published_precision(world, tmp_path):
     chart = tmp_path / "train.png"
     flags = ["--nuscenes", world, *SMALL, "--json", "--chart", chart]
