@@ -68,6 +68,17 @@ class Images:
                 self._folders[folder] = set()
         return name in self._folders[folder]
 
+    def check(self, path: str) -> None:
+        """Raise DataError if a captioner must not get the file, which may send it to a server: it is in no subfolder of the
+        data set's root, or no regular file."""
+        if os.path.isabs(path) or ".." in Path(path).parts:
+            raise DataError(
+                f"the image {path} is outside of the data set",
+                remedy="correct its filename in sample_data.json, which begins with samples/",
+                file=self.dataroot,
+            )
+        check_image_file(self.dataroot / path)
+
 
 @dataclass
 class MissingImages:
@@ -231,7 +242,7 @@ def _prepare(
         return _PendingFrame(frame, split, [], [], missing, is_left_out=True)
     needs_images = captioner.name != ANNOTATIONS
     for view in VIEWS if needs_images else ():
-        check_image_file(images.dataroot / paths[view])
+        images.check(paths[view])
     questions = questions_of(frame, templates)
     requests = [
         Request(frame, question.view, images.dataroot / paths[question.view], question.kind, question.text)

@@ -12,6 +12,7 @@ from senna.doctor.packages import PACKAGES
 from senna.doctor.worker import Worker
 from senna.errors import UsageError
 from senna.flags import ArgumentParser
+from senna.launch.variables import plain_path
 
 VARIABLES = {
     "--model_name_or_path": "MODEL_PATH",
@@ -96,4 +97,4 @@ def with_environment(argv: list[str]) -> list[str]:
     """Return the flags, and for flags that are missing the values of the environment variables."""
     given = {"--" + word[2:].split("=", 1)[0].replace("-", "_") for word in argv if word.startswith("--")}
     missing = [(flag, os.environ.get(variable)) for flag, variable in VARIABLES.items() if flag not in given]
-    return argv + [word for flag, value in missing if value for word in (flag, value)]
+    return argv + [word for flag, value in missing if value for word in (flag, plain_path(value))]

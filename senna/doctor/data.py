@@ -1,6 +1,7 @@
 """Checks of the records and their images: all records are read, and a sample of the images."""
 
 import os
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,13 +105,20 @@ def _check_record(context: RunContext, records: Mixture, index: int, turn: int) 
     expected = sum(message["value"].count(IMAGE_TOKEN) for message in record["conversations"])
     paths = prompt_images(record)
     if expected != len(paths):
-        raise DataError(f"the text has {expected} {IMAGE_TOKEN} and the record lists {len(paths)} images")
+        raise DataError(
+            f"the text has {expected} {IMAGE_TOKEN} and the record lists {len(paths)} images",
+            remedy=f"write one {IMAGE_TOKEN} for each image into the human turns",
+        )
     data_folder = records.folder(index)
     folders = [Path(context.args.image_folder), data_folder] if context.args.image_folder else [data_folder]
     files = [find_image(path, folders) for path in paths]
     for file in files:
         if not os.path.exists(file):
-            raise DataError(f"no such image: {file}", kind=DataError.MISSING_IMAGE)
+            raise DataError(
+                f"no such image: {file}",
+                remedy="check the record's path and the image folder",
+                kind=DataError.MISSING_IMAGE,
+            )
     load_pixels(files[turn % len(files)], _RULES, decode="fast")
     return _RecordImages(len(paths), len(paths) == 1 or bool(paths_by_camera(paths)))
 
@@ -143,7 +151,8 @@ def _all_missing(folder: Path, paths: list[str]) -> Finding:
     remedy = f"set --image_folder (IMAGE_DATA) to the folder that holds {paths[0]}; unpack the images if necessary"
     nearby = find_folder(folder, paths)
     if nearby is not None:
-        remedy = f"--image_folder {nearby}   (IMAGE_DATA={nearby} for the scripts)"
+        folder_text = shlex.quote(str(nearby))
+        remedy = f"--image_folder {folder_text}   (IMAGE_DATA={folder_text} for the scripts)"
     return Finding(FAIL, "images", f"{message}; the records list {paths[0]}, ...", remedy)
 
 

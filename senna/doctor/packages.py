@@ -156,7 +156,15 @@ _DISTRIBUTIONS = {"nuscenes": "nuscenes-devkit"}
 def install_command(name: str) -> str:
     """Return the command that installs a package."""
     extra = PACKAGES[name].extra
+    if extra == "flash-attn":  # its setup imports torch
+        tools = "pip install -c constraints.txt setuptools wheel packaging ninja"
+        return f"{tools} && pip install --no-build-isolation -c constraints.txt -e '.[flash-attn]'"
     return f"pip install -c constraints.txt -e '.[{extra}]'" if extra else "pip install -c constraints.txt -e ."
+
+
+def _reinstall_command(distribution: str, version: str) -> str:
+    isolation = " --no-build-isolation" if distribution == "flash-attn" else ""
+    return f"pip install --force-reinstall --no-deps{isolation} {distribution}=={version}"
 
 
 def device_for(name: str) -> str:
@@ -196,4 +204,4 @@ def try_package(name: str, device: str, level: Literal["warn", "fail"] = WARN, r
     except Exception as error:  # a broken package may raise anything
         reason = (str(error).strip().splitlines() or [""])[0]
         message = f"{version} does not work: {type(error).__name__}: {reason}"
-        return finding(level, message, f"pip install --force-reinstall --no-deps {distribution}=={version}")
+        return finding(level, message, _reinstall_command(distribution, version))

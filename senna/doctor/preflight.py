@@ -176,7 +176,8 @@ def run_checks(
         except SennaError as error:
             yield from_error(topic, error)
         except Exception as error:  # for example a file that is damaged in a way that no check expects
-            yield Finding(on_crash, topic, f"could not be checked: {type(error).__name__}: {error}")
+            message = f"could not be checked: {type(error).__name__}: {error}"
+            yield Finding(on_crash, topic, message, "look at the file or folder that the message names, and replace it")
 
 
 def preflight(args: TrainArguments) -> Mixture | None:

@@ -1,6 +1,7 @@
 """Check weight files by their headers, without reading the weights."""
 
 import json
+import shlex
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -113,7 +114,7 @@ def check_pointer(file: Path) -> None:
         if opened.read(len(_LFS)) == _LFS:
             raise DamagedFile(
                 f"{file.name} is a git-lfs pointer instead of the file itself",
-                f"git lfs install && git -C {file.parent} lfs pull",
+                f"git lfs install && git -C {shlex.quote(str(file.parent))} lfs pull",
             )
 
 

@@ -16,7 +16,9 @@ from senna.launch.devices import visible_devices
 from senna.launch.processes import number_of_gpus, replace_process, start_command, uses_several_processes
 from senna.launch.slurm import slurm_environment
 from senna.launch.tiny_preset import ENVIRONMENT, Inputs, fill_inputs
-from senna.launch.variables import read_port
+from senna.launch.variables import plain_path, read_port
+
+_PATHS = """MODEL_PATH DATA IMAGE_DATA VISION_TOWER OUT_DIR TRAIN_DATA NUSCENES CANBUS DEEPSPEED_CONFIG""".split()
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -96,6 +98,7 @@ def prepare(recipe: str, flags: list[str], environment: Mapping[str, str]) -> Co
             f"senna launch needs the repository, whose configs/ it reads; {ROOT} has none",
             remedy="clone the repository, and run `pip install -e .` or the scripts of train_tools/ in it",
         )
+    environment = {name: plain_path(value) if name in _PATHS else value for name, value in environment.items()}
     if recipe == "pretrain" or recipe in DRIVING:
         environment = _with_machines(environment, flags)
     if recipe == "pretrain":

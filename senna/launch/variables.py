@@ -43,6 +43,11 @@ def read_hostfile(path: str | Path) -> list[Host]:
     return hosts
 
 
+def plain_path(value: str) -> str:
+    """Return the value of a variable that holds a path, so that no command takes it for a flag."""
+    return f"./{value}" if value.startswith("-") else value
+
+
 def read_count(environment: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
     """Return a variable that holds a whole number. Raises UsageError where it is none, or not from ``least`` to ``most``."""
     text = (environment.get(name) or "").strip() or str(default)

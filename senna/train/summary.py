@@ -1,5 +1,6 @@
 """The texts that a run prints: a table before its first step, and the results at its end."""
 
+import shlex
 from pathlib import Path
 
 from torch import nn
@@ -127,10 +128,10 @@ def next_command(trainer: SennaTrainer) -> str:
     """Return the command that usually follows on this run's folder."""
     args = trainer.args
     suffix = ("_qlora" if args.bits == 4 else "_lora") if args.lora_enable else ""
-    folder = Path(args.output_dir)
+    folder = shlex.quote(str(Path(args.output_dir)))
     if args.stage == 3:
         if args.lora_enable:
-            return f"senna merge --adapter {folder} --out {folder}_merged"
+            return f"senna merge --adapter {folder} --out {shlex.quote(f'{Path(args.output_dir)}_merged')}"
         return f"MODEL_PATH={folder} DATA=... IMAGE_DATA=... sh scripts/eval_meta_action.sh"
     stage = "--stage 3" if args.stage == 2 else "--stage 2"
     return f"MODEL_PATH={folder} DATA=... IMAGE_DATA=... sh train_tools/train_senna_llava{suffix}.sh {stage}"

@@ -18,7 +18,7 @@ from transformers.utils.import_utils import is_serve_available
 from senna.convert.captioners import Request, make_captioner
 from senna.convert.captioners.cache import CachedCaptioner
 from senna.convert.captioners.llava import LlavaCaptioner
-from senna.convert.captioners.openai import OpenAICaptioner, RetryPolicy
+from senna.convert.captioners.openai import OpenAICaptioner, RetryPolicy, _data_url
 from senna.errors import DataError, SennaError, UsageError
 from tests.convert import caption_server
 from tests.convert.caption_server import QUICK, answers_to, serving
@@ -226,7 +226,7 @@ def test_the_package_openai_is_needed_and_named(monkeypatch):
     monkeypatch.delattr("senna.convert.captioners.openai_client", raising=False)
     with pytest.raises(UsageError, match="needs the package openai") as error:
         make_captioner("openai", server="localhost:1")
-    assert "senna[captions]" in error.value.remedy
+    assert error.value.remedy == "pip install -c constraints.txt -e '.[captions]'"
 
 
 def test_missing_key_is_named(ask_for, monkeypatch):
@@ -300,6 +300,42 @@ def test_files_that_are_not_images_are_named(tmp_path):
         OpenAICaptioner(server.address, "tiny").answer(
             [Request(None, "front", tmp_path / "gone", "description", "what?")]
         )
+
+
+@pytest.mark.parametrize(
+    "content", [b"root:x:0:0", b"RIFF$\0\0\0WAVEfmt a recording", b"\xff\xd8\xffa secret", b"\x89PNG"]
+)
+def test_no_byte_of_a_file_that_is_no_image_is_sent(content, tmp_path):
+    (tmp_path / "image.jpg").write_bytes(content)
+    with serving() as server:
+        with pytest.raises(DataError, match=r"image\.jpg.*is not a JPEG, PNG, WebP or GIF"):
+            OpenAICaptioner(server.address, "tiny").answer(
+                [Request(None, "front", tmp_path / "image.jpg", "description", "what?")]
+            )
+        assert not server.tries
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "huge"])
+def test_a_file_that_is_not_regular_or_too_large_is_not_read(kind, tmp_path):
+    path = tmp_path / "image.png"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        with path.open("wb") as file:
+            file.truncate(1 << 40)
+    with serving() as server:
+        with pytest.raises(DataError, match=r"not a regular file|too large"):
+            OpenAICaptioner(server.address, "tiny").answer([Request(None, "front", path, "description", "what?")])
+        assert not server.tries
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF"])
+def test_images_of_the_usual_formats_are_sent(kind, tmp_path):
+    path = tmp_path / "image"
+    Image.new("RGB", (9, 9)).save(path, kind)
+    assert _data_url(path).startswith(f"data:image/{kind.lower()};base64,")
 
 
 @contextmanager

@@ -330,6 +330,25 @@ def test_test_split_has_only_records_that_need_no_future(drawn_world, tmp_path, 
     assert not any(record["fut_valid_flag"] or record["ego_fut_trajs"] for record in records)
 
 
+@pytest.mark.parametrize("where", ["../secret.jpg", "samples/../../secret.jpg", "/secret.jpg"])
+def test_no_image_outside_of_the_data_set_is_sent_to_a_server(drawn_world, tmp_path, server, capsys, where):
+    root = tmp_path / "nuscenes"
+    shutil.copytree(drawn_world, root)
+    table = root / "v1.0-mini" / "sample_data.json"
+    rows = json.loads(table.read_text())
+    for row in rows:
+        if "/CAM_FRONT/" in row["filename"]:
+            shutil.copy(root / row["filename"], tmp_path / "secret.jpg")
+            row["filename"] = f"{tmp_path}{where}" if where[0] == "/" else where
+    table.write_text(json.dumps(rows))
+    flags = ["convert", "--nuscenes", str(root), "--version", "v1.0-mini", "--out", str(tmp_path / "out")]
+    assert main([*flags, "--captioner", "openai", "--server", server[0]]) == 1
+    printed = capsys.readouterr().err
+    assert "secret.jpg is outside of the data set" in printed
+    assert "sample_data.json" in printed
+    assert not server[1]
+
+
 @pytest.mark.slow
 def test_run_with_a_captioner_killed_ten_times_gives_the_same_files_and_repeats_few_questions(
     drawn_world, tmp_path, server

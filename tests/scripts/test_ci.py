@@ -26,6 +26,12 @@ def test_ci_runs_the_tests_in_both_environments_and_fails_if_either_fails(tmp_pa
     assert (done.returncode == 0) == (tested == oldest == 0)
 
 
+def test_no_transformers_newer_than_the_tested_one_is_supported():
+    bound = re.search(r'"transformers>=[\d.]+,<(\d+)\.(\d+)"', (REPOSITORY / "pyproject.toml").read_text())
+    newest = re.search(r"^transformers==(\d+)\.(\d+)", (REPOSITORY / "constraints.txt").read_text(), re.M)
+    assert (bound[1], int(bound[2])) == (newest[1], int(newest[2]) + 1)
+
+
 def test_the_lower_bounds_are_the_oldest_versions_that_are_tested():
     pins = dict(PIN.findall((REPOSITORY / "constraints-oldest.txt").read_text()))
     assert pins.keys() >= {"transformers", "peft", "accelerate", "huggingface_hub", "tokenizers"}

@@ -297,7 +297,7 @@ class LlavaCaptioner:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         remedy = "give a folder or a hub name of a LlavaNext model, for example llava-hf/llava-v1.6-34b-hf"
         if isinstance(error, ImportError):
-            remedy = "install the missing package: pip install 'senna[gpu]'"
+            remedy = "install the missing package: pip install -c constraints.txt -e '.[gpu]'"
         return UsageError(f"--captioner-model {self._path} cannot be opened: {reason}", remedy=remedy)
 
 

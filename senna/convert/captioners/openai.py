@@ -5,6 +5,7 @@ Requests are concurrent, have a time limit and are retried after temporary failu
 
 import asyncio
 import base64
+import io
 import logging
 import queue
 import threading
@@ -12,6 +13,8 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from PIL import Image
 
 from senna.convert.captioners import EMPTY_REMEDY, NoAnswer, Request, in_order
 from senna.convert.captioners.openai_replies import (
@@ -22,6 +25,7 @@ from senna.convert.captioners.openai_replies import (
 )
 from senna.convert.captioners.server import RetryPolicy, parse_server
 from senna.errors import DataError, SennaError, UsageError
+from senna.image_file import check_image_file
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -32,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 _FIRST_ANSWERS = 16  # if all of these have no text, the run stops
 _REPORTED_REFUSALS = 10  # the others are only marked
-_TYPES = ((b"\xff\xd8\xff", "jpeg"), (b"\x89PNG", "png"), (b"RIFF", "webp"), (b"GIF8", "gif"))
+_TYPES = ("JPEG", "PNG", "WEBP", "GIF")
 
 Results = queue.SimpleQueue[tuple[int, str | Exception] | None]
 
@@ -214,7 +218,7 @@ def _import_client():
     except ImportError as error:
         raise UsageError(
             f"--captioner openai needs the package openai, which cannot be imported ({error})",
-            remedy="pip install 'senna[captions]', or in a checkout: pip install -c constraints.txt -e '.[captions]'",
+            remedy="pip install -c constraints.txt -e '.[captions]'",
         ) from error
     return openai_client
 
@@ -263,7 +267,8 @@ def _collected(results: Results) -> Iterator[tuple[int, str]]:
 
 
 def _data_url(path: Path) -> str:
-    """Return an image file as a data URL."""
+    """Return an image file as a data URL. Raises DataError for every other file: none of its bytes may leave this machine."""
+    check_image_file(path)
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -271,7 +276,11 @@ def _data_url(path: Path) -> str:
         raise DataError(
             f"the image cannot be read ({error.strerror or error})", remedy="copy it again", file=path, kind=fault
         ) from error
-    kind = next((name for head, name in _TYPES if content.startswith(head)), None)
-    if kind is None:
-        raise DataError("the image is not a JPEG, PNG, WebP or GIF", remedy="copy it again", file=path)
+    try:
+        with Image.open(io.BytesIO(content), formats=_TYPES) as image:
+            kind = "jpeg" if image.format == "MPO" else str(image.format).lower()  # some cameras' JPEG files are MPO
+            image.verify()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        remedy = "copy it again"
+        raise DataError("the image is not a JPEG, PNG, WebP or GIF", remedy=remedy, file=path) from None
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from senna.evaluate.metrics.bootstrap import Interval, Scenes, interval, mean_interval
 from senna.scripts_without_blanks import separate
 
-MISSING = "BLEU, ROUGE and CIDEr need the package pycocoevalcap: pip install 'senna[evaluate]'"
+MISSING = "BLEU, ROUGE and CIDEr need the package pycocoevalcap: pip install -c constraints.txt -e '.[evaluate]'"
 _WORD = re.compile(r"[^\W_]+(?:['’.-][^\W_]+)*")
 
 

@@ -1,6 +1,7 @@
 """Evaluations side by side: the records that they share, and the differences between their predictions."""
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ def open_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def _read_metrics(folder: Path) -> dict[str, Any]:
-    path, remedy = folder / "metrics.json", f"run `senna evaluate --out {folder}`, which writes it"
+    path, remedy = folder / "metrics.json", f"run `senna evaluate --out {shlex.quote(str(folder))}`, which writes it"
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -89,7 +89,7 @@ def scene_names(count: int, mini: bool) -> list[str]:
         except ImportError as error:
             raise UsageError(
                 "nuscenes-devkit, which lists the scene names of nuScenes, is not installed",
-                remedy="pip install nuscenes-devkit, or use --mini for at most ten scenes",
+                remedy="pip install -c constraints.txt -e '.[nuscenes]', or use --mini for at most ten scenes",
             ) from error
         train, val = (
             [name for name in names if int(name[-4:]) not in WITHOUT_CAN_BUS] for names in (splits.train, splits.val)
