@@ -64,6 +64,7 @@ class Trained:
     linears: tuple[str, ...] = LINEARS  # the linear layers that LoRA adapts
     dropout: bool = True  # LoRA uses dropout
     mask: int = 1  # bytes per element of a dropout mask: 1 on CUDA; on a CPU the width of the input
+    casts_inputs: bool = False  # LoRA casts its inputs to the type of the trained weights: PEFT's default, not Senna's
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def _lora_saved(shape: ModelShape, numbers: NumberBytes, trained: Trained) -> fl
     for group in SHARED_INPUTS:
         adapted = [name for name in group if name in trained.linears]
         width = shape.linear_shapes[group[0]][0]
-        separate = trained.dropout or numbers.casts  # each A then has an input of its own
+        separate = trained.dropout or (trained.casts_inputs and numbers.casts)  # each A then has an input of its own
         inputs = len(adapted) if separate else min(len(adapted), 1)
         if group == ("o",) and not separate:
             inputs = 0  # the output of the attention, which is saved anyway
@@ -141,14 +142,14 @@ def layer_backward(
     """Return the peak bytes per token in the backward pass of a decoder layer, including all that the layer saved.
 
     The peak is at the MLP's last linear layer and the product before it: the gradient of the residual stream exists
-    twice (a copy bypasses the MLP), with the gradients of the product and of its two factors. If that layer has LoRA
-    with dropout, the gradient of its input exists before and after the dropout, in the width of the trained weights.
-    With eager attention the peak may be at the softmax instead, after the MLP is done.
+    twice (a copy bypasses the MLP), with the gradients of the product and of its two factors. LoRA with dropout needs
+    more only if it casts its inputs: the gradient of its input then exists before and after the dropout in the width of
+    the trained weights. With eager attention the peak may be at the softmax instead, after the MLP is done.
     """
     d, i, c, s = shape.hidden_size, shape.intermediate_size, numbers.compute, numbers.stream
     saved = layer_saved(shape, numbers, trained, attention, tokens, liger)
     temporary = 2 * s * d + (2 if trained.method == "full" else 3) * i * c
-    if trained.method == "lora" and "down" in trained.linears and trained.dropout:
+    if trained.method == "lora" and trained.casts_inputs and "down" in trained.linears and trained.dropout:
         temporary = max(temporary, 2 * s * d + i * c + 2 * i * numbers.trained)
     if not attention.eager:
         return saved + temporary

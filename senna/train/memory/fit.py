@@ -72,7 +72,7 @@ def training_setup(args: TrainArguments, shape: ModelShape, gpus: int | None = N
             method,
             args.lora_r if method == "lora" else 0,
             dropout=args.lora_dropout > 0,
-            mask=1 if cuda else trained_bytes,
+            mask=1 if cuda else compute,
         ),
         numbers=NumberBytes(compute, trained_bytes if method == "full" else compute, trained_bytes),
         frozen=quantized.get(args.bits, "bf16" if half else "fp32"),

@@ -59,7 +59,7 @@ TORCHTUNE_NF4 = replace(TORCHTUNE, frozen="nf4", trained=Trained("lora", 8, LINE
 # LLaMA-Factory's table gives neither batch size nor length. Assumed: one row of 2048 tokens (the cut-off of its examples),
 # all of them targets, rank 8, and gradient accumulation as in its examples.
 FACTORY = Setup(MicroBatch(1, 2048, 2048, 0), Trained("full"), MIXED, accumulates=True)
-FACTORY_LORA = replace(FACTORY, trained=Trained("lora", 8), numbers=FP32_TRAINED)
+FACTORY_LORA = replace(FACTORY, trained=Trained("lora", 8, casts_inputs=True), numbers=FP32_TRAINED)
 # The published Senna code on one 32 GB GPU: eager attention, logits at all positions, DeepSpeed ZeRO-2 on one process.
 PUBLISHED = {
     "numbers": BF16,
@@ -146,6 +146,20 @@ def test_memory_grows_with_the_batch_and_shrinks_with_checkpointing_and_quantiza
     assert estimate(SENNA_7B, replace(setup, attention=Attention(eager=True), checkpointing=False)).total > needed
     if trained.method != "full":
         assert estimate(SENNA_7B, replace(setup, frozen="nf4")).total < needed - 8 * GB
+
+
+def test_lora_that_casts_its_inputs_needs_more_memory():
+    ours = Setup(MicroBatch(2, 1000, 200, 12), Trained("lora", 64), FP32_TRAINED, checkpointing=False)
+    for dropout in (True, False):
+        plain, cast = (
+            estimate(SENNA_7B, replace(ours, trained=Trained("lora", 64, dropout=dropout, casts_inputs=casts)))
+            for casts in (False, True)
+        )
+        assert cast.total > plain.total
+        # Without autocast there is nothing to cast.
+        assert estimate(SENNA_7B, replace(ours, numbers=BF16)).total == (
+            estimate(SENNA_7B, replace(ours, numbers=BF16, trained=replace(ours.trained, casts_inputs=True))).total
+        )
 
 
 @pytest.fixture(scope="module")
