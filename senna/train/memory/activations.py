@@ -72,11 +72,13 @@ class Attention:
     """The kind of attention in the LLM.
 
     ``eager`` attention saves a value for each pair of positions; sdpa, flash, flex and split save none. ``masked``
-    means that a mask over all pairs is allocated.
+    means that a mask over all pairs is allocated. ``gathered`` is the number of keys per position of a packed row that
+    ``split`` copies on a GPU, where each branch gets the keys of its prefix.
     """
 
     eager: bool = False
     masked: bool = False
+    gathered: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ def layer_saved(
     norms = 2 * d * ((s if liger else FP32) + (s if full and not liger else 0))
     pairs = shape.num_heads * tokens * (FP32 + (c if c < FP32 else 0)) if attention.eager else FP32 * shape.num_heads
     attending = c * (shape.query_width + 2 * shape.kv_width) + pairs
+    attending += gathered_keys(shape, numbers, attention)
     output = c * shape.query_width if full or not attention.eager else 0
     swiglu = i * c * (2 if liger else 3)  # gate, silu(gate), up; Liger computes silu again
     saved = norms + attending + output + swiglu
@@ -151,10 +154,26 @@ def layer_backward(
     temporary = 2 * s * d + (2 if trained.method == "full" else 3) * i * c
     if trained.method == "lora" and trained.casts_inputs and "down" in trained.linears and trained.dropout:
         temporary = max(temporary, 2 * s * d + i * c + 2 * i * numbers.trained)
+    # The gradients of gathered keys and values exist until they are added up, after the MLP is done.
+    temporary = max(temporary, 2 * s * d - 3 * i * c + gathered_keys(shape, numbers, attention))
     if not attention.eager:
         return saved + temporary
     softmax = saved - 3 * i * c + 2 * s * d + shape.num_heads * tokens * _softmax_pair(c)
     return max(saved + temporary, softmax)
+
+
+def gathered_keys(shape: ModelShape, numbers: NumberBytes, attention: Attention) -> float:
+    """Return the bytes per token of the keys and values that ``split`` attention gathers on a GPU, for all query heads."""
+    return 2.0 * attention.gathered * numbers.compute * shape.query_width
+
+
+def int8_inputs(shape: ModelShape, numbers: NumberBytes) -> float:
+    """Return the bytes per token and layer that int8 linear layers keep in addition to what autograd saves: their inputs.
+
+    bitsandbytes keeps them as attributes of the autograd node, which gradient checkpointing does not free. Layers that read
+    the same input keep one tensor.
+    """
+    return float(numbers.compute * sum(shape.linear_shapes[group[0]][0] for group in SHARED_INPUTS))
 
 
 def _softmax_pair(c: int) -> int:
@@ -221,9 +240,9 @@ def views_backward(shape: ModelShape, numbers: NumberBytes, images: int) -> floa
     return 0.0 if shape.tower is None else 2.0 * images * numbers.compute * shape.tower.patches * shape.hidden_size
 
 
-def pixel_bytes(shape: ModelShape, images: int) -> float:
-    """Return the bytes of the batch's images, fp32 (N, 3, H, W)."""
-    return 0.0 if shape.tower is None else 3.0 * FP32 * images * shape.tower.image_size**2
+def pixel_bytes(shape: ModelShape, images: int, bytes_per_value: int = FP32) -> float:
+    """Return the bytes of images, (N, 3, H, W)."""
+    return 0.0 if shape.tower is None else 3.0 * bytes_per_value * images * shape.tower.image_size**2
 
 
 def dequantized(shape: ModelShape, numbers: NumberBytes) -> float:
