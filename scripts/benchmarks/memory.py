@@ -14,7 +14,7 @@ from senna.data import Collator, PackCollator
 from senna.model import SennaLlavaLlamaForCausalLM
 from senna.model.config import IGNORE_INDEX
 from senna.model.loading import requantize
-from senna.model.lora import add_lora
+from senna.model.lora import add_lora, leave_casts_to_autocast
 from senna.model.packed_attention import use_packed_attention
 from senna.train.memory.activations import Attention, MicroBatch, NumberBytes, Trained
 from senna.train.memory.estimate import Setup, estimate
@@ -90,6 +90,7 @@ def model_of(setting: Setting, device: str) -> SennaLlavaLlamaForCausalLM:
         if setting.held:
             model = requantize(model, setting.held, dtype, device)
         add_lora(model, setting.rank, 2 * setting.rank, 0.05)
+        leave_casts_to_autocast(model)
         for name, parameter in model.named_parameters():
             parts = ("lora_", "mm_projector", "img_adapter")
             parameter.requires_grad_(any(part in name for part in parts))
@@ -128,7 +129,7 @@ def setup_of(setting: Setting, batch: dict[str, Any], device: str) -> Setup:
     compute = 2 if half else 4
     return Setup(
         micro_batch=MicroBatch(rows, tokens, targets, views),
-        trained=Trained(setting.what, setting.rank if setting.what == "lora" else 0, mask=1 if cuda else 4),
+        trained=Trained(setting.what, setting.rank if setting.what == "lora" else 0, mask=1 if cuda else compute),
         numbers=NumberBytes(compute, 4 if setting.what == "full" else compute, 4),
         frozen=setting.held or setting.precision,
         others=setting.precision,

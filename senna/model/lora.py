@@ -115,6 +115,19 @@ def _inject(model: PreTrainedModel, config: LoraConfig) -> None:
     model._hf_peft_config_loaded = True  # without it transformers refuses to train a quantized model
 
 
+def leave_casts_to_autocast(model: nn.Module) -> None:
+    """Make LoRA layers pass their inputs on as they are, in place. For training, where autocast casts what needs it.
+
+    PEFT casts the input of each adapted layer to the fp32 of its trained weights, and autocast casts it back: the same values
+    through copies of twice the size.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.cast_input_dtype_enabled = False  # type: ignore[assignment]  # a plain attribute of PEFT's layers
+
+
 def attach_lora(model: PreTrainedModel, folder: LoraFolder) -> None:
     """Load the weights of a LoRA folder into a model, in place. Raises UsageError for weights that do not fit."""
     from peft import set_peft_model_state_dict

@@ -9,7 +9,7 @@ from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_h
 
 from senna.errors import UsageError
 from senna.model.loading import open_model
-from senna.model.lora import add_lora
+from senna.model.lora import add_lora, leave_casts_to_autocast
 from senna.model.parts import DRIVING_ADAPTER, VISION_TOWER, is_lora_weight
 from senna.model.senna_llava_llama import SennaLlavaLlamaForCausalLM
 from senna.model.source import ModelSource
@@ -106,6 +106,7 @@ def build_model(args: TrainArguments, source: ModelSource) -> SennaLlavaLlamaFor
         args.use_liger_kernel = False  # keeps the Trainer from applying its own switch
     if args.lora_enable:
         add_lora(model, args.lora_r, args.lora_alpha, args.lora_dropout)
+        leave_casts_to_autocast(model)
     freeze(model, args)
     if not args.deepspeed:
         for parameter in model.parameters():

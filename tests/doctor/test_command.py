@@ -58,8 +58,8 @@ def test_a_gpu_is_compared_with_the_7b_model_if_no_model_is_named(run_only, caps
     assert main(["doctor", *files, "--gpu-memory", "24"]) == 0
     assert main(["doctor", *files, "--gpu-memory", "8"]) == 2
     out = capsys.readouterr().out
-    assert "ok    memory        the 7B model needs about 12.6 GiB of each GPU, which has 23.6 GiB" in out
-    assert "fail  memory        the 7B model needs about 12.6 GiB of each GPU, which has 7.9 GiB" in out
+    assert "ok    memory        the 7B model needs about 12.4 GiB of each GPU, which has 23.6 GiB" in out
+    assert "fail  memory        the 7B model needs about 12.4 GiB of each GPU, which has 7.9 GiB" in out
 
 
 def test_flags_override_environment_variables(monkeypatch):

@@ -13,7 +13,7 @@ from senna.errors import SennaError, UsageError
 from senna.merge import compare, probe
 from senna.model import SennaLlavaLlamaForCausalLM, load_model
 from senna.model.loading import open_model
-from senna.model.lora import add_lora, save_lora
+from senna.model.lora import add_lora, leave_casts_to_autocast, save_lora
 from senna.model.parts import PEFT_PREFIX, is_adapter_weight
 from tests.helpers.checkpoints import MakesFolder, write_checkpoint
 
@@ -115,6 +115,64 @@ def test_new_lora_does_not_change_the_output(base):
     before = probe(model)
     add_lora(model, 8, 16, 0.0)
     assert torch.equal(probe(model), before)
+
+
+def lora_step(base, dtype, quantization=None, dropout=0.0):
+    """Return a model with LoRA in fp32, and a function that returns its loss, gradients and the bytes saved for them."""
+    torch.manual_seed(0)
+    model, _ = open_model(str(base), quantization=quantization, dtype=dtype)
+    add_lora(model, 8, 16, dropout)
+    trained = [parameter for name, parameter in model.named_parameters() if "lora_" in name]
+    for parameter in trained:
+        parameter.data = torch.randn_like(parameter, dtype=torch.float32) * 0.02
+    ids = torch.arange(5, 35)[None]
+
+    def step():
+        saved = {}
+
+        def note(tensor):
+            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        torch.manual_seed(0)
+        with (
+            torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+            torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16),
+        ):
+            loss = model.train()(ids, labels=ids).loss
+        return [loss, *torch.autograd.grad(loss, trained)], sum(saved.values())
+
+    return model, step
+
+
+@pytest.mark.parametrize(
+    ("dtype", "quantization"),
+    [(torch.float32, None), (torch.bfloat16, None), (torch.bfloat16, "nf4")],
+    ids=["fp32", "bf16", "nf4"],
+)
+def test_without_pefts_cast_to_fp32_loss_and_gradients_have_the_same_bits(base, dtype, quantization):
+    if quantization:
+        pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    model, step = lora_step(base, dtype, quantization)
+    before, saved_before = step()
+    leave_casts_to_autocast(model)
+    after, saved_after = step()
+    assert all(torch.equal(x, y) for x, y in zip(before, after, strict=True))
+    if dtype == torch.bfloat16 and not quantization:  # PEFT's quantized layers leave casts to autocast too
+        assert saved_after < saved_before
+
+
+def test_without_pefts_cast_to_fp32_the_inputs_of_lora_have_half_the_bytes(base):
+    model, step = lora_step(base, torch.bfloat16, dropout=0.05)
+    inputs = []
+    model.model.layers[0].mlp.down_proj.lora_dropout["default"].register_forward_pre_hook(
+        lambda module, arguments: inputs.append(arguments[0].dtype)
+    )
+    _, saved_before = step()
+    leave_casts_to_autocast(model)
+    _, saved_after = step()
+    assert inputs == [torch.float32, torch.bfloat16]
+    assert saved_after < saved_before
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.2)], ids=["fp32", "bf16"])

@@ -64,6 +64,7 @@ class Trained:
     linears: tuple[str, ...] = LINEARS  # the linear layers that LoRA adapts
     dropout: bool = True  # LoRA uses dropout
     mask: int = 1  # bytes per element of a dropout mask: 1 on CUDA; on a CPU the width of the input
+    casts_inputs: bool = False  # LoRA casts its inputs to the type of the trained weights: PEFT's default, not Senna's
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,13 @@ class Attention:
     """The kind of attention in the LLM.
 
     ``eager`` attention saves a value for each pair of positions; sdpa, flash, flex and split save none. ``masked``
-    means that a mask over all pairs is allocated.
+    means that a mask over all pairs is allocated. ``gathered`` is the number of keys per position of a packed row that
+    ``split`` copies on a GPU, where each branch gets the keys of its prefix.
     """
 
     eager: bool = False
     masked: bool = False
+    gathered: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ def layer_saved(
     norms = 2 * d * ((s if liger else FP32) + (s if full and not liger else 0))
     pairs = shape.num_heads * tokens * (FP32 + (c if c < FP32 else 0)) if attention.eager else FP32 * shape.num_heads
     attending = c * (shape.query_width + 2 * shape.kv_width) + pairs
+    attending += gathered_keys(shape, numbers, attention)
     output = c * shape.query_width if full or not attention.eager else 0
     swiglu = i * c * (2 if liger else 3)  # gate, silu(gate), up; Liger computes silu again
     saved = norms + attending + output + swiglu
@@ -114,7 +118,7 @@ def _lora_saved(shape: ModelShape, numbers: NumberBytes, trained: Trained) -> fl
     for group in SHARED_INPUTS:
         adapted = [name for name in group if name in trained.linears]
         width = shape.linear_shapes[group[0]][0]
-        separate = trained.dropout or numbers.casts  # each A then has an input of its own
+        separate = trained.dropout or (trained.casts_inputs and numbers.casts)  # each A then has an input of its own
         inputs = len(adapted) if separate else min(len(adapted), 1)
         if group == ("o",) and not separate:
             inputs = 0  # the output of the attention, which is saved anyway
@@ -141,19 +145,35 @@ def layer_backward(
     """Return the peak bytes per token in the backward pass of a decoder layer, including all that the layer saved.
 
     The peak is at the MLP's last linear layer and the product before it: the gradient of the residual stream exists
-    twice (a copy bypasses the MLP), with the gradients of the product and of its two factors. If that layer has LoRA
-    with dropout, the gradient of its input exists before and after the dropout, in the width of the trained weights.
-    With eager attention the peak may be at the softmax instead, after the MLP is done.
+    twice (a copy bypasses the MLP), with the gradients of the product and of its two factors. LoRA with dropout needs
+    more only if it casts its inputs: the gradient of its input then exists before and after the dropout in the width of
+    the trained weights. With eager attention the peak may be at the softmax instead, after the MLP is done.
     """
     d, i, c, s = shape.hidden_size, shape.intermediate_size, numbers.compute, numbers.stream
     saved = layer_saved(shape, numbers, trained, attention, tokens, liger)
     temporary = 2 * s * d + (2 if trained.method == "full" else 3) * i * c
-    if trained.method == "lora" and "down" in trained.linears and trained.dropout:
+    if trained.method == "lora" and trained.casts_inputs and "down" in trained.linears and trained.dropout:
         temporary = max(temporary, 2 * s * d + i * c + 2 * i * numbers.trained)
+    # The gradients of gathered keys and values exist until they are added up, after the MLP is done.
+    temporary = max(temporary, 2 * s * d - 3 * i * c + gathered_keys(shape, numbers, attention))
     if not attention.eager:
         return saved + temporary
     softmax = saved - 3 * i * c + 2 * s * d + shape.num_heads * tokens * _softmax_pair(c)
     return max(saved + temporary, softmax)
+
+
+def gathered_keys(shape: ModelShape, numbers: NumberBytes, attention: Attention) -> float:
+    """Return the bytes per token of the keys and values that ``split`` attention gathers on a GPU, for all query heads."""
+    return 2.0 * attention.gathered * numbers.compute * shape.query_width
+
+
+def int8_inputs(shape: ModelShape, numbers: NumberBytes) -> float:
+    """Return the bytes per token and layer that int8 linear layers keep in addition to what autograd saves: their inputs.
+
+    bitsandbytes keeps them as attributes of the autograd node, which gradient checkpointing does not free. Layers that read
+    the same input keep one tensor.
+    """
+    return float(numbers.compute * sum(shape.linear_shapes[group[0]][0] for group in SHARED_INPUTS))
 
 
 def _softmax_pair(c: int) -> int:
@@ -220,9 +240,9 @@ def views_backward(shape: ModelShape, numbers: NumberBytes, images: int) -> floa
     return 0.0 if shape.tower is None else 2.0 * images * numbers.compute * shape.tower.patches * shape.hidden_size
 
 
-def pixel_bytes(shape: ModelShape, images: int) -> float:
-    """Return the bytes of the batch's images, fp32 (N, 3, H, W)."""
-    return 0.0 if shape.tower is None else 3.0 * FP32 * images * shape.tower.image_size**2
+def pixel_bytes(shape: ModelShape, images: int, bytes_per_value: int = FP32) -> float:
+    """Return the bytes of images, (N, 3, H, W)."""
+    return 0.0 if shape.tower is None else 3.0 * bytes_per_value * images * shape.tower.image_size**2
 
 
 def dequantized(shape: ModelShape, numbers: NumberBytes) -> float:

@@ -31,6 +31,10 @@ which is neglected."""
 CUDA_CONTEXT = 0.5e9
 """Bytes of the CUDA context, kernels and cuBLAS workspace: 0.3 to 0.6 GB, depending on GPU and driver."""
 
+NCCL_BUFFERS = 0.6 * 2**30
+"""Bytes of NCCL's buffers, if there are several processes: 0.3 to 1 GiB, depending on the number of channels and GPUs. Not
+measured here."""
+
 FRAGMENTATION = 0.1
 """Share of the temporary memory that torch's caching allocator additionally holds in unusable fragments."""
 
@@ -69,6 +73,8 @@ class Setup:
     loss: Loss = field(default_factory=Loss)
     zero: Zero = field(default_factory=Zero)
     cuda: bool = True
+    pixel_bytes: int = FP32  # per value of an image on the device: 4 normalized, 1 (uint8) before the normalization
+    batches: int = 1  # micro-batches on the device: 2 if the next one is copied while one is computed
 
 
 @dataclass(frozen=True)
@@ -85,8 +91,8 @@ class Estimate:
 
     @property
     def allocated(self) -> float:
-        """Bytes that torch's allocator counts (torch.cuda.max_memory_allocated): without CUDA context and fragmentation."""
-        return self.total - self.parts.get("CUDA context", 0.0) - self.parts.get("fragmentation", 0.0)
+        """Bytes that torch's allocator counts (torch.cuda.max_memory_allocated): without CUDA, NCCL and fragmentation."""
+        return self.total - sum(self.parts.get(part, 0.0) for part in ("CUDA context", "NCCL buffers", "fragmentation"))
 
 
 def trained_weights(shape: ModelShape, setup: Setup) -> int:
@@ -167,13 +173,15 @@ def phases(shape: ModelShape, setup: Setup) -> Phases:
     layer += activations.weight_gradient(shape, numbers, setup.trained, setup.accumulates)
     mask = float(numbers.compute * n * setup.micro_batch.tokens * setup.attention.masked)
     checkpoint = numbers.stream * shape.hidden_size * n * checkpointing
-    saved = (checkpoint or saved_per_layer) * shape.num_layers + mask
+    kept = activations.int8_inputs(shape, numbers) * n if _is_int8(setup) else 0.0
+    saved = ((checkpoint or saved_per_layer) + kept) * shape.num_layers + mask
     # Autocast keeps its copies of trained weights until the forward pass ends; a recomputed layer makes its own again.
     copies = float(numbers.compute * trained_weights(shape, setup) * numbers.casts)
     layer_copies = copies / shape.num_layers
 
     head, head_backward = activations.head_and_loss(shape, numbers, setup.micro_batch.targets, full, setup.loss)
-    pixels = activations.pixel_bytes(shape, images)
+    pixels = activations.pixel_bytes(shape, images, setup.pixel_bytes) * setup.batches
+    normalized = activations.pixel_bytes(shape, images) if setup.pixel_bytes < FP32 else 0.0
     views = {"projector and adapter": activations.views_saved(shape, numbers, images), "images": pixels}
     in_layer = {"one layer": layer, "dequantization buffers": _dequantized(shape, setup), **views}
 
@@ -182,11 +190,11 @@ def phases(shape: ModelShape, setup: Setup) -> Phases:
 
     saved_at_last = saved if checkpointing else saved - saved_per_layer
     temporary: Phases = {
-        "the vision tower's forward pass": {"vision tower": _tower(shape, setup), "images": pixels},
+        "the vision tower's forward pass": {"vision tower": _tower(shape, setup), "images": pixels + normalized},
         "lm_head's forward pass": parts(saved, copies, logits=head, **views),
         "lm_head's backward pass": parts(saved, 0.0 if checkpointing else copies, logits=head_backward, **views),
         "the last layer's backward pass": parts(saved_at_last, layer_copies if checkpointing else copies, **in_layer),
-        "the first layer's backward pass": parts(checkpoint + mask, layer_copies, **in_layer),
+        "the first layer's backward pass": parts(checkpoint + kept + mask, layer_copies, **in_layer),
         "the adapter's backward pass": {
             "projector and adapter": views["projector and adapter"]
             + activations.views_backward(shape, numbers, images),
@@ -208,6 +216,10 @@ def _tower(shape: ModelShape, setup: Setup) -> float:
     return activations.tower_forward(shape, weight, stream, setup.micro_batch.images, setup.attention.eager)
 
 
+def _is_int8(setup: Setup) -> bool:
+    return setup.frozen == "int8" and setup.trained.method != "full"
+
+
 def _dequantized(shape: ModelShape, setup: Setup) -> float:
     is_quantized = setup.frozen not in ("fp32", "bf16") and setup.trained.method != "full"
     return activations.dequantized(shape, setup.numbers) if is_quantized else 0.0
@@ -215,7 +227,10 @@ def _dequantized(shape: ModelShape, setup: Setup) -> float:
 
 def estimate(shape: ModelShape, setup: Setup) -> Estimate:
     """Return the peak of a training step from the second step on, when the optimizer states exist."""
-    return _peak(constant_memory(shape, setup), phases(shape, setup), setup.cuda)
+    constant = constant_memory(shape, setup)
+    if setup.cuda and setup.zero.processes > 1:
+        constant["NCCL buffers"] = NCCL_BUFFERS
+    return _peak(constant, phases(shape, setup), setup.cuda)
 
 
 def _peak(constant: dict[str, float], temporary: Phases, cuda: bool) -> Estimate:

@@ -26,6 +26,10 @@ QUESTION_TOKENS, ANSWER_TOKENS = 456, 100
 TARGET_SHARE = 768 / 3391
 """Share of answer tokens in a packed row: a nuScenes frame with 13 questions and 128 tokens per view."""
 
+GATHERED = (871 + 13 * (871 + 453)) / 3391
+"""Keys that ``split`` attention gathers on a GPU per position of a packed row, for the same frame: the prefix, and for each of
+13 branches the prefix and a branch, padded to the longest."""
+
 LOW_RANK = 32
 """The LoRA rank to try if nothing else fits: a quarter of the published rank."""
 
@@ -72,7 +76,7 @@ def training_setup(args: TrainArguments, shape: ModelShape, gpus: int | None = N
             method,
             args.lora_r if method == "lora" else 0,
             dropout=args.lora_dropout > 0,
-            mask=1 if cuda else trained_bytes,
+            mask=1 if cuda else compute,
         ),
         numbers=NumberBytes(compute, trained_bytes if method == "full" else compute, trained_bytes),
         frozen=quantized.get(args.bits, "bf16" if half else "fp32"),
@@ -84,10 +88,13 @@ def training_setup(args: TrainArguments, shape: ModelShape, gpus: int | None = N
         attention=Attention(
             eager=args.attn_implementation == "eager" and not args.pack_frames,
             masked=args.pack_frames and args.pack_attention == "dense",
+            gathered=GATHERED if args.pack_frames and args.pack_attention == "split" and cuda else 0.0,
         ),
         liger=args.use_liger_kernel,
         zero=Zero(stage, gpus, _offloads(args, "offload_optimizer"), _offloads(args, "offload_param")),
         cuda=cuda,
+        pixel_bytes=1,
+        batches=2 if cuda else 1,
     )
 
 

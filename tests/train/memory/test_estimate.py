@@ -8,11 +8,12 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from senna.doctor.dry_run import parse
 from senna.model.config import IGNORE_INDEX, SennaConfig
 from senna.train.arguments import parse_arguments
-from senna.train.memory.activations import Attention, Loss, MicroBatch, NumberBytes, Trained
-from senna.train.memory.estimate import Setup, Zero, estimate, estimate_generation
-from senna.train.memory.fit import training_setup
+from senna.train.memory.activations import Attention, Loss, MicroBatch, NumberBytes, Trained, layer_saved
+from senna.train.memory.estimate import Setup, Zero, estimate, estimate_generation, phases
+from senna.train.memory.fit import GATHERED, training_setup
 from senna.train.memory.model_shape import LINEARS, ModelShape, Tower
 from senna.train.run import build_trainer
 from tests.helpers.paths import REPOSITORY
@@ -59,7 +60,7 @@ TORCHTUNE_NF4 = replace(TORCHTUNE, frozen="nf4", trained=Trained("lora", 8, LINE
 # LLaMA-Factory's table gives neither batch size nor length. Assumed: one row of 2048 tokens (the cut-off of its examples),
 # all of them targets, rank 8, and gradient accumulation as in its examples.
 FACTORY = Setup(MicroBatch(1, 2048, 2048, 0), Trained("full"), MIXED, accumulates=True)
-FACTORY_LORA = replace(FACTORY, trained=Trained("lora", 8), numbers=FP32_TRAINED)
+FACTORY_LORA = replace(FACTORY, trained=Trained("lora", 8, casts_inputs=True), numbers=FP32_TRAINED)
 # The published Senna code on one 32 GB GPU: eager attention, logits at all positions, DeepSpeed ZeRO-2 on one process.
 PUBLISHED = {
     "numbers": BF16,
@@ -146,6 +147,74 @@ def test_memory_grows_with_the_batch_and_shrinks_with_checkpointing_and_quantiza
     assert estimate(SENNA_7B, replace(setup, attention=Attention(eager=True), checkpointing=False)).total > needed
     if trained.method != "full":
         assert estimate(SENNA_7B, replace(setup, frozen="nf4")).total < needed - 8 * GB
+
+
+def test_lora_that_casts_its_inputs_needs_more_memory():
+    ours = Setup(MicroBatch(2, 1000, 200, 12), Trained("lora", 64), FP32_TRAINED, checkpointing=False)
+    for dropout in (True, False):
+        plain, cast = (
+            estimate(SENNA_7B, replace(ours, trained=Trained("lora", 64, dropout=dropout, casts_inputs=casts)))
+            for casts in (False, True)
+        )
+        assert cast.total > plain.total
+        # Without autocast there is nothing to cast.
+        assert estimate(SENNA_7B, replace(ours, numbers=BF16)).total == (
+            estimate(SENNA_7B, replace(ours, numbers=BF16, trained=replace(ours.trained, casts_inputs=True))).total
+        )
+
+
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_int8_layers_keep_their_inputs_until_the_backward_pass(checkpointing):
+    # bitsandbytes keeps the inputs of q, o, gate and down: (3 x 4096 + 11008) x 2 bytes x 32 layers = 1.5 MB a token
+    row = Setup(MicroBatch(1, 4096, 400, 6), Trained("lora", 128), FP32_TRAINED, checkpointing=checkpointing)
+    saved = {
+        kind: phases(SENNA_7B, replace(row, frozen=kind))["the last layer's backward pass"]["saved activations"]
+        for kind in ("int8", "nf4")
+    }
+    difference = saved["int8"] - saved["nf4"]
+    assert difference == 4096 * (3 * 4096 + 11008) * 2 * 32
+    assert difference / GIB == pytest.approx(5.7, abs=0.05)
+
+
+def test_bitsandbytes_int8_layers_keep_their_inputs_on_the_autograd_node():
+    bitsandbytes = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    layer = bitsandbytes.nn.Linear8bitLt(16, 8, bias=False, has_fp16_weights=False).to("cpu")
+    inputs = torch.randn(4, 16, dtype=torch.bfloat16, requires_grad=True)
+    kept = layer(inputs).grad_fn
+    tensors = [t for name in ("A", "tensors") for t in [getattr(kept, name, None)] if t is not None]
+    flat = [t for group in tensors for t in (group if isinstance(group, tuple | list) else [group])]
+    assert any(t is not None and t.data_ptr() == inputs.data_ptr() for t in flat)
+
+
+def test_split_attention_on_a_gpu_needs_memory_for_gathered_keys():
+    kind = (SENNA_7B, FP32_TRAINED, Trained("lora", 128))
+    split, plain = (layer_saved(*kind, attention, 3391) for attention in (Attention(gathered=GATHERED), Attention()))
+    # keys and values of a frame's prefix of 871 tokens, and of 13 branches of 871 + 453 tokens
+    assert (split - plain) * 3391 == pytest.approx(2 * 2 * 4096 * (871 + 13 * (871 + 453)))
+    args, _ = parse(["--pack_frames", "True", "--pack_attention", "split", "--output_dir", "out"])
+    assert training_setup(args, SENNA_7B, 1).attention.gathered == GATHERED
+    args, _ = parse(["--pack_frames", "True", "--pack_attention", "flex", "--output_dir", "out"])
+    assert training_setup(args, SENNA_7B, 1).attention.gathered == 0
+
+
+def test_several_gpus_need_buffers_of_nccl():
+    setup = Setup(MicroBatch(1, 1000, 100, 6), Trained("adapters"), FP32_TRAINED, zero=Zero(2, 8))
+    parts = estimate(SENNA_7B, setup).parts
+    assert 0.3 * GIB <= parts["NCCL buffers"] <= GIB
+    assert "NCCL buffers" not in estimate(SENNA_7B, replace(setup, zero=Zero(2, 1))).parts
+    assert "NCCL buffers" not in estimate(SENNA_7B, replace(setup, cuda=False)).parts
+    assert estimate(SENNA_7B, setup).allocated == pytest.approx(
+        sum(size for part, size in parts.items() if part not in ("NCCL buffers", "CUDA context", "fragmentation"))
+    )
+
+
+def test_images_are_on_the_gpu_for_the_current_and_the_next_micro_batch_however_many_a_step_has():
+    def images(**changes):
+        flags = ["--per_device_train_batch_size", "8", "--output_dir", "out"]
+        args, _ = parse([*flags, *(word for name, value in changes.items() for word in (f"--{name}", str(value)))])
+        return estimate(SENNA_7B, training_setup(args, SENNA_7B, 1)).parts["images"]
+
+    assert images() == images(gradient_accumulation_steps=24) == 2 * 8 * 6 * 3 * 336**2  # uint8
 
 
 @pytest.fixture(scope="module")
