@@ -10,7 +10,6 @@ from tqdm import tqdm
 
 from senna.data.conversation import prompt_for
 from senna.data.dataset import ConversationDataset
-from senna.data.images import PixelRules
 from senna.data.tokenize import encode_prompt
 from senna.errors import DataError
 from senna.evaluate.predictions import Store
@@ -31,7 +30,7 @@ Fields = dict[str, Any]
 class PromptDataset(Dataset):
     """Map-style dataset: item ``i`` is the prompt of record ``i``, without its last answer.
 
-    An item is ``{"facts": Fields, "images": float32 (V, 3, H, W)}`` and either the output of the `AnswerEncoder` or,
+    An item is ``{"facts": Fields, "images": uint8 (V, 3, H, W)}`` and either the output of the `AnswerEncoder` or,
     if ``encoder`` is None, ``"input_ids"``, the prompt, LongTensor (T,). The item of a record that cannot be used is
     ``{"facts": {"index"}, "error": message}``.
 
@@ -69,10 +68,8 @@ class PromptDataset(Dataset):
         return {"input_ids": encode_prompt(prompt_for(turns[0]["value"], self.dataset.version), self.dataset.tokenizer)}
 
     def _black(self, views: int) -> torch.Tensor:
-        """Return black images, float32 (V, 3, H, W): grey level 0, normalized."""
-        rules = PixelRules.from_processor(self.dataset.image_processor)
-        level = -torch.tensor(rules.mean) / torch.tensor(rules.std)
-        return level[:, None, None].expand(self.dataset.no_images().shape[1:]).repeat(views, 1, 1, 1)
+        """Return black images, uint8 (V, 3, H, W)."""
+        return torch.zeros(views, *self.dataset.no_images().shape[1:], dtype=torch.uint8)
 
 
 def facts_of(record: Record, paths: Sequence[str]) -> Fields:
@@ -116,7 +113,7 @@ class TextGenerator:
         """Return the answers to B prompts, LongTensor (T,) each, with their images, (V, 3, H, W) each."""
         pad = self.tokenizer.pad_token_id or 0
         longest = max(len(prompt) for prompt in prompts)
-        device, dtype = self.model.device, self.model.dtype
+        device = self.model.device
         input_ids = torch.full((len(prompts), longest), pad)
         mask = torch.zeros((len(prompts), longest), dtype=torch.bool)
         for row, prompt in enumerate(prompts):
@@ -124,7 +121,7 @@ class TextGenerator:
         ids = self.model.generate(
             input_ids=input_ids.to(device),
             attention_mask=mask.to(device),
-            images=[views.to(device, dtype) for views in images],
+            images=[views.to(device) for views in images],
             max_new_tokens=self.max_new_tokens,
             max_length=None,
             do_sample=False,
