@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from senna.data.conversation import prompt_for
 from senna.data.dataset import ConversationDataset
+from senna.data.shared_memory import SharedCollate, worker_errors
 from senna.data.tokenize import encode_prompt
 from senna.errors import DataError
 from senna.evaluate.predictions import Store
@@ -207,10 +208,11 @@ def predict(
     own = batches[share.rank :: share.world]
     missing = [list(batch) for batch in store.missing(own)]
     loader: Iterable[list[Item]] = DataLoader(
-        prompts, batch_sampler=missing, collate_fn=list, num_workers=min(share.workers, len(missing))
+        prompts, batch_sampler=missing, collate_fn=SharedCollate(list), num_workers=min(share.workers, len(missing))
     )
     left, total = sum(map(len, missing)), sum(map(len, own))
-    with tqdm(total=total, initial=total - left, desc=description, unit="record", disable=share.rank > 0) as bar:
+    bar = tqdm(total=total, initial=total - left, desc=description, unit="record", disable=share.rank > 0)
+    with worker_errors("--workers"), bar:
         for items in loader:
             usable = [item for item in items if "error" not in item]
             answers = iter(answer(usable) if usable else [])
