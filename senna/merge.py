@@ -52,11 +52,11 @@ def main(argv: list[str]) -> int:
 def probe(model: SennaLlavaLlamaForCausalLM) -> torch.Tensor:
     """Return the logits (T, vocabulary) in fp32 of a fixed random prompt with two views."""
     side, random = model.config.image_side, torch.Generator().manual_seed(0)
-    images = torch.randn(1, 2, 3, side, side, generator=random)  # (B, V, 3, H, W)
+    images = torch.randint(256, (1, 2, 3, side, side), generator=random, dtype=torch.uint8)  # (B, V, 3, H, W)
     words = torch.randint(3, model.config.vocab_size, (1, 24), generator=random)
     views = torch.full((1, 1), IMAGE_TOKEN_INDEX)
     ids = torch.cat([words[:, :8], views, words[:, 8:16], views, words[:, 16:]], dim=1)  # (B, T)
-    return model.eval()(ids, images=images.to(model.dtype)).logits[0].float()
+    return model.eval()(ids, images=images).logits[0].float()
 
 
 def merge(args: MergeArguments) -> str:

@@ -18,7 +18,7 @@ class Sample(TypedDict):
 
     input_ids: torch.Tensor  # LongTensor (T,); IMAGE_TOKEN_INDEX for each <image>
     labels: torch.Tensor  # LongTensor (T,); IGNORE_INDEX outside the answers
-    images: torch.Tensor  # float32 (V, 3, H, W), in the order of the prompt; V may be 0
+    images: torch.Tensor  # uint8 (V, 3, H, W), in the order of the prompt; V may be 0
     kind: int  # index in the kind_names of the records; -1 for padding
     sample: str  # the name of the record; "" for padding
 
@@ -53,18 +53,22 @@ class FrameSample(TypedDict):
     """All records of a frame, and the images that they have in common."""
 
     records: list[FrameRecord | BadSample]
-    images: torch.Tensor  # float32 (V, 3, H, W)
+    images: torch.Tensor  # uint8 (V, 3, H, W)
 
 
 @dataclass(frozen=True)
 class BatchCounts:
-    """The numbers of a batch that are written to the log; the model does not use them.
+    """The numbers of a batch for the log and for the divisor of the loss; the model does not use them.
 
-    A dataclass and not a dict, so that nothing of it is moved to the device.
+    They are counted here, on the host: counting on a device would make the host wait for it. A dataclass and not a dict, so
+    that nothing of it is moved to the device.
 
     Attributes:
         samples: names of all records, without padding.
         bad_samples: the errors of the records that could not be used.
+        records: number of records that are used.
+        targets: number of target tokens.
+        records_with_targets: number of records that have a target token.
         tokens: tokens that the model processes, with view tokens, without padding.
         unpacked_tokens: tokens of the same records without packing, each record by itself.
         positions: positions in the rows, with padding.
@@ -73,6 +77,9 @@ class BatchCounts:
 
     samples: list[str]
     bad_samples: list[DataError]
+    records: int
+    targets: int
+    records_with_targets: int
     tokens: int
     unpacked_tokens: int
     positions: int
@@ -85,7 +92,7 @@ class PaddedBatch(TypedDict):
     input_ids: torch.Tensor  # LongTensor (B, T)
     labels: torch.Tensor  # LongTensor (B, T)
     attention_mask: torch.Tensor  # bool (B, T); from the lengths, since a text may contain the token of the padding
-    images: torch.Tensor | list[torch.Tensor]  # float32 (B, V, 3, H, W), or a list of (V_i, 3, H, W) if V differs
+    images: torch.Tensor | list[torch.Tensor]  # uint8 (B, V, 3, H, W), or a list of (V_i, 3, H, W) if V differs
     kinds: torch.Tensor  # LongTensor (B,); -1 for padding and for records that could not be used
     counts: BatchCounts
 
@@ -105,7 +112,7 @@ class PackedRows(TypedDict):
 class PackedBatch(PackedRows):
     """A batch of packed frames."""
 
-    images: torch.Tensor | None  # float32 (N, 3, H, W); None without images
+    images: torch.Tensor | None  # uint8 (N, 3, H, W); None without images
     num_records: int  # R
     kinds: torch.Tensor  # LongTensor (R,), without records that could not be used
     counts: BatchCounts

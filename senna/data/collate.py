@@ -51,15 +51,20 @@ class Collator:
             labels[number, columns] = torch.from_numpy(row.labels)
             attention_mask[number, columns] = True
         lengths = [int(row.sizes.sum()) for row in rows]
+        kinds = torch.tensor([sample.get("kind", -1) for sample in samples])  # (B,)
+        is_target = labels[:, 1:] != IGNORE_INDEX  # (B, T - 1)
         return {
             "input_ids": input_ids,
             "labels": labels,
             "attention_mask": attention_mask,
             "images": _images(samples, (input_ids == IMAGE_TOKEN_INDEX).sum(1).tolist()),
-            "kinds": torch.tensor([sample.get("kind", -1) for sample in samples]),  # (B,)
+            "kinds": kinds,
             "counts": BatchCounts(
                 samples=[sample["sample"] for sample in samples if sample["sample"]],
                 bad_samples=[sample["error"] for sample in samples if "error" in sample],
+                records=int((kinds >= 0).sum()),
+                targets=int(is_target.sum()),
+                records_with_targets=int(is_target.any(dim=1).sum()),
                 tokens=sum(lengths),
                 unpacked_tokens=sum(lengths),
                 positions=len(rows) * max(lengths),
@@ -125,6 +130,9 @@ class PackCollator:
             "counts": BatchCounts(
                 samples=[sample["sample"] for sample in samples],
                 bad_samples=[sample["error"] for sample in samples if "error" in sample],
+                records=len(records),
+                targets=len(packed["target_records"]),
+                records_with_targets=len(packed["target_records"].unique()),
                 tokens=sum(tree.size for tree in trees),
                 unpacked_tokens=sum(int(record.sizes.sum()) for record in records),
                 positions=packed["source"].numel(),
@@ -156,7 +164,7 @@ def _is_usable(sample: FrameRecord | BadSample) -> TypeGuard[FrameRecord]:
 def _images(samples: Sequence[Sample | BadSample], counts: list[int]) -> torch.Tensor | list[torch.Tensor]:
     """Return the first ``counts[row]`` images of each row, whose placeholders were not cut off, as in ``PaddedBatch``."""
     any_images = next(
-        (sample["images"] for sample in samples if "error" not in sample), torch.empty(0, 3, 0, 0)
+        (sample["images"] for sample in samples if "error" not in sample), torch.empty(0, 3, 0, 0, dtype=torch.uint8)
     )  # (V, 3, H, W)
     rows = [
         any_images[:0] if "error" in sample else sample["images"][:count]

@@ -117,7 +117,7 @@ class ConversationDataset(Dataset):
         }
 
     def load(self, paths: list[str], index: int) -> torch.Tensor:
-        """Return the images of record ``index``, float32 (V, 3, H, W), from its image paths.
+        """Return the images of record ``index``, uint8 (V, 3, H, W), from its image paths.
 
         Raises:
             DataError: an image is missing or cannot be used; the error names the image but not the record.
@@ -127,11 +127,12 @@ class ConversationDataset(Dataset):
         beside = self.records.folder(index)
         folders = [self.image_folder, beside] if self.image_folder else [beside]
         files = [find_image(path, folders) for path in paths]
-        return torch.stack([load_image(file, self.image_processor, self.aspect_ratio, self.decode) for file in files])
+        options = (self.image_processor, self.aspect_ratio, self.decode, torch.uint8)
+        return torch.stack([load_image(file, *options) for file in files])
 
     def no_images(self) -> torch.Tensor:
-        """Return an empty float32 (0, 3, H, W)."""
-        return torch.empty(0, 3, *self._image_size)
+        """Return an empty uint8 (0, 3, H, W)."""
+        return torch.empty(0, 3, *self._image_size, dtype=torch.uint8)
 
     def bad_sample(self, index: int, error: DataError) -> BadSample:
         """Return the sample of a record that cannot be used."""

@@ -5,8 +5,10 @@ padding, for two conversions through numpy and for float64 arithmetic. Here the 
 and the second pass uses only its edge. `decode="exact"` gives the same bits; `decode="fast"` is about twice as fast and
 differs by one level in a few pixels.
 
-Letters: H, W are the input height and width of the tower; h, w those of an image. Arrays are (row, column, channel) up to
-`normalise`.
+Resizing rounds to 8 bits, and only these levels travel to the device, where the model normalizes them (`senna.model.pixels`).
+
+Letters: H, W are the input height and width of the tower; h, w those of an image. Arrays are (row, column, channel), tensors
+(channel, row, column).
 """
 
 import io
@@ -24,6 +26,7 @@ from PIL import Image
 from senna.data.resample import ResizeSpec, exact_pixels, fast_pixels
 from senna.errors import DataError, UsageError
 from senna.image_file import check_image_file
+from senna.model.pixels import PixelScaling, normalize
 
 ASPECT_RATIOS = ("pad", "square")
 DECODERS = ("exact", "fast")
@@ -48,8 +51,8 @@ class PixelRules:
 
     size: int | tuple[int, int]
     crop: tuple[int, int] | None
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     scale: float = 1 / 255
     resample: int = Image.Resampling.BICUBIC
 
@@ -59,18 +62,23 @@ class PixelRules:
 
         `size` and `crop_size` may be numbers, dictionaries or transformers' SizeDict.
         """
-        shortest = _entry(image_processor.size, "shortest_edge")
+        shortest, scaling = _entry(image_processor.size, "shortest_edge"), PixelScaling.from_processor(image_processor)
         crop = getattr(image_processor, "crop_size", None)
         crops = crop is not None and getattr(image_processor, "do_center_crop", True) is not False
-        scale, resample = (getattr(image_processor, name, None) for name in ("rescale_factor", "resample"))
+        resample = getattr(image_processor, "resample", None)
         return cls(
             size=shortest or _height_width(image_processor.size),
             crop=_height_width(crop) if crops else None,
-            mean=tuple(image_processor.image_mean),
-            std=tuple(image_processor.image_std),
-            scale=1 / 255 if scale is None else float(scale),
+            mean=scaling.mean,
+            std=scaling.std,
+            scale=scaling.scale,
             resample=Image.Resampling.BICUBIC if resample is None else int(resample),
         )
+
+    @property
+    def scaling(self) -> PixelScaling:
+        """The arithmetic from levels to normalized pixels."""
+        return PixelScaling(self.mean, self.std, self.scale)
 
     @property
     def background(self) -> tuple[int, int, int]:
@@ -87,9 +95,13 @@ class PixelRules:
 
 
 def load_image(
-    source: ImageSource, image_processor: Any, aspect_ratio: str = "pad", decode: str = "exact"
+    source: ImageSource,
+    image_processor: Any,
+    aspect_ratio: str = "pad",
+    decode: str = "exact",
+    dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """Read an image and return the input of the vision tower, float32 (3, H, W).
+    """Read an image and return the input of the model, (3, H, W).
 
     Args:
         source: a path or a PIL image of any mode; its EXIF orientation is ignored, as in the published code.
@@ -98,17 +110,21 @@ def load_image(
         decode: "exact" is bit-identical to padding with Pillow followed by transformers' Pillow CLIP processor; "fast"
             differs by one level in 0.1 to 0.2 % of the pixels of a padded 1600x900 image (twice that with "square", where
             no pixel is padding), and not at all for an image that is shrunk to more than half its size.
+        dtype: torch.float32 returns normalized pixels; torch.uint8 returns levels, which the model normalizes to the same bits.
 
     Raises:
         DataError: the image is missing, empty, damaged or too large; the error names the file.
         UsageError: an option has an unknown value.
     """
     rules = PixelRules.from_processor(image_processor)
-    return normalise(load_pixels(source, rules, aspect_ratio, decode), rules)
+    levels = (
+        torch.from_numpy(load_pixels(source, rules, aspect_ratio, decode)).permute(2, 0, 1).contiguous()
+    )  # (3, H, W)
+    return levels if dtype == torch.uint8 else normalize(levels, rules.scaling).to(dtype)
 
 
 def load_pixels(source: ImageSource, rules: PixelRules, aspect_ratio: str = "pad", decode: str = "exact") -> np.ndarray:
-    """Read an image as the uint8 (H, W, 3) array that `load_image` normalises. Arguments and errors are the same."""
+    """Read an image as the uint8 (H, W, 3) array that `load_image` normalizes. Arguments and errors are the same."""
     image = _decode(source, decode)
     try:
         return square_pixels(image, rules, aspect_ratio, decode)
@@ -143,17 +159,6 @@ def _keeps_fast_bounds(spec: ResizeSpec, height: int) -> bool:
     """
     is_halved = spec.canvas[0] >= 2 * spec.resized[0]
     return spec.resample == Image.Resampling.BICUBIC and is_halved and spec.canvas[0] * height <= _MOST_PIXELS // 4
-
-
-def normalise(pixels: np.ndarray, rules: PixelRules) -> torch.Tensor:
-    """Return uint8 (H, W, 3) as float32 (3, H, W), rescaled, minus the mean, divided by the standard deviation.
-
-    The result is bit-identical to the processor's if its factor is 1 / 255: the processor multiplies in float64 and rounds
-    to float32, which for these 256 levels equals a float32 division. For another factor it is within 1e-6.
-    """
-    planes = torch.from_numpy(pixels).permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format)
-    planes = planes.div_(255) if rules.scale == 1 / 255 else planes.mul_(rules.scale)
-    return planes.sub_(torch.tensor(rules.mean).view(3, 1, 1)).div_(torch.tensor(rules.std).view(3, 1, 1))
 
 
 def _entry(size: Any, name: str) -> int | None:

@@ -30,9 +30,11 @@ class Answerer:
         self._closing.set()
 
     def pixels(self, images: Iterable[Image.Image]) -> torch.Tensor:
-        """Return float32 (V, 3, H, W). The iterable may decode one image at a time."""
+        """Return uint8 (V, 3, H, W). The iterable may decode one image at a time."""
         aspect_ratio = self.model.config.image_aspect_ratio or "pad"
-        return torch.stack([load_image(image, self.image_processor, aspect_ratio) for image in images])
+        return torch.stack(
+            [load_image(image, self.image_processor, aspect_ratio, dtype=torch.uint8) for image in images]
+        )
 
     def plan(self, question: str, views: tuple[str, ...], images: torch.Tensor) -> PlanScores:
         """Score the meta-actions for a question without its image block and ``images`` (V, 3, H, W)."""
@@ -51,7 +53,7 @@ class Answerer:
                 with self._lock:
                     self.model.generate(
                         ids[None].to(self.model.device),
-                        images=images[None].to(self.model.device, self.model.dtype),
+                        images=images[None].to(self.model.device),
                         max_new_tokens=max_new_tokens,
                         do_sample=False,
                         pad_token_id=self.tokenizer.pad_token_id or 0,

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from senna.data import Mixture
-from senna.doctor import data, disk, machine, models, tokenizer
+from senna.doctor import data, disk, machine, models, shared_memory, tokenizer
 from senna.doctor.context import RunContext
 from senna.doctor.findings import FAIL, OK, WARN, Finding, Level, failed, from_error, render
 from senna.doctor.machine import BF16_CAPABILITY
@@ -158,6 +158,7 @@ FURTHER: tuple[tuple[str, Check], ...] = (
     ("images", data.images),
     ("disk", disk.disk),
     ("main memory", disk.loading),
+    ("shared memory", shared_memory.shared_memory),
     ("memory", _memory),
 )
 

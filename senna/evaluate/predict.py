@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from senna.data.conversation import prompt_for
 from senna.data.dataset import ConversationDataset
-from senna.data.images import PixelRules
+from senna.data.shared_memory import SharedCollate, worker_errors
 from senna.data.tokenize import encode_prompt
 from senna.errors import DataError
 from senna.evaluate.predictions import Store
@@ -31,7 +31,7 @@ Fields = dict[str, Any]
 class PromptDataset(Dataset):
     """Map-style dataset: item ``i`` is the prompt of record ``i``, without its last answer.
 
-    An item is ``{"facts": Fields, "images": float32 (V, 3, H, W)}`` and either the output of the `AnswerEncoder` or,
+    An item is ``{"facts": Fields, "images": uint8 (V, 3, H, W)}`` and either the output of the `AnswerEncoder` or,
     if ``encoder`` is None, ``"input_ids"``, the prompt, LongTensor (T,). The item of a record that cannot be used is
     ``{"facts": {"index"}, "error": message}``.
 
@@ -69,10 +69,8 @@ class PromptDataset(Dataset):
         return {"input_ids": encode_prompt(prompt_for(turns[0]["value"], self.dataset.version), self.dataset.tokenizer)}
 
     def _black(self, views: int) -> torch.Tensor:
-        """Return black images, float32 (V, 3, H, W): grey level 0, normalized."""
-        rules = PixelRules.from_processor(self.dataset.image_processor)
-        level = -torch.tensor(rules.mean) / torch.tensor(rules.std)
-        return level[:, None, None].expand(self.dataset.no_images().shape[1:]).repeat(views, 1, 1, 1)
+        """Return black images, uint8 (V, 3, H, W)."""
+        return torch.zeros(views, *self.dataset.no_images().shape[1:], dtype=torch.uint8)
 
 
 def facts_of(record: Record, paths: Sequence[str]) -> Fields:
@@ -116,7 +114,7 @@ class TextGenerator:
         """Return the answers to B prompts, LongTensor (T,) each, with their images, (V, 3, H, W) each."""
         pad = self.tokenizer.pad_token_id or 0
         longest = max(len(prompt) for prompt in prompts)
-        device, dtype = self.model.device, self.model.dtype
+        device = self.model.device
         input_ids = torch.full((len(prompts), longest), pad)
         mask = torch.zeros((len(prompts), longest), dtype=torch.bool)
         for row, prompt in enumerate(prompts):
@@ -124,7 +122,7 @@ class TextGenerator:
         ids = self.model.generate(
             input_ids=input_ids.to(device),
             attention_mask=mask.to(device),
-            images=[views.to(device, dtype) for views in images],
+            images=[views.to(device) for views in images],
             max_new_tokens=self.max_new_tokens,
             max_length=None,
             do_sample=False,
@@ -210,10 +208,11 @@ def predict(
     own = batches[share.rank :: share.world]
     missing = [list(batch) for batch in store.missing(own)]
     loader: Iterable[list[Item]] = DataLoader(
-        prompts, batch_sampler=missing, collate_fn=list, num_workers=min(share.workers, len(missing))
+        prompts, batch_sampler=missing, collate_fn=SharedCollate(list), num_workers=min(share.workers, len(missing))
     )
     left, total = sum(map(len, missing)), sum(map(len, own))
-    with tqdm(total=total, initial=total - left, desc=description, unit="record", disable=share.rank > 0) as bar:
+    bar = tqdm(total=total, initial=total - left, desc=description, unit="record", disable=share.rank > 0)
+    with worker_errors("--workers"), bar:
         for items in loader:
             usable = [item for item in items if "error" not in item]
             answers = iter(answer(usable) if usable else [])

@@ -98,7 +98,7 @@ class PlanScorer:
         """Return a packed batch of frames.
 
         Args:
-            frames: the outputs of an `AnswerEncoder`, with ``images`` float32 (V, 3, H, W).
+            frames: the outputs of an `AnswerEncoder`, with ``images`` (V, 3, H, W).
 
         Returns:
             The fields of `PackCollator`, and ``answers``, those of each frame.
@@ -125,7 +125,7 @@ class PlanScorer:
         for name in ("input_ids", "source", "position_ids", "labels", "target_positions", "target_records"):
             packed[name] = batch[name].to(device)
         if batch["images"] is not None:
-            packed["images"] = batch["images"].to(device, self.model.dtype)
+            packed["images"] = batch["images"].to(device)
         logits = self.model(**packed).logits.float()  # (n, vocabulary)
         tokens = sorted({token for answers in batch["answers"] for answer in answers for token in answer})
         most_likely = logits.argmax(-1).tolist()

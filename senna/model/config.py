@@ -5,6 +5,8 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, CLIPVisionConfig, LlamaConfig
 
+from senna.model.pixels import PixelScaling
+
 IMAGE_TOKEN_INDEX = -200  # one image in input_ids
 IGNORE_INDEX = -100  # a position without a target, in labels
 
@@ -41,6 +43,9 @@ class SennaConfig(LlamaConfig):
     mm_vision_select_layer: int = -2  # index into CLIP's hidden_states
     mm_vision_select_feature: str = "patch"  # "patch" drops the class token, "cls_patch" keeps it
     mm_adapter_tokens: int = 128  # LLM tokens per view
+    image_mean: list[float] | None = None  # of the tower's image processor, see `pixel_scaling`; default: CLIP's
+    image_std: list[float] | None = None
+    rescale_factor: float | None = None
     image_aspect_ratio: str | None = "pad"
     tokenizer_padding_side: str = "right"
     tokenizer_model_max_length: int | None = 2048
@@ -58,6 +63,20 @@ class SennaConfig(LlamaConfig):
         """The vision tower's configuration: ``vision_config``, which is an object after construction."""
         assert isinstance(self.vision_config, CLIPVisionConfig)
         return self.vision_config
+
+    @property
+    def pixel_scaling(self) -> PixelScaling:
+        """The normalization of uint8 pixels."""
+        mean, std, scale = self.image_mean, self.image_std, self.rescale_factor
+        default = PixelScaling()
+        return PixelScaling(tuple(mean or default.mean), tuple(std or default.std), scale or default.scale)
+
+    def set_pixel_scaling(self, scaling: PixelScaling) -> None:
+        """Set the normalization of uint8 pixels. CLIP's is the default, which a stored configuration does not name."""
+        default = PixelScaling()
+        self.image_mean = None if scaling.mean == default.mean else list(scaling.mean)
+        self.image_std = None if scaling.std == default.std else list(scaling.std)
+        self.rescale_factor = None if scaling.scale == default.scale else scaling.scale
 
     def validate_architecture(self) -> None:
         """Raise ValueError for a model that this code would compute wrongly."""

@@ -21,6 +21,7 @@ from senna.model.config import SennaConfig
 from senna.model.generation import read_generation_config, savable
 from senna.model.lora import attach_lora, merge_lora, read_lora
 from senna.model.parts import NOT_QUANTIZED, PARTS, VISION_TOWER
+from senna.model.pixels import PixelScaling
 from senna.model.senna_llava_llama import SennaLlavaLlamaForCausalLM
 from senna.model.source import ModelSource
 from senna.model.tokenizer import load_tokenizer
@@ -122,6 +123,7 @@ def open_model(
     for key, value in config_changes.items():
         if value is not None:
             setattr(config, key, value)
+    config.set_pixel_scaling(PixelScaling.from_processor(source.load_image_processor()))
     config.base_quantization = quantization if source.is_lora and not merge else None
     options = LoadOptions(dtype, attn_implementation, device)
     model, new = _open(source.lineage, config, quantization, options, merge)

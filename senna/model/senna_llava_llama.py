@@ -23,7 +23,9 @@ from senna.model.splice import Splice, compute_splice, splice_embeddings
 from senna.model.vision_tower import VisionTower
 
 Images = torch.Tensor | Sequence[torch.Tensor] | None
-"""(B, V, 3, H, W); or B tensors (V_i, 3, H, W) if V differs, with V_i = 0 for a sample of text only; or None."""
+"""(B, V, 3, H, W); or B tensors (V_i, 3, H, W) if V differs, with V_i = 0 for a sample of text only; or None.
+
+uint8 levels as `senna.data.load_image` returns them, or float pixels that are normalized for the vision tower."""
 
 
 def flatten_images(images: Images, batch: int) -> tuple[torch.Tensor | None, list[int]]:
@@ -108,7 +110,7 @@ class SennaLlavaLlamaModel(LlamaModel):
             super()._init_weights(module)
 
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
-        """Encode (N, 3, H, W) normalized pixels to (N, K, D) view tokens, all images in one call."""
+        """Encode (N, 3, H, W) pixels to (N, K, D) view tokens, all images in one call."""
         features = self.vision_tower(images)  # (N, P, C)
         projected = self.mm_projector(features.to(self.mm_projector[0].weight.dtype))  # (N, P, D)
         return self.img_adapter(projected)  # (N, K, D)

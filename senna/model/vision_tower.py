@@ -8,6 +8,7 @@ from torch import nn
 from transformers import CLIPVisionModel
 
 from senna.model.config import SennaConfig
+from senna.model.pixels import normalize
 
 
 class _ClipTower(nn.Module):
@@ -27,6 +28,7 @@ class VisionTower(nn.Module):
     def __init__(self, config: SennaConfig):
         super().__init__()
         self.vision_tower = _ClipTower(config)
+        self.scaling = config.pixel_scaling
         self.layers_run = config.vision_layers
         self.keep_class_token = config.mm_vision_select_feature == "cls_patch"
         self.requires_grad_(False)
@@ -38,9 +40,13 @@ class VisionTower(nn.Module):
 
     @torch.no_grad()
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Encode (N, 3, H, W) pixels, normalized for CLIP, to (N, P, C) features (P + 1 with the class token)."""
+        """Encode (N, 3, H, W) pixels to (N, P, C) features (P + 1 with the class token).
+
+        Args:
+            pixels: uint8 levels, which are normalized here, or floats that are normalized already.
+        """
         clip = self.vision_tower.vision_model
-        hidden = clip.pre_layrnorm(clip.embeddings(pixels))  # (N, 1 + P, C)
+        hidden = clip.pre_layrnorm(clip.embeddings(normalize(pixels, self.scaling)))  # (N, 1 + P, C)
         for layer in clip.encoder.layers[: self.layers_run]:
             hidden = layer(hidden, None)  # (N, 1 + P, C)
         return hidden if self.keep_class_token else hidden[:, 1:]  # (N, P, C)

@@ -8,6 +8,7 @@ from transformers import ProgressCallback, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from senna.data import Collator, ConversationDataset, FrameDataset, Mixture, PackCollator, open_mixture
+from senna.data.shared_memory import SharedCollate, worker_errors
 from senna.errors import UsageError
 from senna.model.config import SennaConfig
 from senna.model.packed_attention import use_packed_attention
@@ -51,6 +52,7 @@ def build_trainer(args: TrainArguments, records: Mixture | None = None) -> Senna
         tokens_per_image=tokens_per_image,
     )
     lengths = (cast(int, tokenizer.pad_token_id), args.model_max_length, tokens_per_image)
+    collator = PackCollator(*lengths, args.pack_max_tokens) if args.pack_frames else Collator(*lengths)
     if args.pack_frames:
         use_packed_attention(model, args.pack_attention, args.device)
     trainer = SennaTrainer(
@@ -58,7 +60,7 @@ def build_trainer(args: TrainArguments, records: Mixture | None = None) -> Senna
         args=args,
         # A caption directly follows its image, so captions share no tokens and each stays a frame of its own.
         train_dataset=FrameDataset(dataset, together=args.version != "plain") if args.pack_frames else dataset,
-        data_collator=PackCollator(*lengths, args.pack_max_tokens) if args.pack_frames else Collator(*lengths),
+        data_collator=SharedCollate(collator),
         callbacks=[Progress(), LogFile(Path(args.output_dir) / "train_log.jsonl")],
     )
     trainer.source, trainer.image_processor, trainer.tokenizer = source, image_processor, tokenizer
@@ -97,7 +99,7 @@ def train(args: TrainArguments, records: Mixture | None = None) -> None:
     if start_from is not None:
         start_from, damaged = _choose_checkpoint(output_dir, args.process_index == 0)
     checkpoint.check_resume(args.resume_from_checkpoint, output_dir, start_from)
-    with out_of_memory(args):
+    with out_of_memory(args), worker_errors("--dataloader_num_workers"):
         trainer = build_trainer(args, records)
         if end is not None:
             trainer.add_callback(EndEarly(end))

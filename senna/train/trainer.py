@@ -26,7 +26,6 @@ from senna.data.batch import BatchCounts
 from senna.errors import DataError, SennaError
 from senna.files import SAVING, publish
 from senna.model import SennaLlavaLlamaForCausalLM
-from senna.model.config import IGNORE_INDEX
 from senna.model.parts import is_adapter_weight, own_name
 from senna.model.source import ModelSource
 from senna.run_folder import RUN_FILE
@@ -40,15 +39,8 @@ class NotFiniteError(SennaError):
     """A loss or a gradient norm that is not finite."""
 
 
-COUNTED = ("samples", "tokens", "positions", "unpacked_tokens", "cut")
-"""The counts of batches that go into the log; the collator counts all but the samples."""
-
-
-def records_with_targets(batch: dict) -> int:
-    """Return the number of records in a batch that have at least one target token."""
-    if "target_records" in batch:
-        return len(batch["target_records"].unique())
-    return int((batch["labels"][:, 1:] != IGNORE_INDEX).any(dim=1).sum())
+COUNTED = ("records", "tokens", "positions", "unpacked_tokens", "cut")
+"""The fields of `BatchCounts` that go into the log."""
 
 
 def peak_memory() -> float:
@@ -86,6 +78,7 @@ class SennaTrainer(Trainer):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.step_samples: list[str] = []
+        self.step_losses: list[torch.Tensor] = []
         self.bad_samples = 0
         self.started = time.perf_counter()
         self.counted = torch.zeros(len(COUNTED), dtype=torch.float64)  # since the last log entry
@@ -113,20 +106,18 @@ class SennaTrainer(Trainer):
     # ---- the step
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """Return the micro-batches of a step after taking out sample names, bad samples and counts."""
+        """Return the micro-batches of a step, on the host, after taking out sample names, bad samples and counts."""
         if self.control.should_training_stop:  # a run that continues from a checkpoint only to be ended there
             return [], None
         batches = list(itertools.islice(epoch_iterator, num_batches))
         counts: list[BatchCounts] = [batch.pop("counts") for batch in batches]
+        self.step_losses.clear()
         self.step_samples = [name for count in counts for name in count.samples]
         for error in [error for count in counts for error in count.bad_samples]:
             self._skip_bad_sample(error)
-        for batch, count in zip(batches, counts, strict=True):
-            samples = int((batch["kinds"] >= 0).sum())
-            self.counted += torch.tensor(
-                [samples, *(getattr(count, name) for name in COUNTED[1:])], dtype=torch.float64
-            )
-        return batches, self._get_num_items_in_batch(batches, device)
+        for count in counts:
+            self.counted += torch.tensor([getattr(count, name) for name in COUNTED], dtype=torch.float64)
+        return batches, self._number_of_items(counts, device) if batches else None
 
     def _skip_bad_sample(self, error: DataError) -> None:
         """Log a sample that cannot be used. Raise its error if there are more than ``skip_bad_samples``."""
@@ -142,21 +133,47 @@ class SennaTrainer(Trainer):
             raise DataError(error.message, remedy=remedy, file=error.file, record=error.record, kind=error.kind)
         print(f"skipped sample {self.bad_samples} of at most {allowed}: {error}", flush=True)
 
-    def _get_num_items_in_batch(self, batch_samples, device):  # read in transformers 5.17.0 to 5.23.0
+    def _number_of_items(self, counts: list[BatchCounts], device: torch.device) -> torch.Tensor:
         """Return the divisor of the step's summed loss over all processes: its targets, or its records with targets."""
-        if self.args.loss_weight == "token" or not batch_samples:
-            return super()._get_num_items_in_batch(batch_samples, device)
-        count = torch.tensor(sum(records_with_targets(batch) for batch in batch_samples), device=device)
-        return self.accelerator.reduce(count, "sum") if self.args.world_size > 1 else count
+        by_token = self.args.loss_weight == "token"
+        items = sum(count.targets if by_token else count.records_with_targets for count in counts)
+        number = torch.tensor(items, device=device)
+        if self.args.world_size > 1 and self.args.average_tokens_across_devices:
+            number = self.accelerator.reduce(number, "sum")
+        return number  # type: ignore[return-value]
+
+    def get_train_dataloader(self):
+        """Return a data loader whose batches stay on the host.
+
+        The Trainer keeps all micro-batches of a step in a list, and accelerate would put every one of them on the device.
+        """
+        loader = super().get_train_dataloader()
+        loader.device = None  # type: ignore[attr-defined]  # of accelerate's DataLoaderShard
+        return loader
+
+    def _prepare_input(self, data):  # read in transformers 5.17.0 to 5.23.0
+        """Move a micro-batch to the device when its turn comes. From pinned memory, the host does not wait for the copy."""
+        if isinstance(data, torch.Tensor):
+            data = data.to(self.args.device, non_blocking=True)
+        return super()._prepare_input(data)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Return the loss. Raise NotFiniteError before the backward pass, within which DeepSpeed takes the step."""
+        """Return the loss.
+
+        Raises:
+            NotFiniteError: a loss of the step is not finite. All of them are checked together, since the host waits for the
+                device here, and before the last backward pass, within which DeepSpeed takes the step.
+        """
         kinds = inputs.pop("kinds")
         inputs["loss_weight"] = self.args.loss_weight
         result: Any = super().compute_loss(model, inputs, True, num_items_in_batch)
         loss, outputs = result
-        if not torch.isfinite(loss.detach()):
-            self._stop_not_finite("loss", float(loss.detach()))
+        self.step_losses.append(loss.detach())
+        if self.accelerator.sync_gradients:  # the last micro-batch of the step
+            losses = torch.stack(self.step_losses)
+            self.step_losses.clear()
+            if not (finite := torch.isfinite(losses)).all():
+                self._stop_not_finite("loss", float(losses[~finite][0]))
         sums = torch.stack([outputs.sample_losses, outputs.sample_targets.float()], dim=1)  # (B, 2)
         self.by_kind.index_add_(0, kinds.where(kinds >= 0, len(self.by_kind) - 1), sums)
         return (loss, outputs) if return_outputs else loss
@@ -213,7 +230,7 @@ class SennaTrainer(Trainer):
             counted = dict(zip(COUNTED, self._sum_over_processes(self.counted.float()), strict=True))
             seconds = max(now - self.started, 1e-9)
             logs |= {
-                "samples_per_second": counted["samples"] / seconds,
+                "samples_per_second": counted["records"] / seconds,
                 "tokens_per_second": counted["tokens"] / seconds,
                 "padding": 1 - counted["tokens"] / max(counted["positions"], 1),
                 "memory_gb": peak_memory(),

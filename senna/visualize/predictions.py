@@ -84,13 +84,15 @@ class Model:
         return text.strip()
 
     def _pixels(self, question: Question) -> Any:
-        """Return the pixels of a question's images, float32 (V, 3, H, W)."""
+        """Return the pixels of a question's images, uint8 (V, 3, H, W)."""
         import torch
 
         from senna.data import load_image
 
         aspect_ratio = self.model.config.image_aspect_ratio or "pad"
-        return torch.stack([load_image(image, self.processor, aspect_ratio) for image in question.images])
+        return torch.stack(
+            [load_image(image, self.processor, aspect_ratio, dtype=torch.uint8) for image in question.images]
+        )
 
 
 class Predictions:

@@ -13,7 +13,6 @@ from transformers import CLIPImageProcessorPil
 
 from senna.data.collate import Collator
 from senna.data.dataset import ConversationDataset, find_image
-from senna.data.images import load_image
 from senna.data.mixture import open_mixture
 from senna.data.sampler import PADDING
 from senna.data.tokenize import IMAGE_TOKEN_INDEX, encode_conversation
@@ -21,6 +20,7 @@ from senna.errors import DataError, UsageError
 from senna.record_file import open_records
 from senna.records import write_records
 from senna.views import VIEWS, image_block
+from tests.helpers.published_pixels import load_levels
 from tests.helpers.small_tokenizers import byte_level
 
 SIX = [f"views/{name}.png" for name in "abcdef"]
@@ -75,9 +75,9 @@ def test_six_views_are_in_the_order_of_the_prompt(folder):
     data = dataset(folder)
     item = data[index("six")]
     assert item["images"].shape == (6, 3, 14, 14)
-    assert item["images"].dtype == torch.float32
+    assert item["images"].dtype == torch.uint8
     for view, path in zip(item["images"], SIX, strict=True):
-        assert torch.equal(view, load_image(folder / path, PROCESSOR))
+        assert torch.equal(view, load_levels(folder / path, PROCESSOR))
     encoded = encode_conversation(RECORDS["six"]["conversations"], data.tokenizer)
     assert torch.equal(item["input_ids"], encoded["input_ids"])
     assert torch.equal(item["labels"], encoded["labels"])
@@ -86,7 +86,7 @@ def test_six_views_are_in_the_order_of_the_prompt(folder):
 
 def test_one_placeholder_takes_the_front_image_and_a_text_takes_no_image(folder):
     data = dataset(folder)
-    assert torch.equal(data[index("front")]["images"][0], load_image(folder / SIX[3], PROCESSOR))
+    assert torch.equal(data[index("front")]["images"][0], load_levels(folder / SIX[3], PROCESSOR))
     assert data[index("text")]["images"].shape == (0, 3, 14, 14)
 
 
@@ -123,7 +123,7 @@ def test_each_view_of_the_prompt_shows_its_camera_for_any_order_in_the_record(fo
         write_records(folder / "data.jsonl", records)
         data = dataset(folder)
         for number, views in enumerate(questions):
-            expected = torch.stack([load_image(folder / paths[view], PROCESSOR) for view in views])
+            expected = torch.stack([load_levels(folder / paths[view], PROCESSOR) for view in views])
             assert torch.equal(data[number]["images"], expected)
 
 
@@ -145,7 +145,7 @@ def test_six_views_one_view_and_text_fit_in_one_batch(folder):
     assert [tuple(images.shape) for images in batch["images"]] == [(v, 3, 14, 14) for v in (6, 0, 1, 0)]
     assert (batch["input_ids"] == IMAGE_TOKEN_INDEX).sum(1).tolist() == [6, 0, 1, 0]
     for images, path in zip(batch["images"][0], SIX, strict=True):
-        assert torch.equal(images, load_image(folder / path, PROCESSOR, aspect_ratio="pad"))
+        assert torch.equal(images, load_levels(folder / path, PROCESSOR, aspect_ratio="pad"))
     plan = data.records.kind_names.index("plan")
     assert batch["kinds"].tolist() == [plan, plan, plan, -1]
     assert batch["counts"].bad_samples == []
@@ -170,23 +170,23 @@ def test_images_that_are_not_in_the_image_folder_are_read_beside_the_file_of_rec
     mixture = open_mixture(f"{first}/data.jsonl,{second}/data.jsonl")
     for image_folder in (None, folder):
         data = ConversationDataset(mixture, byte_level(), PROCESSOR, image_folder)
-        assert torch.equal(data[0]["images"][0], load_image(first / "a.png", PROCESSOR))
-        assert torch.equal(data[2]["images"][0], load_image(second / "a.png", PROCESSOR))
+        assert torch.equal(data[0]["images"][0], load_levels(first / "a.png", PROCESSOR))
+        assert torch.equal(data[2]["images"][0], load_levels(second / "a.png", PROCESSOR))
     missing = str(data[3]["error"])
     assert missing.startswith(f"{second}/data.jsonl: record 1, line 2")
     assert f"neither {folder}/../{second.name}/nowhere.png nor {second}/../{second.name}/nowhere.png" in missing
     Image.new("RGB", (9, 9), (255,) * 3).save(folder / "a.png")
     assert torch.equal(data[0]["images"], data[2]["images"]), "the image folder has priority"
-    assert torch.equal(data[0]["images"][0], load_image(folder / "a.png", PROCESSOR))
+    assert torch.equal(data[0]["images"][0], load_levels(folder / "a.png", PROCESSOR))
 
 
 def test_a_missing_image_is_an_error_of_that_kind(folder):
     for image, folders in (("none.png", [folder, folder / "views"]), ("views/none.png", [folder])):
         with pytest.raises(DataError) as error:
-            load_image(find_image(image, folders), PROCESSOR)
+            load_levels(find_image(image, folders), PROCESSOR)
         assert error.value.kind == DataError.MISSING_IMAGE
     with pytest.raises(DataError) as error:
-        load_image(find_image("views/damaged.png", [folder]), PROCESSOR)
+        load_levels(find_image("views/damaged.png", [folder]), PROCESSOR)
     assert error.value.kind is None
 
 
@@ -252,4 +252,4 @@ def test_pretraining_records_become_samples_of_the_plain_format(folder):
         item = samples[number]
         assert item["input_ids"][0] == IMAGE_TOKEN_INDEX
         assert samples.tokenizer.decode(item["labels"][1:]) == "a car\n"
-        assert torch.equal(item["images"][0], load_image(folder / SIX[number], PROCESSOR))
+        assert torch.equal(item["images"][0], load_levels(folder / SIX[number], PROCESSOR))

@@ -5,13 +5,18 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessorPil
 
-from senna.data.images import PixelRules, load_pixels
+from senna.data.images import PixelRules, load_image, load_pixels
 
 CLIP_MEAN_COLOUR = (122, 116, 104)
 
 
 def clip_processor(size: int = 336) -> CLIPImageProcessorPil:
     return CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+
+
+def load_levels(source, processor, aspect_ratio: str = "pad") -> torch.Tensor:
+    """Return the pixels of an image as a data set yields them, uint8 (3, H, W)."""
+    return load_image(source, processor, aspect_ratio, dtype=torch.uint8)
 
 
 def published(image: Image.Image, processor, aspect_ratio: str, **options) -> torch.Tensor:

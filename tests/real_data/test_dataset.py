@@ -11,7 +11,7 @@ from senna.data.images import load_image
 from senna.record_file import open_records
 from senna.records import write_records
 from senna.views import VIEWS, camera_of, image_block
-from tests.helpers.published_pixels import clip_processor, published, share_of_changed_pixels
+from tests.helpers.published_pixels import clip_processor, load_levels, published, share_of_changed_pixels
 from tests.helpers.small_tokenizers import byte_level
 
 PROCESSOR = CLIPImageProcessorPil(size={"shortest_edge": 14}, crop_size={"height": 14, "width": 14})
@@ -35,7 +35,7 @@ def test_real_records_become_samples_with_the_published_pixels_in_the_order_of_t
     assert list(frames[0]) != channels
     for view, channel in zip(images, channels, strict=True):
         path = frames[0][channel].removeprefix("../nuscenes/")
-        assert torch.equal(view, load_image(data / "drivelm" / path, PROCESSOR))
+        assert torch.equal(view, load_levels(data / "drivelm" / path, PROCESSOR))
 
     camera_images = sorted((data / "drivelm").rglob("*.jpg"))[::9]
     assert camera_images

@@ -10,7 +10,7 @@ from senna.train.trainer import SennaTrainer
 # Parameters after self, read in transformers 5.17.0, 5.20.2 and 5.23.0, where they are the same.
 PRIVATE = {
     "_get_train_sampler": ["train_dataset"],
-    "_get_num_items_in_batch": ["batch_samples", "device"],
+    "_prepare_input": ["data"],
     "_get_grad_norm": ["model", "grad_norm"],
     "_load_from_checkpoint": ["resume_from_checkpoint", "model"],
     "_save_checkpoint": ["model", "trial"],
@@ -18,6 +18,7 @@ PRIVATE = {
 }
 PUBLIC = {
     "get_batch_samples": ["epoch_iterator", "num_batches", "device"],
+    "get_train_dataloader": [],
     "compute_loss": ["model", "inputs", "return_outputs", "num_items_in_batch"],
     "create_optimizer": ["model"],
     "log": ["logs", "start_time"],

@@ -1,0 +1,96 @@
+"""Batches in the shared memory of data loader workers, and the errors of workers that fail.
+
+A worker passes the tensors of a batch on in files of /dev/shm, which has 64 MB in a container. torch moves them there in a
+thread of the worker that prints an error, drops the batch, and lets the main process wait for it for ever. `SharedCollate`
+moves them in the worker itself, where an error reaches the main process.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import get_worker_info
+
+from senna.errors import SennaError, first_line
+
+SHARED_MEMORY = "/dev/shm"
+MORE_SHARED_MEMORY = "give the container more shared memory (docker run --shm-size=8g, or --ipc=host)"
+
+
+class SharedMemoryError(SennaError):
+    """A batch that does not fit into shared memory."""
+
+
+@dataclass(frozen=True)
+class SharedCollate:
+    """A collator whose batches are in shared memory when a worker returns them.
+
+    Attributes:
+        collate: returns a batch, of tensors in dictionaries, lists and tuples.
+    """
+
+    collate: Callable[[Any], Any]
+
+    def __call__(self, samples: Any) -> Any:
+        """Return the batch of ``samples``. Raises SharedMemoryError if shared memory is full."""
+        batch = self.collate(samples)
+        if get_worker_info() is not None:
+            try:
+                _share(batch)
+            except RuntimeError as error:
+                raise SharedMemoryError(first_line(error)) from None
+        return batch
+
+
+def _share(value: Any) -> None:
+    if isinstance(value, torch.Tensor):
+        value.share_memory_()
+    elif isinstance(value, Mapping):
+        for entry in value.values():
+            _share(entry)
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            _share(entry)
+
+
+def shared_memory() -> tuple[int, int] | None:
+    """Return the total and the free bytes of shared memory; None on a system without /dev/shm."""
+    try:
+        found = os.statvfs(SHARED_MEMORY)
+    except OSError:
+        return None
+    return found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
+
+
+@contextmanager
+def worker_errors(flag: str) -> Iterator[None]:
+    """Turn the failure of a data loader worker into one SennaError.
+
+    Args:
+        flag: the flag that sets the number of workers.
+    """
+    try:
+        yield
+    except SharedMemoryError as error:
+        raise _no_shared_memory(flag) from error
+    except RuntimeError as error:
+        text = first_line(error)  # torch has no exception type for these
+        if not text.startswith("DataLoader worker"):
+            raise
+        if "Bus error" in text:
+            raise _no_shared_memory(flag) from error
+        # torch does not always know the signal. A worker reports a bus error itself, on a line above.
+        remedy = f"after a bus error, {MORE_SHARED_MEMORY}; else main memory may be full: use fewer of them ({flag} 1)"
+        raise SennaError(f"a process that reads images has ended ({text})", remedy=remedy) from error
+
+
+def _no_shared_memory(flag: str) -> SennaError:
+    found = shared_memory()
+    size = "" if found is None else f" ({found[0] / 1e6:.0f} MB, {found[1] / 1e6:.0f} MB free)"
+    return SennaError(
+        f"a process that reads images found no room for its batch in {SHARED_MEMORY}{size}",
+        remedy=f"{MORE_SHARED_MEMORY}, or use fewer such processes ({flag} 1; 0 needs no shared memory)",
+    )
