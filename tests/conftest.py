@@ -1,5 +1,6 @@
 """Fixtures for all tests. torch runs on one thread: on a busy machine two threads can be ten times slower."""
 
+import contextlib
 import gc
 import json
 import os
@@ -9,19 +10,41 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-import torch
-from filelock import FileLock
 
-from senna.download import digests, fetch
+VISIBLE_GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch is imported; `pytest_configure` shows the GPUs to `-m gpu`
+
+import torch  # noqa: E402
+from filelock import FileLock  # noqa: E402
+
+from senna.download import digests, fetch  # noqa: E402
 
 pytest.register_assert_rewrite("tests.helpers")
 
+from tests.helpers.hidden_gpus import hidden_gpus, selects_gpu  # noqa: E402
 from tests.helpers.loopback_hub import Hub  # noqa: E402
 from tests.helpers.paths import GOLDEN, REPOSITORY, SHARED  # noqa: E402
 from tests.helpers.small_assets import small_repositories  # noqa: E402
 from tests.helpers.small_world import write_small_world  # noqa: E402
 from tests.helpers.smollm2 import fetch_smollm2  # noqa: E402
 from tests.helpers.toy import Toy, make_toy, run_to_end  # noqa: E402
+
+
+def pytest_configure(config):
+    """Show the GPUs again if the tests that need them are selected."""
+    if not selects_gpu(config.option.markexpr):
+        return
+    if VISIBLE_GPUS is None:
+        del os.environ["CUDA_VISIBLE_DEVICES"]
+    else:
+        os.environ["CUDA_VISIBLE_DEVICES"] = VISIBLE_GPUS
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Hide the GPUs from tests that are not marked `gpu`, which `-m "gpu or slow"` selects too, and from their fixtures."""
+    with contextlib.nullcontext() if item.get_closest_marker("gpu") else hidden_gpus():
+        return (yield)
 
 
 @pytest.fixture(scope="session", autouse=True)

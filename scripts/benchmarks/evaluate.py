@@ -28,16 +28,23 @@ def build(geometry: Geometry, precision: str) -> SennaLlavaLlamaForCausalLM:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = SennaLlavaLlamaForCausalLM(geometry.config())
+    return prepare(model).to(PRECISIONS[precision])
+
+
+def prepare(model: SennaLlavaLlamaForCausalLM) -> SennaLlavaLlamaForCausalLM:
+    """Return the model in evaluation mode, with a cache, and without a token that ends an answer."""
     model.config.use_cache = model.generation_config.use_cache = True
     model.config.eos_token_id = model.generation_config.eos_token_id = None  # decode a fixed number of tokens
-    return model.to(PRECISIONS[precision]).eval()
+    return model.eval()
 
 
-def scoring(model: SennaLlavaLlamaForCausalLM, scorer: PlanScorer, frames: list[Item]) -> Callable[[Any], None]:
+def scoring(
+    model: SennaLlavaLlamaForCausalLM, scorer: PlanScorer, frames: list[Item], attention: str = "split"
+) -> Callable[[Any], None]:
     batch = scorer.collate(frames)
 
     def score(_: Any) -> None:
-        set_attention(model, "split")
+        set_attention(model, attention)
         scorer.score(batch)
 
     return score
@@ -73,9 +80,9 @@ def same_text(model: SennaLlavaLlamaForCausalLM, frames: list[Item]) -> bool:
 
 
 def inputs_of(model: SennaLlavaLlamaForCausalLM, frames: list[Item]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return prompts (B, T) and images (B, V, 3, H, W)."""
-    images = torch.stack([frame["images"] for frame in frames]).to(model.dtype)
-    return torch.stack([prompt_of(frame) for frame in frames]), images
+    """Return prompts (B, T) and images (B, V, 3, H, W) on the model's device."""
+    images = torch.stack([frame["images"] for frame in frames]).to(model.device, model.dtype)
+    return torch.stack([prompt_of(frame) for frame in frames]).to(model.device), images
 
 
 def generate(model: SennaLlavaLlamaForCausalLM, prompts: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
@@ -94,17 +101,19 @@ def prompt_of(frame: Item) -> torch.Tensor:
     return frame["records"][0]["input_ids"][: -len(frame["answers"][0])]
 
 
-def largest_difference(model: SennaLlavaLlamaForCausalLM, scorer: PlanScorer, frame: Item) -> float:
+def largest_difference(
+    model: SennaLlavaLlamaForCausalLM, scorer: PlanScorer, frame: Item, attention: str = "split"
+) -> float:
     """Return the largest difference between the log-probabilities of answers scored together and separately."""
-    set_attention(model, "split")
+    set_attention(model, attention)
     together = scorer.score(scorer.collate([frame]))[0].log_probs
     set_attention(model, "sdpa")
-    largest = 0.0
+    largest, images = 0.0, frame["images"][None].to(model.device, model.dtype)
     for record, answer, log_prob in zip(frame["records"], frame["answers"], together, strict=True):
         ids, labels = record["input_ids"][None], torch.full_like(record["input_ids"], IGNORE_INDEX)[None]
         labels[:, -len(answer) :] = torch.tensor(answer)
         with torch.inference_mode():
-            separate = model(input_ids=ids, labels=labels, images=frame["images"][None])
+            separate = model(input_ids=ids.to(model.device), labels=labels.to(model.device), images=images)
         largest = max(largest, abs(float(separate.sample_losses[0]) + float(log_prob)))
     return largest
 

@@ -2,9 +2,10 @@
 
 import argparse
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -13,15 +14,24 @@ from torch.autograd.profiler import profile
 from senna.data import Collator, PackCollator
 from senna.model import SennaLlavaLlamaForCausalLM
 from senna.model.config import IGNORE_INDEX
-from senna.model.loading import requantize
 from senna.model.lora import add_lora, leave_casts_to_autocast
 from senna.model.packed_attention import use_packed_attention
+from senna.train.build_model import freeze
 from senna.train.memory.activations import Attention, MicroBatch, NumberBytes, Trained
 from senna.train.memory.estimate import Setup, estimate
 from senna.train.memory.model_shape import ModelShape
 
 from .common import print_table
-from .models import MAX_LENGTH, Geometry, build, model_inputs, random_images
+from .models import (
+    MAX_LENGTH,
+    PRECISIONS,
+    Geometry,
+    autocast,
+    enable_checkpointing,
+    model_inputs,
+    random_images,
+    random_model,
+)
 from .synthetic import REAL_CAPTIONS, captions, frame, plan_frame, unpack_samples
 
 PAD = 0
@@ -81,28 +91,27 @@ ON_CUDA = (
 
 
 def model_of(setting: Setting, device: str) -> SennaLlavaLlamaForCausalLM:
-    """Return a model as in `senna train`: trained weights in fp32, the others in the precision or in 4 bits."""
-    stage = 1 if setting.what == "adapters" else 2
-    model = build(setting.geometry, setting.precision, stage, checkpointing=False)
+    """Return a model as in `senna train`, made on the device: trained weights in fp32, the others in the precision or in 4
+    bits."""
+    dtype = torch.float32 if setting.what == "full" else PRECISIONS[setting.precision]
+    attention = "eager" if setting.eager else "sdpa"
+    model = random_model(setting.geometry, dtype, device, setting.held, attention)
     if setting.what == "lora":
-        dtype = torch.bfloat16 if setting.precision == "bf16" else torch.float32
-        model = model.to(dtype)
-        if setting.held:
-            model = requantize(model, setting.held, dtype, device)
         add_lora(model, setting.rank, 2 * setting.rank, 0.05)
         leave_casts_to_autocast(model)
-        for name, parameter in model.named_parameters():
-            parts = ("lora_", "mm_projector", "img_adapter")
-            parameter.requires_grad_(any(part in name for part in parts))
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
-    model.set_attn_implementation("eager" if setting.eager else "sdpa")
+    is_lora, is_stage1 = setting.what == "lora", setting.what == "adapters"
+    flags = {"lora_enable": is_lora, "tune_mm_mlp_adapter": is_stage1, "freeze_backbone": False}
+    freeze(model, SimpleNamespace(**flags, freeze_mm_mlp_adapter=False, freeze_img_adapter=False))
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+        elif parameter.is_floating_point():
+            parameter.data = parameter.data.to(PRECISIONS[setting.precision])
     if setting.packed:
-        use_packed_attention(model, "split")
+        use_packed_attention(model, "auto", device)  # what a run on the device uses
     if setting.checkpointing:
-        renamed = hasattr(model, "activation_checkpointing_enable")
-        (model.activation_checkpointing_enable if renamed else model.gradient_checkpointing_enable)()
-    return model.to(device).train()
+        enable_checkpointing(model)
+    return model.train()
 
 
 def batch_of(setting: Setting) -> dict[str, Any]:
@@ -111,7 +120,8 @@ def batch_of(setting: Setting) -> dict[str, Any]:
     layout = (PAD, MAX_LENGTH, geometry.view_tokens)
     if setting.plain:
         pixels = random_images(setting.rows, geometry, generator)
-        return Collator(*layout)(unpack_samples(captions(REAL_CAPTIONS, setting.rows, geometry, pixels, generator)))
+        items = captions(REAL_CAPTIONS, setting.rows, geometry, pixels, generator)
+        return PackCollator(*layout, 4096)(items) if setting.packed else Collator(*layout)(unpack_samples(items))
     frames = [(frame if setting.packed else plan_frame)(geometry, random_images(6, geometry, generator), generator)
               for _ in range(setting.rows)]  # fmt: skip
     if setting.packed:
@@ -120,10 +130,10 @@ def batch_of(setting: Setting) -> dict[str, Any]:
 
 
 def setup_of(setting: Setting, batch: dict[str, Any], device: str) -> Setup:
-    """Return the setting in the form that the prediction takes, with the sizes of the batch."""
+    """Return the setting in the form that the prediction takes, with the sizes of the batch: packed or not, as it is."""
     rows, tokens = batch["source"].shape if "source" in batch else (len(batch["input_ids"]), 0)
-    views = setting.rows * (1 if setting.plain else 6)
-    tokens = tokens or batch["input_ids"].shape[1] + views // setting.rows * (setting.geometry.view_tokens - 1)
+    views = batch["images"].shape[: 1 if tokens else 2].numel()  # (N, 3, H, W) if packed, else (B, V, 3, H, W)
+    tokens = tokens or batch["input_ids"].shape[1] + views // rows * (setting.geometry.view_tokens - 1)
     targets = int((batch["labels"] != IGNORE_INDEX).sum())
     half, cuda = setting.precision == "bf16", device != "cpu"
     compute = 2 if half else 4
@@ -140,20 +150,32 @@ def setup_of(setting: Setting, batch: dict[str, Any], device: str) -> Setup:
     )
 
 
-def train(setting: Setting, model: SennaLlavaLlamaForCausalLM, batch: dict[str, Any], device: str) -> None:
-    """Train for STEPS steps, in the same order of operations as the Trainer."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True)
-    for _ in range(STEPS):
-        for _ in range(setting.accumulation):
-            inputs = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in model_inputs(batch).items()}
-            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=setting.precision == "bf16"):
-                loss = model(**inputs).loss
-            loss.backward()
-            del loss, inputs
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+def make_optimizer(model: SennaLlavaLlamaForCausalLM, learning_rate: float = 1e-5) -> torch.optim.AdamW:
+    """Return the Trainer's default optimizer."""
+    return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=learning_rate, fused=True)
+
+
+def train_step(
+    model: SennaLlavaLlamaForCausalLM,
+    optimizer: torch.optim.AdamW,
+    micro_batches: Sequence[dict[str, Any]],
+    precision: str,
+) -> tuple[float, float]:
+    """Train for a step in the Trainer's order of operations. Return the mean loss over all targets and the gradient norm."""
+    [trained] = (group["params"] for group in optimizer.param_groups)
+    targets = sum(int((batch["labels"] != IGNORE_INDEX).sum()) for batch in micro_batches)
+    losses = []
+    for batch in micro_batches:
+        inputs = model_inputs(batch, model.device)
+        with autocast(precision, model.device):
+            loss = model(**inputs, num_items_in_batch=targets).loss
+        loss.backward()
+        losses.append(loss.detach())
+        del loss, inputs
+    norm = torch.nn.utils.clip_grad_norm_(trained, 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return float(sum(losses)), float(norm)
 
 
 @contextmanager
@@ -187,9 +209,12 @@ def held_bytes(model: SennaLlavaLlamaForCausalLM) -> int:
 
 def measure(setting: Setting, device: str) -> tuple[float, float]:
     """Return the (predicted, measured) peak of a training step in bytes."""
+    gc.collect()  # bitsandbytes' modules are in reference cycles, so the model of an earlier setting may still exist
     model, batch = model_of(setting, device), batch_of(setting)
     with counted(device) as peak:
-        train(setting, model, batch, device)
+        optimizer = make_optimizer(model)
+        for _ in range(STEPS):
+            train_step(model, optimizer, [batch] * setting.accumulation, setting.precision)
     # On a CPU, model and images were allocated before the measurement.
     earlier = held_bytes(model) + batch["images"].numel() * batch["images"].element_size() if device == "cpu" else 0
     predicted = estimate(ModelShape.from_config(setting.geometry.config()), setup_of(setting, batch, device)).allocated
@@ -206,7 +231,6 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     rows = []
     for setting in ON_CUDA if device == "cuda" else ON_CPU:
         predicted, measured = measure(setting, device)
-        gc.collect()
         figures["cases"][setting.name] = {"predicted": predicted, "measured": measured}
         rows.append(
             [setting.name, f"{measured / 1e6:.1f} MB", f"{predicted / 1e6:.1f} MB", f"{predicted / measured - 1:+.1%}"]

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
+from torch import nn
 from transformers import CLIPVisionConfig
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from senna.model import SennaConfig, SennaLlavaLlamaForCausalLM
 from senna.model.packed_attention import PACKED, use_packed_attention
@@ -124,26 +128,86 @@ def build(geometry: Geometry, precision: str, stage: int, checkpointing: bool = 
         if not parameter.requires_grad:
             parameter.data = parameter.data.to(PRECISIONS[precision])
     if checkpointing:
-        renamed = hasattr(model, "activation_checkpointing_enable")
-        (model.activation_checkpointing_enable if renamed else model.gradient_checkpointing_enable)()
+        enable_checkpointing(model)
     return model.train()
 
 
-def model_inputs(batch: dict[str, Any]) -> dict[str, Any]:
-    """Return the entries of a collator's batch that `forward` takes."""
-    return {key: value for key, value in batch.items() if key not in LOG_KEYS}
+def enable_checkpointing(model: SennaLlavaLlamaForCausalLM) -> None:
+    """Switch on activation checkpointing under the name that this version of transformers gives it."""
+    renamed = hasattr(model, "activation_checkpointing_enable")
+    (model.activation_checkpointing_enable if renamed else model.gradient_checkpointing_enable)()
+
+
+def random_model(
+    geometry: Geometry, dtype: torch.dtype, device: str, held: str = "", attention: str = "sdpa"
+) -> SennaLlavaLlamaForCausalLM:
+    """Return a model whose random weights are made on the device: main memory and disk hold none of them.
+
+    Args:
+        held: "nf4" to quantize the LLM's linear layers, each decoder layer as soon as it exists, so that the device never holds
+            all of them in ``dtype``; else "".
+    """
+    config = geometry.config(attention)
+    with _default_dtype(dtype), torch.device(device), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if not held:
+            return SennaLlavaLlamaForCausalLM(config)
+        config.num_hidden_layers = 1
+        model = SennaLlavaLlamaForCausalLM(config)
+        model.config.num_hidden_layers = geometry.layers
+        model.model.layers = nn.ModuleList()
+        for index in range(geometry.layers):
+            model.model.layers.append(_in_nf4(LlamaDecoderLayer(model.config, index), dtype, device))
+    model.is_loaded_in_4bit = True  # PEFT reads it
+    return model
+
+
+def _in_nf4(layer: nn.Module, dtype: torch.dtype, device: str) -> nn.Module:
+    """Replace the Linears of a layer by nf4 ones with double quantization, as `senna train --bits 4` loads them."""
+    import bitsandbytes
+
+    options = {"compress_statistics": True, "quant_type": "nf4"}
+    for name, linear in list(layer.named_modules()):
+        if isinstance(linear, nn.Linear):
+            with torch.device("meta"):
+                quantized = bitsandbytes.nn.Linear4bit(
+                    linear.in_features, linear.out_features, bias=False, compute_dtype=dtype, **options
+                )
+            weight = bitsandbytes.nn.Params4bit(linear.weight.data, requires_grad=False, module=quantized, **options)
+            quantized.weight = weight.to(device)  # this quantizes
+            quantized.support_avx512bf16_for_cpu = False  # see `senna.model.loading`
+            layer.set_submodule(name, quantized)
+    return layer
+
+
+@contextlib.contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Create floating-point tensors in ``dtype``, as transformers does while it loads a checkpoint."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def model_inputs(batch: dict[str, Any], device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Return the entries of a collator's batch that `forward` takes, on the device."""
+    return {key: send_to_device(value, device) for key, value in batch.items() if key not in LOG_KEYS}
 
 
 def set_attention(model: SennaLlavaLlamaForCausalLM, kind: str) -> None:
-    """Set `sdpa` or `eager` in the tower and the LLM, or a kind of packed attention in the LLM and sdpa in the tower."""
+    """Set `sdpa` or `eager` in the tower and the LLM, or a kind of packed attention, or "auto", in the LLM and sdpa in the
+    tower."""
     model.set_attn_implementation("eager" if kind == "eager" else "sdpa")
-    if kind in PACKED:
+    if kind == "auto" or kind in PACKED:
         use_packed_attention(model, kind)
 
 
-def autocast(precision: str) -> AbstractContextManager:
-    """Return the autocast context that the Trainer uses on a CPU under `--bf16 True`; none for fp32."""
-    return contextlib.nullcontext() if precision == "fp32" else torch.autocast("cpu", PRECISIONS[precision])
+def autocast(precision: str, device: torch.device | str = "cpu") -> AbstractContextManager:
+    """Return the autocast context that the Trainer uses under `--bf16 True`; none for fp32."""
+    kind = torch.device(device).type
+    return contextlib.nullcontext() if precision == "fp32" else torch.autocast(kind, PRECISIONS[precision])
 
 
 def precisions_here() -> list[str]:

@@ -43,15 +43,15 @@ def accumulate(model: SennaLlavaLlamaForCausalLM, method: Method, precision: str
     targets = sum(int((batch["labels"] != -100).sum()) for batch in method.batches)
     model.zero_grad(set_to_none=True)
     for batch in method.batches:
-        with autocast(precision):
-            loss = model(**model_inputs(batch), num_items_in_batch=targets).loss
+        with autocast(precision, model.device):
+            loss = model(**model_inputs(batch, model.device), num_items_in_batch=targets).loss
         loss.backward()
 
 
-def gradients(model: SennaLlavaLlamaForCausalLM, method: Method) -> dict[str, torch.Tensor]:
-    """Return {name: gradient} of the trained parameters in fp32."""
+def gradients(model: SennaLlavaLlamaForCausalLM, method: Method, precision: str = "fp32") -> dict[str, torch.Tensor]:
+    """Return {name: gradient} of the trained parameters."""
     set_attention(model, method.attention)
-    accumulate(model, method, "fp32")
+    accumulate(model, method, precision)
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
     model.zero_grad(set_to_none=True)
     return found

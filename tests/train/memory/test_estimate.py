@@ -1,7 +1,9 @@
 """The memory model against published figures and against torch's allocator on this machine."""
 
+import gc
 import importlib
 import sys
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -241,6 +243,35 @@ def test_estimates_agree_with_the_gpu_allocator_for_layers_of_the_7b_model(bench
     for setting in benchmark.ON_CUDA:
         predicted, measured = benchmark.measure(setting, "cuda")
         assert predicted == pytest.approx(measured, rel=0.10), setting.name
+
+
+def test_the_benchmark_uses_the_attention_of_a_run_and_drops_the_model_of_an_earlier_setting(benchmark, monkeypatch):
+    earlier, selected = [], []
+
+    class Model(torch.nn.Linear):
+        pass
+
+    def model_of(setting, device):
+        assert not [model for model in earlier if model() is not None]
+        model = Model(1, 1)
+        model.itself = [model]  # a reference cycle, as in bitsandbytes' modules
+        earlier.append(weakref.ref(model))
+        return model
+
+    make = benchmark.model_of
+    monkeypatch.setattr(benchmark, "model_of", model_of)
+    monkeypatch.setattr(benchmark, "train_step", lambda *_: None)
+    monkeypatch.setattr(benchmark, "use_packed_attention", lambda model, *kind: selected.append(kind))
+    tiny = benchmark.Geometry(32, 1, 1, 64, 320, 32, 2, 1, 28, 14, 4)
+    setting = benchmark.Setting("full, packed frame", tiny, "full", "fp32", rows=1, packed=True)
+    gc.disable()
+    try:
+        for _ in range(2):
+            benchmark.measure(setting, "cpu")
+    finally:
+        gc.enable()
+    make(setting, "cpu")
+    assert selected == [("auto", "cpu")]
 
 
 @pytest.mark.parametrize("method", [None, "lora"])
