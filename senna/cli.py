@@ -4,6 +4,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from senna.errors import SennaError
@@ -36,12 +37,12 @@ COMMANDS = {
         "launch pretrain|full|lora|qlora|evaluate|visualize|convert ...",
     ),
     "merge": Command(
-        "senna.merge:main",
+        "senna.merge_command:main",
         "merge LoRA into its base",
         "merge --adapter DIR --out DIR",
     ),
     "export": Command(
-        "senna.train.export_checkpoint:main",
+        "senna.train.export_command:main",
         "make a model of a checkpoint",
         "export --checkpoint DIR/checkpoint-N --out DIR",
     ),
@@ -111,6 +112,9 @@ def usage() -> str:
 
 def train_command(argv: list[str]) -> int:
     """Entry point of `senna train`: parse the arguments, check the run, and train. Returns the exit code."""
+    if not {"-h", "--help"}.isdisjoint(argv):  # at once, without transformers, on whose fields the parser depends
+        print(Path(__file__).with_name("train").joinpath("help.txt").read_text(encoding="utf-8"), end="")
+        return 0
     from senna.doctor.preflight import preflight
     from senna.train.arguments import parse_arguments
     from senna.train.run import train

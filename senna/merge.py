@@ -1,14 +1,12 @@
-"""`senna merge`: merge a LoRA folder into its base, and verify the result before the output folder gets its name."""
+"""Merge a LoRA folder into its base, and verify the result before the output folder gets its name: `senna merge`."""
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from senna.errors import SennaError, UsageError
 from senna.files import SAVING, check_free_space, publish_files, writing
-from senna.flags import flag, parse_flags
 from senna.model.config import IMAGE_TOKEN_INDEX
 from senna.model.loading import open_model, quiet_transformers
 from senna.model.lora import read_lora
@@ -26,28 +24,6 @@ TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.25}
 """Largest change of a logit that rounding to each precision explains, as a share of the logits' standard deviation."""
 
 
-@dataclass
-class MergeArguments:
-    """Flags of `senna merge`."""
-
-    adapter: str = flag("the LoRA folder (or hub name), in the form of this project or of LLaVA")
-    out: str = flag("the folder to write; new or empty")
-    base: str | None = flag("the model that the LoRA was trained on, if it has moved", None)
-
-
-def main(argv: list[str]) -> int:
-    """Run `senna merge` and return its exit code."""
-    args = parse_flags(
-        MergeArguments,
-        argv,
-        "senna merge",
-        "Merge a LoRA folder into its base and write a plain model folder that load_model, the next stage and other tools "
-        "open. The merged and the unmerged model answer the same prompt; the folder is kept only if their logits agree.",
-    )
-    print(merge(args))
-    return 0
-
-
 @torch.no_grad()
 def probe(model: SennaLlavaLlamaForCausalLM) -> torch.Tensor:
     """Return the logits (T, vocabulary) in fp32 of a fixed random prompt with two views."""
@@ -59,23 +35,26 @@ def probe(model: SennaLlavaLlamaForCausalLM) -> torch.Tensor:
     return model.eval()(ids, images=images).logits[0].float()
 
 
-def merge(args: MergeArguments) -> str:
-    """Merge the adapter, verify the logits, and return the summary to print.
+def merge(adapter: str, out: str | Path, base: str | None = None) -> str:
+    """Merge a LoRA folder into its base, verify the logits, and return the summary to print.
+
+    Args:
+        adapter: the LoRA folder or its name on the hub. base: the base model, if it has moved.
 
     Raises:
-        UsageError: ``args`` name wrong folders.
+        UsageError: a folder cannot be used.
         SennaError: the logits do not agree, or the folder cannot be written.
     """
-    out = Path(args.out)
-    source = ModelSource.resolve(args.adapter, args.base)
+    out = Path(out)
+    source = ModelSource.resolve(adapter, base)
     if source.base is None:
-        if checkpoint := training_checkpoint(Path(args.adapter)):
+        if checkpoint := training_checkpoint(Path(adapter)):
             raise UsageError(
-                f"--adapter {args.adapter}: {describe_checkpoint(Path(args.adapter), checkpoint)}",
+                f"--adapter {adapter}: {describe_checkpoint(Path(adapter), checkpoint)}",
                 remedy=export_command(checkpoint),
             )
         raise UsageError(
-            f"--adapter {args.adapter}: not a LoRA folder (it has no {ADAPTER_CONFIG})", remedy="give a LoRA folder"
+            f"--adapter {adapter}: not a LoRA folder (it has no {ADAPTER_CONFIG})", remedy="give a LoRA folder"
         )
     if out.exists() and (not out.is_dir() or any(path.name != SAVING for path in out.iterdir())):
         raise UsageError(f"--out {out}: exists already", remedy="name a new folder")
@@ -87,7 +66,7 @@ def merge(args: MergeArguments) -> str:
     merged, new = open_model(source)
     if new:
         raise UsageError(
-            f"--adapter {args.adapter}: neither it nor its base holds {' and '.join(new)}",
+            f"--adapter {adapter}: neither it nor its base holds {' and '.join(new)}",
             remedy="give the base that it was trained on (--base)",
         )
     check_free_space(out, sum(p.numel() * p.element_size() for p in merged.parameters()))

@@ -1,10 +1,10 @@
-"""`senna export`: a model or a LoRA folder from a checkpoint of a run, which holds only the weights that the run trains."""
+"""Make a model or a LoRA folder of a run's checkpoint, which holds only the weights that the run trains: `senna export`."""
 
 import contextlib
 import importlib.util
 import io
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from transformers import set_seed
 
 from senna.errors import SennaError, UsageError, first_line
 from senna.files import SAVING, check_free_space, publish_files, writing
-from senna.flags import flag, parse_flags
 from senna.model.loading import quiet_transformers
 from senna.model.parts import is_adapter_weight
 from senna.model.source import ModelSource, training_checkpoint
@@ -27,44 +26,22 @@ from senna.train.manifest import TRAINED_WEIGHTS, damage
 from senna.train.options import options_of
 
 
-@dataclass
-class ExportArguments:
-    """Flags of `senna export`."""
-
-    checkpoint: str = flag("a folder checkpoint-N of a run of `senna train`, or the run's folder for the newest one")
-    out: str = flag("the folder to write; new or empty")
-    model: str | None = flag("the model that the run started from, if it has moved", None)
-    base: str | None = flag("the base of that model, if it is a LoRA folder whose base has moved", None)
-    vision_tower: str | None = flag("the vision tower of the run, if it has moved", None)
-
-
-def main(argv: list[str]) -> int:
-    """Run `senna export` and return the exit code."""
-    args = parse_flags(
-        ExportArguments,
-        argv,
-        "senna export",
-        "Write the model of a checkpoint, as if the run had ended there: a model folder, or a LoRA folder if the run trains "
-        "LoRA. The checkpoint is not changed, and the run can continue. Checkpoints of DeepSpeed (ZeRO-2, ZeRO-3) are "
-        "exported too, in one process and without a GPU; their files are pickles, so export only checkpoints that you trust.",
-    )
-    print(export(args))
-    return 0
-
-
-def export(args: ExportArguments) -> str:
+def export(checkpoint: Path, out: Path, moved: Mapping[str, str | None]) -> str:
     """Export a checkpoint, and return the summary to print.
 
+    Args:
+        moved: field of `TrainArguments` -> the new place of a model that has moved since the run, or None.
+
     Raises:
-        UsageError: the checkpoint is missing, damaged or of another model, or ``args.out`` is in use.
+        UsageError: the checkpoint is missing, damaged or of another model, or ``out`` is in use.
         SennaError: the folder cannot be written.
     """
-    out, checkpoint = Path(args.out), _find_checkpoint(Path(args.checkpoint))
+    checkpoint = _find_checkpoint(checkpoint)
     if out.exists() and (not out.is_dir() or any(path.name != SAVING for path in out.iterdir())):
         raise UsageError(f"--out {out}: exists already", remedy="name a new folder")
     if reason := damage(checkpoint):
         raise UsageError(f"--checkpoint {checkpoint}: damaged: {reason}", remedy="export another checkpoint")
-    run = _run_arguments(checkpoint, args)
+    run = _run_arguments(checkpoint, moved)
     weights = _read_weights(checkpoint)
     source = ModelSource.resolve(run.required("model_name_or_path"), run.model_base, run.vision_tower)
     quantization, run.bits = run.bits, 16  # the trained weights do not depend on how the base was held in memory
@@ -114,7 +91,7 @@ def _find_checkpoint(path: Path) -> Path:
     return found
 
 
-def _run_arguments(checkpoint: Path, args: ExportArguments) -> TrainArguments:
+def _run_arguments(checkpoint: Path, moved: Mapping[str, str | None]) -> TrainArguments:
     """Return the arguments of the run that wrote a checkpoint, from its ``run.json``, for a CPU without DeepSpeed."""
     settings = next(
         filter(None, (read_settings(folder / RUN_FILE) for folder in (checkpoint, checkpoint.parent))), None
@@ -126,8 +103,7 @@ def _run_arguments(checkpoint: Path, args: ExportArguments) -> TrainArguments:
         )
     known = options_of(TrainArguments)
     values: dict[str, Any] = {name: value for name, value in settings.items() if name in known and value is not None}
-    given = {"model_name_or_path": args.model, "model_base": args.base, "vision_tower": args.vision_tower}
-    values |= {name: value for name, value in given.items() if value is not None}
+    values |= {name: value for name, value in moved.items() if value is not None}
     values |= {"use_cpu": True, "output_dir": str(checkpoint.parent)}
     return TrainArguments(**values)
 

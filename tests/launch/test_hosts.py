@@ -13,6 +13,7 @@ from senna.launch import hosts
 from senna.launch.hosts import main_address, node_script, passed_on, remote_command, remote_shell
 from senna.launch.variables import Host, read_hostfile
 from tests.helpers.paths import REPOSITORY
+from tests.helpers.scripts import SHELLS
 
 TWO = "# the machines\nlocalhost slots=1\n\n127.0.0.1 slots=2  # gpu\n"
 
@@ -126,6 +127,36 @@ def test_the_end_of_standard_input_stops_the_processes_of_a_machine(tmp_path):
     assert any("Serving HTTP" in line for line in iter(node.stdout.readline, ""))
     node.stdin.close()
     assert node.wait(60) != 0
+
+
+VALUES = [
+    "a b",
+    "it's",
+    'a"b',
+    "$(touch pwned)",
+    "`touch pwned`",
+    "a\ntouch pwned\n",
+    "\\n",
+    "-n",
+    "a;b&c|d",
+    "~",
+    "*",
+    "!x",
+]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=ascii)
+@pytest.mark.parametrize("program", ["ssh", "pdsh"])
+def test_every_value_and_word_arrives_as_it_is(program, value, tmp_path, monkeypatch):
+    (tmp_path / value).mkdir(exist_ok=True)
+    monkeypatch.chdir(tmp_path / value)
+    script = node_script([value], {"HF_HOME": value}, False).replace("exec env", "exec env -i printf '%s\\0' \"$PWD\"")
+    command = remote_command(program, "h", script)[-1].replace("%%", "%")
+    shells = [subprocess.run([*shell, "-c", command], capture_output=True, text=True, cwd="/") for shell in SHELLS]
+    for shell in shells:
+        printed = shell.stdout.split("\0")
+        assert (printed[0], printed[1], printed[-2]) == (os.getcwd(), f"HF_HOME={value}", value), shell.stderr
+    assert not (tmp_path / "pwned").exists()
 
 
 def test_names_and_values_survive_both_shells(tmp_path):
