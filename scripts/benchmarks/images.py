@@ -1,4 +1,7 @@
-"""Benchmark of image files to the vision tower's input: the published method (Pillow, transformers) against ours."""
+"""Benchmark of image files to the vision tower's input: the published method (Pillow, transformers) against ours.
+
+It also times batches of pixels on their way from a data loader worker: normalized, as published, and as uint8 levels.
+"""
 
 import argparse
 import statistics
@@ -10,15 +13,19 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
+from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPImageProcessorPil
 
 from senna.data.images import DECODERS, PixelRules, load_image, load_pixels
+from senna.data.shared_memory import SharedCollate
 from senna.errors import UsageError
+from senna.model.pixels import PixelScaling, normalize
 
 from .common import BASELINE, Bar, Chart, print_table, summarize, time_methods
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 TOWER_SIZE = 336
+BATCH, BATCHES = 48, 24  # images of eight frames; batches of a timed round
 
 
 def draw_images(folder: Path, count: int) -> None:
@@ -89,6 +96,40 @@ def compare_pixels(paths: Sequence[Path], processor: Any, decode: str) -> dict[s
     }
 
 
+class _Pixels(Dataset):
+    """The same image again and again, decoded already."""
+
+    def __init__(self, image: torch.Tensor) -> None:
+        self.image = image
+
+    def __len__(self) -> int:
+        return BATCH * BATCHES
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.image
+
+
+def time_batches(path: Path, processor: Any, repeats: int) -> dict[str, dict[str, float]]:
+    """Time batches from a data loader worker to normalized pixels in this process, on one thread each."""
+    scaling = PixelScaling.from_processor(processor)
+
+    def receive(dtype: torch.dtype) -> None:
+        pixels = _Pixels(load_image(path, processor, dtype=dtype))
+        for batch in DataLoader(pixels, BATCH, num_workers=1, collate_fn=SharedCollate(torch.stack)):
+            batch.view(torch.int32).sum()  # reads all bytes, as a copy to a device does
+
+    methods = {"float32": lambda _: receive(torch.float32), "uint8": lambda _: receive(torch.uint8)}
+    summary = summarize(time_methods(methods, ["batches"], repeats), "float32")
+    for name, figures in summary.items():
+        figures["ms"] /= BATCHES
+        figures["per_second"] *= BATCHES
+        figures["bytes"] = BATCH * 3 * TOWER_SIZE**2 * (4 if name == "float32" else 1)
+    levels = load_image(path, processor, dtype=torch.uint8).expand(BATCH, -1, -1, -1).contiguous()
+    seconds = time_methods({"normalize": lambda _: normalize(levels, scaling)}, ["batch"], repeats)
+    summary["uint8"]["normalize_ms"] = statistics.median(seconds["normalize"]["batch"]) * 1e3
+    return summary
+
+
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Time and compare the methods, with padding, on one thread."""
     torch.set_num_threads(1)
@@ -107,6 +148,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         summary = summarize(time_methods(methods, paths, arguments.repeats), "original")
         for method in DECODERS:
             summary[method] |= compare_pixels(paths, processor, method)
+        batches = time_batches(paths[0], processor, arguments.repeats)
     print(
         f"{len(paths)} images x {arguments.repeats}, one thread, padded to {TOWER_SIZE}; original: Pillow, transformers"
     )
@@ -128,6 +170,15 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "same floats",
     )
     print_table(header, rows)
+    print(f"\nbatches of {BATCH} images from a data loader worker")
+    print_table(
+        ("pixels", "MB/batch", "ms/batch", "batches/s", "speed"),
+        [
+            [name, f"{f['bytes'] / 1e6:.1f}", f"{f['ms']:.1f}", f"{f['per_second']:.0f}", f"{f['ratio']:.2f}x"]
+            for name, f in batches.items()
+        ],
+    )
+    print(f"normalizing a batch of uint8 takes {batches['uint8']['normalize_ms']:.1f} ms on one thread of this CPU")
     return {
         "benchmark": "images",
         "source": str(arguments.images or "drawn"),
@@ -135,6 +186,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "repeats": arguments.repeats,
         "threads": 1,
         "ways": summary,
+        "batches": batches,
     }
 
 

@@ -58,6 +58,9 @@ def test_images_compares_the_decoders(world, tmp_path):
     figures = json.loads(benchmark("images", *flags).splitlines()[-1])
     assert figures["ways"]["exact"]["floats_equal"]
     assert figures["ways"]["fast"]["ratio"] > 1
+    batches = figures["batches"]
+    assert batches["float32"]["bytes"] == 4 * batches["uint8"]["bytes"] == 4 * 48 * 3 * 336 * 336
+    assert batches["uint8"]["ratio"] > 1
     assert chart.read_bytes().startswith(PNG)
 
 
