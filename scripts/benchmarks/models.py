@@ -148,16 +148,19 @@ def random_model(
             all of them in ``dtype``; else "".
     """
     config = geometry.config(attention)
-    with _default_dtype(dtype), torch.device(device), torch.random.fork_rng(devices=[]):
+    config.num_hidden_layers = 1 if held else geometry.layers
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
+        with _new_tensors(dtype, device):
+            model = SennaLlavaLlamaForCausalLM(config)
         if not held:
-            return SennaLlavaLlamaForCausalLM(config)
-        config.num_hidden_layers = 1
-        model = SennaLlavaLlamaForCausalLM(config)
+            return model
         model.config.num_hidden_layers = geometry.layers
         model.model.layers = nn.ModuleList()
         for index in range(geometry.layers):
-            model.model.layers.append(_in_nf4(LlamaDecoderLayer(model.config, index), dtype, device))
+            with _new_tensors(dtype, device):
+                layer = LlamaDecoderLayer(model.config, index)
+            model.model.layers.append(_in_nf4(layer, dtype, device))
     model.is_loaded_in_4bit = True  # PEFT reads it
     return model
 
@@ -181,12 +184,13 @@ def _in_nf4(layer: nn.Module, dtype: torch.dtype, device: str) -> nn.Module:
 
 
 @contextlib.contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Create floating-point tensors in ``dtype``, as transformers does while it loads a checkpoint."""
+def _new_tensors(dtype: torch.dtype, device: str) -> Iterator[None]:
+    """Create tensors on the device, floating-point ones in ``dtype``, as transformers does while it loads a checkpoint."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        yield
+        with torch.device(device):
+            yield
     finally:
         torch.set_default_dtype(before)
 
