@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from senna.errors import SennaError, UsageError, first_line
 SAVING = ".saving"
 """The name of the subfolder in which the content of an output folder is written before it is published."""
 
+_BLOCK = 1 << 22  # bytes that are read at a time
+_THREADS = 8  # that compute hashes; hashlib releases the GIL
 _MAKE_ROOM = "make room and run the same command again"
 
 
@@ -69,8 +72,26 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
         partial.write_text(json.dumps(value, indent=2, sort_keys=True), encoding="utf-8")
 
 
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's content in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def hashes_of(paths: Sequence[Path]) -> list[str]:
+    """Return the SHA-256 of several files, which are read at the same time."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(sha256, paths))
+
+
 def stamp(path: Path) -> str:
-    """Return a hash of the size and modification time of a file, or of the files in a folder; "" if there is none."""
+    """Return a hash of the size and modification time of a file, or of the files in a folder; "" if there is none.
+
+    Earlier versions of Senna compared it in place of contents.
+    """
     files = [path] if path.is_file() else sorted(file for file in path.glob("*.*") if file.is_file())
     facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16] if facts else ""

@@ -19,6 +19,7 @@ from senna.model.source import (
     training_checkpoint,
 )
 from senna.model.tokenizer import load_tokenizer
+from senna.run_folder import content
 
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.25}
 """Largest change of a logit that rounding to each precision explains, as a share of the logits' standard deviation."""
@@ -56,7 +57,7 @@ def merge(adapter: str, out: str | Path, base: str | None = None) -> str:
         raise UsageError(
             f"--adapter {adapter}: not a LoRA folder (it has no {ADAPTER_CONFIG})", remedy="give a LoRA folder"
         )
-    if out.exists() and (not out.is_dir() or any(path.name != SAVING for path in out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(path.name != SAVING for path in content(out))):
         raise UsageError(f"--out {out}: exists already", remedy="name a new folder")
     quantization = read_lora(source.path, source.base).base_quantization
     print(f"base     {source.base}{f', in {quantization} as in training' if quantization else ''}")

@@ -31,6 +31,12 @@ _TOO_DEEP = "is nested too deeply"
 _MOST_KINDS = 1000  # names of kinds are held in memory; a `kind` that differs from record to record is a mistake
 
 
+class NoRecordFile(DataError):
+    """A path that leads to no file of records, which is wrong use of a command and no fault of a record."""
+
+    exit_code = 2
+
+
 class RecordFile:
     """Random access to the records of one file; made by ``open_records``. Picklable: a copy maps the file again.
 
@@ -185,16 +191,21 @@ def open_records(path: str | Path, skip_bad: int = 0) -> RecordFile:
         skip_bad: the number of records that may be unusable; they are in ``RecordFile.bad``.
 
     Raises:
-        DataError: there is no such file, it is a folder, it is empty, it is not JSON, or more than ``skip_bad`` records
-            cannot be used (``validate_record``). The error names the file, and the record by index, line and id.
+        NoRecordFile: there is no such file, it is a folder or a pipe, or it cannot be read.
+        DataError: it is empty, it is not JSON, or more than ``skip_bad`` records cannot be used (``validate_record``). The
+            error names the file, and the record by index, line and id.
     """
     path = Path(path)
     if path.is_dir():
-        raise DataError("is a folder, not a file of records", remedy="give the .json or .jsonl file in it", file=path)
+        raise NoRecordFile(
+            "is a folder, not a file of records", remedy="give the .json or .jsonl file in it", file=path
+        )
+    if not path.exists():
+        raise NoRecordFile("does not exist", remedy="give a JSON list or JSON Lines file of records", file=path)
     if not path.is_file():
-        raise DataError("does not exist", remedy="give a JSON list or JSON Lines file of records", file=path)
+        raise NoRecordFile("is not a regular file", remedy="write the records to a file first", file=path)
     index = _Index(path, skip_bad)
-    with path.open("rb") as file:
+    with _open(path) as file:
         head = file.read(_CHUNK).removeprefix(_BOM).lstrip()
         file.seek(0)
         if head.startswith(b"["):
@@ -205,6 +216,15 @@ def open_records(path: str | Path, skip_bad: int = 0) -> RecordFile:
     if not index.starts:
         raise DataError("holds no records", remedy="give a file with at least one record", file=path)
     return RecordFile(path, index, size)
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise NoRecordFile(
+            f"cannot be read: {error.strerror or error}", remedy="check its permissions", file=path
+        ) from error
 
 
 def _index_lines(file: BinaryIO, index: _Index) -> None:

@@ -1,20 +1,85 @@
 """The check that an output folder holds the same run, for every command that can be interrupted and continued.
 
 A command writes its settings into its output folder. When it is started again, the settings are compared: equal settings
-continue the run, other settings are refused with the name and both values of each setting that differs.
+continue the run, other settings are refused with the name and both values of each setting that differs. A folder is free
+for a run if it holds nothing but bystanders (`content`).
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from senna.errors import SennaError, UsageError
+from senna.file_lock import LOCK
 
 RUN_FILE = "run.json"
+
+_BYSTANDER_FILES = (
+    *(r".+\.(log|out|err|stdout|stderr)", r".+\.log\.[^/]*", r"log[^/]*\.txt", r".*log\.txt"),  # tee, nohup, SLURM
+    r".+\.p?[oe]\d+(-\d+|\.\d+)?",  # PBS and Grid Engine: name.o123
+    *(r"core(\.\d+)?", r"events\.out\.tfevents\..*", r".+\.wandb"),
+    *(r".*~", r"\..+\.sw[a-z]", r"#.*#", r"\.#.*"),  # editors
+    *(
+        r"\.nfs.*",
+        r"\.fuse_hidden.*",
+        r"\._.*",
+        r"\.ds_store",
+        r"\.directory",
+        r"\.localized",
+    ),  # file systems, desktops
+    *(r"(eh)?thumbs\.db", r"desktop\.ini", r"\.(git)?keep", r"\.git(ignore|attributes)", r"\.nomedia"),
+    *(re.escape(LOCK), rf"\.{re.escape(RUN_FILE)}\.\d+", r"\..+\.\d+\.partial(\..+)?"),  # of a run that was killed
+)
+_BYSTANDER_FOLDERS = (
+    *(r"lost\+found", r"wandb", r"mlruns", r"__pycache__", r"\.ipynb_checkpoints", r"\.vscode", r"\.idea"),
+    *(r"\.snapshots?", r"\.zfs", r"\.trash.*", r"\$recycle\.bin", r"system volume information", r"@eadir"),
+)
+_is_bystander_file = re.compile("|".join(_BYSTANDER_FILES), re.IGNORECASE | re.DOTALL).fullmatch
+_is_bystander_folder = re.compile("|".join(_BYSTANDER_FOLDERS), re.IGNORECASE).fullmatch
+
+
+def is_bystander(path: Path) -> bool:
+    """Return whether something in an output folder belongs to no run and is no data.
+
+    Bystanders are logs of shells and clusters, files of editors, desktops and file systems, empty files, files that this
+    process prints to, and folders that hold nothing else. A run ignores them and leaves them in place.
+    """
+    if path.is_symlink():
+        return False
+    if path.is_dir():
+        return bool(_is_bystander_folder(path.name)) or not content(path)
+    if _is_bystander_file(path.name):
+        return True
+    with suppress(OSError):
+        status = path.stat()
+        return status.st_size == 0 or any(os.path.samestat(status, stream) for stream in _own_streams())
+    return False
+
+
+def content(folder: Path) -> list[Path]:
+    """Return what a folder holds apart from bystanders (`is_bystander`), sorted; [] if there is no such folder."""
+    try:
+        return sorted(path for path in folder.iterdir() if not is_bystander(path))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UsageError(
+            f"{folder} cannot be read: {error.strerror or error}", remedy="choose a folder that you can read and write"
+        ) from error
+
+
+def _own_streams() -> list[os.stat_result]:
+    """Return the files that standard output and standard error of this process are redirected to."""
+    found = []
+    for descriptor in (1, 2):
+        with suppress(OSError):
+            found.append(os.fstat(descriptor))
+    return found
 
 
 def fingerprint(*contents: bytes) -> str:
@@ -52,7 +117,7 @@ def describe(changed: Mapping[str, tuple[Any, Any]]) -> str:
 
 def check_same_run(
     where: object, before: Mapping[str, Any] | None, now: Mapping[str, Any], *, remedy: str,
-    names: Iterable[str] | None = None,
+    names: Iterable[str] | None = None, shown: Collection[str] = (),
 ) -> None:  # fmt: skip
     """Raise UsageError with every setting that differs if ``before`` are the settings of another run.
 
@@ -62,19 +127,24 @@ def check_same_run(
         now: the settings of this run.
         remedy: what the user can do, as an imperative.
         names: the settings to compare; by default all.
+        shown: settings that may differ, but are named in the message if others do, for example paths of files whose
+            contents are compared.
     """
     changed = {} if before is None else differences(before, now, names)
-    if changed:
+    if not changed.keys() <= set(shown):
         raise UsageError(f"{where} holds another run: {describe(changed)}", remedy=remedy)
 
 
-def claim(folder: Path, settings: Mapping[str, Any], *, remedy: str, where: object = None) -> None:
+def claim(
+    folder: Path, settings: Mapping[str, Any], *, remedy: str, where: object = None, shown: Collection[str] = ()
+) -> None:
     """Write the settings of a run into its folder, or check that the run already there has the same settings.
 
     Several processes may claim a folder at the same time: the first one writes, and the others compare.
 
     Args:
         where: the name of the folder in messages; by default ``folder``.
+        shown: as in `check_same_run`.
 
     Raises:
         UsageError: the folder holds a run with other settings.
@@ -90,7 +160,8 @@ def claim(folder: Path, settings: Mapping[str, Any], *, remedy: str, where: obje
     except OSError as error:
         if isinstance(error, FileExistsError) and folder.is_dir():
             now = json.loads(json.dumps(dict(settings)))
-            return check_same_run(where or folder, read_settings(folder / RUN_FILE), now, remedy=remedy)
+            before = read_settings(folder / RUN_FILE)
+            return check_same_run(where or folder, before, now, remedy=remedy, shown=shown)
         reason = error.strerror or str(error)
         raise SennaError(
             f"{folder} cannot be written: {reason}", remedy="make room, or choose another folder"

@@ -1,10 +1,12 @@
 """A folder is claimed by one run, and other settings are refused."""
 
+import os
+
 import pytest
 
 from senna import run_folder
 from senna.errors import SennaError, UsageError
-from senna.run_folder import RUN_FILE, check_same_run, claim, describe, differences, fingerprint, read_settings
+from senna.run_folder import RUN_FILE, check_same_run, claim, content, describe, differences, fingerprint, read_settings
 
 REMEDY = "choose another folder"
 
@@ -64,3 +66,76 @@ def test_only_the_given_names_are_compared():
 def test_a_fingerprint_depends_on_contents_and_their_borders():
     assert fingerprint(b"a", b"b") == fingerprint(b"a", b"b")
     assert len({fingerprint(b"a", b"b"), fingerprint(b"ab"), fingerprint(b"b", b"a")}) == 3
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "train.log",
+            "train.log.1",
+            "train.log.gz",
+            "log.txt",
+            "train_log.txt",
+            "nohup.out",
+            "slurm-1.out",
+            "slurm-7_3.err",
+        ),
+        *("job.o123", "job.e123", ".nfs00000001", ".DS_Store", "._x.json", "Thumbs.db", "core", "core.123", ".gitkeep"),
+        *(".train.log.swp", "notes~", ".#x", "events.out.tfevents.1.host.2.0", ".senna.lock", ".run.json.12"),
+        *(".metrics.12.partial.json", "lost+found/x", "wandb/run-1/files/config.yaml", "runs/a/events.out.tfevents.1"),
+        *("logs/2026/train.log", ".ipynb_checkpoints/x.ipynb"),
+    ],
+)
+def test_logs_and_files_of_editors_desktops_and_file_systems_are_bystanders(tmp_path, name):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("text")
+    assert content(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "a.png",
+            "a.jpg",
+            "data.json",
+            "data.jsonl",
+            "model.safetensors",
+            "train.py",
+            "README.md",
+            "run.json",
+            "a.pt",
+        ),
+        *("core.json", "logs/model.safetensors", "runs/a/data.json", "out", "log", ".convert/shard/train.jsonl"),
+        *("train.out.json", "catalog.csv", "checkpoint-3/model.safetensors", "train.txt", ".git/config"),
+    ],
+)
+def test_data_is_no_bystander(tmp_path, name):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("text")
+    assert content(tmp_path) == [tmp_path / name.partition("/")[0]]
+
+
+def test_empty_files_empty_folders_and_the_file_that_this_process_prints_to_are_bystanders(tmp_path, capfd):
+    (tmp_path / "empty.json").touch()
+    (tmp_path / "empty" / "folder").mkdir(parents=True)
+    assert content(tmp_path) == content(tmp_path / "nothing") == []
+    with (tmp_path / "console.txt").open("w") as file:
+        saved = os.dup(1)
+        os.dup2(file.fileno(), 1)
+        os.write(1, b"printed")
+        found = content(tmp_path)
+        os.dup2(saved, 1)
+        os.close(saved)
+    assert found == []
+    assert content(tmp_path) == [tmp_path / "console.txt"]
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    assert tmp_path / "link" in content(tmp_path)
+
+
+def test_shown_settings_are_named_in_a_message_but_make_no_other_run(tmp_path):
+    claim(tmp_path, {"model": "m", "hash": 1}, remedy=REMEDY)
+    claim(tmp_path, {"model": "/a/m", "hash": 1}, remedy=REMEDY, shown=["model"])
+    with pytest.raises(UsageError, match="model was 'm' and is '/a/m'; hash was 1 and is 2"):
+        claim(tmp_path, {"model": "/a/m", "hash": 2}, remedy=REMEDY, shown=["model"])

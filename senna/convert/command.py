@@ -1,9 +1,6 @@
 """`senna convert`: convert nuScenes to QA records."""
 
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -160,9 +157,10 @@ def _finish(args: ConvertArguments, source: "Source", captioner: "Captioner", sh
     """Join the shards where all are complete, and print a summary."""
     from senna.convert.join import clear, is_joined, join, report
     from senna.convert.journal import is_finished
+    from senna.file_lock import lock_folder
 
     out = Path(args.out)
-    with _lock(out / WORK):
+    with lock_folder(out / WORK, "lock", remedy=_start_again(out), wait=True):  # the shards end at about the same time
         if is_joined(out / WORK):
             return 0  # another process finished its shard at the same time and has joined all shards
         if unfinished := [shard.name for shard in shards if not is_finished(shard)]:
@@ -231,16 +229,3 @@ def _refuse_foreign_files(out: Path, args: ConvertArguments) -> None:
                 f"{path} exists already and belongs to no run that could be resumed",
                 remedy="give another --out, or move the file",
             )
-
-
-@contextmanager
-def _lock(work: Path) -> Iterator[None]:
-    """Wait until no other process is joining the shards, and keep others from doing so."""
-    import fcntl
-
-    lock = os.open(work / "lock", os.O_WRONLY | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)

@@ -4,7 +4,6 @@ A shard's folder has a JSON Lines file of records for each split, and ``journal.
 written after the frame's records. Opening the shard again truncates whatever the journal does not list.
 """
 
-import fcntl
 import json
 import os
 import time
@@ -15,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from senna.errors import DataError, SennaError, UsageError
+from senna.errors import DataError, SennaError
+from senna.file_lock import Lock, lock_folder
 from senna.files import write_json
 from senna.records import Record
 
@@ -57,6 +57,7 @@ class ShardWriter:
     frames: int = 0
     last: str = ""
     discarded: int = 0
+    _lock: Lock | None = None
     _files: dict[str, int] = field(default_factory=dict)  # file name -> descriptor
     _synced: float = field(default_factory=time.monotonic)
 
@@ -107,6 +108,8 @@ class ShardWriter:
         for descriptor in self._files.values():
             os.close(descriptor)
         self._files.clear()
+        if self._lock is not None:
+            self._lock.release()
 
     def _file(self, name: str) -> int:
         if name not in self._files:
@@ -123,24 +126,15 @@ def open_shard(folder: Path) -> ShardWriter:
     """Create a shard's folder or continue it; incomplete data at its end is truncated.
 
     Raises:
-        UsageError: another process is writing to the folder.
-        SennaError: the folder cannot be written.
+        UsageError: another process is writing to the folder, or it cannot be written.
     """
+    lock = lock_folder(folder, "lock", remedy="wait until it ends, or give another --out")
+    shard = ShardWriter(folder, _lock=lock)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        shard = ShardWriter(folder)
-        lock = os.open(folder / "lock", os.O_WRONLY | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise SennaError(f"{folder} cannot be written: {error.strerror or error}", remedy=_MAKE_ROOM) from error
-    shard._files["lock"] = lock  # closing it releases the lock
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        _truncate_incomplete(shard)
+    except BaseException:
         shard.close()
-        raise UsageError(
-            f"another process is writing to {folder}", remedy="wait until it ends, or give another --out"
-        ) from None
-    _truncate_incomplete(shard)
+        raise
     return shard
 
 

@@ -1,13 +1,12 @@
 """The state of an asset's folder: its commit and its verified files. It is kept in FOLDER/.senna-download.json."""
 
-import fcntl
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from senna.download.hub import RemoteFile
-from senna.errors import SennaError
+from senna.file_lock import lock_folder
 from senna.files import write_json
 from senna.run_folder import read_settings
 
@@ -101,16 +100,10 @@ class Store:
         """Exclude other downloads from the folder.
 
         Raises:
-            SennaError: another download is running there.
+            UsageError: another download is running there, or the folder cannot be written.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / _LOCK).open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise SennaError(
-                    f"{self.folder}: another senna download is running there", remedy="wait until it ends"
-                ) from error
+        busy = "another senna download is running there"
+        with lock_folder(self.folder, _LOCK, remedy="wait until it ends", busy=busy):
             yield
 
     def _save(self) -> None:

@@ -1,17 +1,20 @@
 """`senna evaluate`: predict records, compute metrics from the predictions, and write a report."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from senna.contents import absolute, file_content, model_content
 from senna.errors import SennaError, UsageError
 from senna.evaluate.predictions import BLACKOUT, PREDICTIONS, Prediction, Store, claim
-from senna.files import stamp, write_json
+from senna.file_lock import lock_folder
+from senna.files import write_json
 from senna.flags import flag, parse_flags
 from senna.kinds import PLAN
+from senna.processes import call_in_first
 from senna.ranks import read_ranks
 from senna.record_file import RecordFile, open_records
 
@@ -97,11 +100,10 @@ def run(args: EvaluateArguments) -> int:
     indices = choose(records, args.kinds, args.limit)
     train_plans = _train_plans(args.train_data)
     out = Path(args.out)
-    with processes() as (rank, world, barrier):
-        if rank == 0:
-            claim(out, _settings(args), args.overwrite)
-        barrier()
-        stores = [Store(out, name) for name in (PREDICTIONS, *([BLACKOUT] if args.blackout else []))]
+    with ExitStack() as held, processes() as (rank, world, barrier):
+        run_id = call_in_first(lambda: _occupy(out, args, held))
+        names = [PREDICTIONS, *([BLACKOUT] if args.blackout else [])]
+        stores = [Store(out, name, run_id) for name in names]
         if any(store.missing([indices]) for store in stores):
             _predict(args, records, indices, stores, rank, world)
         barrier()
@@ -110,6 +112,12 @@ def run(args: EvaluateArguments) -> int:
                 raise SennaError(f"{out}: {missing} predictions are missing", remedy="run the same command again")
             _write_results(args, [store.join() for store in stores], train_plans, out)
     return 0
+
+
+def _occupy(out: Path, args: EvaluateArguments, held: ExitStack) -> str:
+    """Lock the output folder until ``held`` is closed, start or continue the evaluation in it, and return its id."""
+    held.enter_context(lock_folder(out, remedy="wait until it ends, stop it, or choose another --out"))
+    return claim(out, _settings(args), args.overwrite)
 
 
 def choose(records: RecordFile, kinds: str, limit: int | None) -> list[int]:
@@ -202,11 +210,12 @@ def _settings(args: EvaluateArguments) -> dict[str, Any]:
     """Return everything that determines the predictions, for OUT/run.json."""
     names = (
         "mode", "kinds", "limit", "batch_size", "max_new_tokens", "version", "base", "quantization", "dtype",
-        "aspect_ratio", "image_decode", "image_folder", "pack_attention",
+        "aspect_ratio", "image_decode", "pack_attention",
     )  # fmt: skip
     settings = {name: getattr(args, name) for name in names}
-    settings |= {"model": str(args.model), "model_files": stamp(Path(args.model))}
-    return settings | {"data": str(args.data), "data_files": stamp(Path(args.data))}
+    settings |= {"image_folder": absolute(args.image_folder or Path(args.data).parent)}
+    settings |= {"model": absolute(args.model), "model_files": model_content(args.model, args.base)}
+    return settings | {"data": absolute(args.data), "data_files": file_content(args.data)}
 
 
 def _train_plans(path: str | None) -> list[dict[str, Any]] | None:

@@ -173,7 +173,8 @@ class SkipBudget:
             return
         if self.allowed:
             raise DataError(
-                f"more than --skip-bad-samples {self.allowed} records cannot be used, the last one: {error}"
+                f"more than --skip-bad-samples {self.allowed} records cannot be used, the last one: {error}",
+                remedy="repair the records, or give a larger --skip-bad-samples",
             )
         raise DataError(error, remedy="repair the record, or skip up to N such records with --skip-bad-samples N")
 

@@ -12,10 +12,20 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from senna import run_folder
+from senna.contents import absolute
 from senna.errors import SennaError, UsageError
-from senna.files import atomic_write
+from senna.files import atomic_write, stamp, write_json
 
 PREDICTIONS, BLACKOUT = "predictions", "predictions_blackout"
+RESULTS = ("metrics.json", "report.html")
+"""The files that are computed from the predictions of a folder."""
+
+PATHS = ("model", "base", "data")
+"""Settings that are paths of files whose contents are settings too; the paths alone do not make another evaluation."""
+
+_RUN = "run"  # key of the id of the evaluation, in the files of the processes
+_EVALUATE_AGAIN = "give predictions.jsonl of a completed `senna evaluate`, or run the evaluation again"
+_START_ANEW = "choose another --out, or start anew with --overwrite"
 
 
 class _RecordFacts(TypedDict):
@@ -47,7 +57,14 @@ class Prediction(_RecordFacts, total=False):
 class Store:
     """The predictions ``NAME.jsonl`` of a folder, and the files of each process while they are being made."""
 
-    def __init__(self, folder: Path, name: str = PREDICTIONS) -> None:
+    def __init__(self, folder: Path, name: str = PREDICTIONS, run_id: str = "") -> None:
+        """Open the predictions of an evaluation.
+
+        Args:
+            run_id: the return value of `claim`. The lines of another evaluation, whose process may still be running after
+                its first process was killed, are ignored.
+        """
+        self.run_id = run_id
         self.folder, self.path, self._parts = folder, folder / f"{name}.jsonl", f"{name}.part-*.jsonl"
         self._name = name
 
@@ -58,6 +75,7 @@ class Store:
 
     def append(self, rank: int, lines: Iterable[Mapping[str, Any]]) -> None:
         """Append a batch to the file of this process and sync it to disk. Raises SennaError if that fails."""
+        lines = ({**line, _RUN: self.run_id} if self.run_id else line for line in lines)
         data = b"".join(json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n" for line in lines)
         path = self.folder / f"{self._name}.part-{rank}.jsonl"
         try:
@@ -98,7 +116,9 @@ class Store:
     def _lines(self) -> Iterator[Prediction]:
         for path in [self.path, *sorted(self.folder.glob(self._parts))]:
             if path.is_file():
-                yield from _complete_lines(path)
+                for line in _complete_lines(path):
+                    if line.pop(_RUN, self.run_id) == self.run_id or not self.run_id:
+                        yield line
 
 
 def read_predictions(path: Path) -> list[Prediction]:
@@ -116,9 +136,11 @@ def read_predictions(path: Path) -> list[Prediction]:
             try:
                 prediction = json.loads(line)
             except ValueError as error:
-                raise UsageError(f"{path}: line {number} is not JSON ({error})") from None
+                raise UsageError(f"{path}: line {number} is not JSON ({error})", remedy=_EVALUATE_AGAIN) from None
             if not isinstance(prediction, dict) or "index" not in prediction:
-                raise UsageError(f"{path}: line {number} is not a prediction of `senna evaluate`")
+                raise UsageError(
+                    f"{path}: line {number} is not a prediction of `senna evaluate`", remedy=_EVALUATE_AGAIN
+                )
             found.append(prediction)
     return found
 
@@ -130,35 +152,73 @@ def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
             file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def claim(folder: Path, settings: Mapping[str, Any], overwrite: bool = False) -> None:
-    """Start an evaluation with these settings in a folder, or continue the one that is there.
+def claim(folder: Path, settings: Mapping[str, Any], overwrite: bool = False) -> str:
+    """Start an evaluation with these settings in a folder, or continue the one that is there, and return its id.
 
     Args:
-        overwrite: delete the predictions of an earlier evaluation.
+        settings: with a `senna.contents` hash of each of `PATHS`, or "" where only the name is known.
+        overwrite: delete an earlier evaluation.
 
     Raises:
-        UsageError: the folder cannot be made, or it holds an evaluation with other settings.
+        UsageError: the folder cannot be made, or holds an evaluation with other settings, another run, or predictions
+            without settings.
+        SennaError: a file cannot be deleted or written.
     """
-    settings_file = folder / run_folder.RUN_FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(
             f"--out {folder} cannot be made: {error.strerror or error}", remedy="choose another --out"
         ) from None
+    settings_file = folder / run_folder.RUN_FILE
+    before = run_folder.read_settings(settings_file)
+    if before and "mode" not in before:
+        raise UsageError(f"--out {folder} holds a run of another command", remedy="choose another --out")
     stores = [Store(folder, name) for name in (PREDICTIONS, BLACKOUT)]
+    is_empty = all(store.is_empty() for store in stores)
+    if before is None and not is_empty and not overwrite:
+        raise UsageError(f"--out {folder} holds predictions, but no {settings_file.name}", remedy=_START_ANEW)
     # An evaluation that stopped before its first prediction, for example at a wrong --model, is not worth keeping.
-    if overwrite or not settings_file.is_file() or all(store.is_empty() for store in stores):
+    if overwrite or is_empty:
+        _discard(folder, stores)
+    elif before is not None and (continued := _with_contents(before, settings)) != before:
+        write_json(settings_file, continued)
+    shown = [name for name in PATHS if name != "model" or settings.get("model_files")]
+    run_folder.claim(folder, settings, where=f"--out {folder}", remedy=_START_ANEW, shown=shown)
+    return run_folder.fingerprint(settings_file.read_bytes())
+
+
+def _discard(folder: Path, stores: Sequence[Store]) -> None:
+    """Delete an evaluation: results first and settings last, so that no moment shows results of other predictions."""
+    try:
+        for name in RESULTS:
+            (folder / name).unlink(missing_ok=True)
         for store in stores:
             store.discard()
-        settings_file.unlink(missing_ok=True)
-    run_folder.claim(
-        folder, settings, where=f"--out {folder}", remedy="choose another --out, or start anew with --overwrite"
-    )
+        (folder / run_folder.RUN_FILE).unlink(missing_ok=True)
+    except OSError as error:
+        raise SennaError(
+            f"{error.filename or folder} cannot be deleted: {error.strerror or error}", remedy="choose another --out"
+        ) from error
 
 
-def _complete_lines(path: Path) -> Iterator[Prediction]:
-    """Yield the predictions of a file, without a line that was cut off when its process was killed."""
+def _with_contents(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of an earlier version of Senna, which compared modification times, as they are written now.
+
+    They stay as they are if a file has changed since.
+    """
+    found = dict(before)
+    for name in ("model", "data"):
+        known = found.get(f"{name}_files")
+        if known and known == stamp(Path(now[name])):
+            found[f"{name}_files"] = now[f"{name}_files"]
+    if found.get("data_files") != before.get("data_files"):
+        found["image_folder"] = absolute(found.get("image_folder") or Path(found["data"]).parent)
+    return found
+
+
+def _complete_lines(path: Path) -> Iterator[Any]:
+    """Yield the lines of a file, without a line that was cut off when its process was killed."""
     with path.open("rb") as file:
         for line in file:
             try:

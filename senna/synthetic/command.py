@@ -1,8 +1,10 @@
 """`senna synthesize`: make the synthetic driving world and the data and models of the tiny preset."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from senna.errors import UsageError
+from senna.file_lock import lock_folder
 from senna.flags import flag, parse_flags
 
 SCENES = 10
@@ -40,10 +42,11 @@ def main(argv: list[str]) -> int:
     if wants_world:
         scene_names(scenes, args.mini)  # check the number of scenes before anything is made
     made: dict[str, object] = {}
-    if args.stage1:
-        made |= prepare_tiny_stage1(args.out, args.seed, args.pictures)
-    if wants_world:
-        made["nuscenes, CAN bus"] = write_world(f"{args.out}/nuscenes", scenes, args.seed, args.mini)
+    with lock_folder(Path(args.out), remedy="wait until it ends, stop it, or choose another --out"):
+        if args.stage1:
+            made |= prepare_tiny_stage1(args.out, args.seed, args.pictures)
+        if wants_world:
+            made["nuscenes, CAN bus"] = write_world(f"{args.out}/nuscenes", scenes, args.seed, args.mini)
     for name, path in made.items():
         print(f"{name:17} {path}")
     return 0

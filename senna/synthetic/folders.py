@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from senna.errors import UsageError
-from senna.run_folder import differences, read_settings
+from senna.run_folder import content, differences, is_bystander, read_settings
 
 STAMP = "complete.json"
 
@@ -25,8 +25,10 @@ def needs_making(folder: Path, recipe: Mapping[str, object]) -> bool:
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder", remedy="choose another folder")
     found = read_settings(folder / STAMP)
-    if not found and any(folder.iterdir()):
-        raise UsageError(f"{folder} already holds other files", remedy="choose another folder, or empty this one")
+    if not found and (others := content(folder)):
+        raise UsageError(
+            f"{folder} already holds other files ({others[0].name})", remedy="choose another folder, or empty this one"
+        )
     return bool(differences(found or {}, recipe))
 
 
@@ -48,5 +50,8 @@ def make_folder(folder: Path, recipe: Mapping[str, object], make: Callable[[Path
     make(unfinished)
     (unfinished / STAMP).write_text(json.dumps(dict(recipe), indent=1) + "\n", encoding="utf-8")
     if folder.exists():
+        for path in filter(is_bystander, list(folder.iterdir())):
+            if not (unfinished / path.name).exists():
+                path.replace(unfinished / path.name)  # for example a log, which may still be written to
         shutil.rmtree(folder)
     os.replace(unfinished, folder)

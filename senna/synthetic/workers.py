@@ -59,7 +59,10 @@ def worker_lines(module: str, arguments: list[str], count: int) -> Iterator[str]
                 stdout = workers[index % num_workers].stdout
                 line = stdout.readline() if stdout else ""
                 if not line:
-                    raise SennaError(f"{module} ended early: {_tail(errors)}", remedy="run the same command again")
+                    raise SennaError(
+                        f"{module} ended early: {_tail(errors)}",
+                        remedy="see the message of the worker; if it was killed, memory ran out: free some and run it again",
+                    )
                 yield line.rstrip("\n")
         finally:
             for worker in workers:

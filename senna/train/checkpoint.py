@@ -161,14 +161,14 @@ def check_output_folder(output_dir: Path, settings: Mapping[str, Any]) -> Path |
     """
     if output_dir.exists() and not output_dir.is_dir():
         raise UsageError(f"--output_dir {output_dir} is a file", remedy="choose an empty or new folder")
-    if not output_dir.exists() or not any(path.name != SAVING for path in output_dir.iterdir()):
-        return None
     before = run_folder.read_settings(output_dir / RUN_FILE)
     if before is None:
-        names = ", ".join(sorted(path.name for path in output_dir.iterdir())[:4])
-        raise UsageError(
-            f"--output_dir {output_dir} holds other files ({names}, ...)", remedy="choose an empty or new folder"
-        )
+        if names := [path.name for path in run_folder.content(output_dir) if path.name != SAVING]:
+            listed = ", ".join([*names[:4], *(["..."] if len(names) > 4 else [])])
+            raise UsageError(
+                f"--output_dir {output_dir} holds other files ({listed})", remedy="choose an empty or new folder"
+            )
+        return None
     found = checkpoints(output_dir)
     if not found and not is_finished(output_dir):
         return None

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from senna.contents import absolute
 from senna.files import SAVING, publish_files
 from senna.model.loading import quiet_transformers
 from senna.model.lora import save_lora
@@ -16,11 +17,6 @@ from senna.model.source import ModelSource
 from senna.train.arguments import TrainArguments
 from senna.train.checkpoint import saving
 from senna.train.trainer import SennaTrainer
-
-
-def absolute(name: str) -> str:
-    """Return a local path as an absolute path, and a hub name unchanged."""
-    return str(Path(name).resolve()) if Path(name).exists() else name
 
 
 def save_final(trainer: SennaTrainer) -> None:

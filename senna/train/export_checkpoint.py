@@ -18,7 +18,7 @@ from senna.model.loading import quiet_transformers
 from senna.model.parts import is_adapter_weight
 from senna.model.source import ModelSource, training_checkpoint
 from senna.model.tokenizer import load_tokenizer
-from senna.run_folder import RUN_FILE, read_settings
+from senna.run_folder import RUN_FILE, content, read_settings
 from senna.train.build_model import build_model
 from senna.train.export import write_lora, write_model
 from senna.train.fields import TrainArguments
@@ -37,7 +37,7 @@ def export(checkpoint: Path, out: Path, moved: Mapping[str, str | None]) -> str:
         SennaError: the folder cannot be written.
     """
     checkpoint = _find_checkpoint(checkpoint)
-    if out.exists() and (not out.is_dir() or any(path.name != SAVING for path in out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(path.name != SAVING for path in content(out))):
         raise UsageError(f"--out {out}: exists already", remedy="name a new folder")
     if reason := damage(checkpoint):
         raise UsageError(f"--checkpoint {checkpoint}: damaged: {reason}", remedy="export another checkpoint")

@@ -1,20 +1,15 @@
 """The manifest of a checkpoint: the size and SHA-256 of every file, to notice damage before a run continues from it."""
 
-import hashlib
 import json
 import zipfile
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from senna.files import write_json
+from senna.files import hashes_of, write_json
 
 MANIFEST = "manifest.json"
 TRAINED_WEIGHTS = "trained.safetensors"
-
-_THREADS = 8  # hashlib releases the GIL; a full checkpoint of the 7B model has about 90 GB
-_BLOCK = 1 << 22  # bytes
 
 
 def write_manifest(folder: Path) -> None:
@@ -71,16 +66,7 @@ def _read_manifest(folder: Path) -> dict[str, dict[str, Any]] | None:
 
 def _hashes(folder: Path, names: Iterable[str]) -> dict[str, str]:
     names = list(names)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return dict(zip(names, pool.map(lambda name: _sha256(folder / name), names), strict=True))
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+    return dict(zip(names, hashes_of([folder / name for name in names]), strict=True))
 
 
 def _damage_without_manifest(folder: Path) -> str | None:

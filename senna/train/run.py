@@ -1,19 +1,20 @@
 """`senna train`: from arguments to a final folder that `load_model` opens."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
-from torch import distributed
 from transformers import ProgressCallback, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from senna.data import Collator, ConversationDataset, FrameDataset, Mixture, PackCollator, open_mixture
 from senna.data.shared_memory import SharedCollate, worker_errors
-from senna.errors import UsageError
+from senna.file_lock import lock_folder
 from senna.model.config import SennaConfig
 from senna.model.packed_attention import use_packed_attention
 from senna.model.source import ModelSource
 from senna.model.tokenizer import load_tokenizer
+from senna.processes import call_in_first
 from senna.run_folder import read_settings
 from senna.train import checkpoint
 from senna.train.arguments import TrainArguments
@@ -81,44 +82,51 @@ def train(args: TrainArguments, records: Mixture | None = None) -> None:
     args.required("model_name_or_path")
     args.required("data_path")
     args.start()
-    output_dir = Path(args.output_dir)
     settings = checkpoint.run_settings(args)
-    start_from, end = checkpoint.check_output_folder(output_dir, settings), checkpoint.early_end(output_dir, settings)
-    earlier = read_settings(output_dir / checkpoint.RUN_FILE) or {}
-    if checkpoint.is_finished(output_dir):
-        if args.process_index == 0:
-            step = earlier.get(checkpoint.ENDED_EARLY)
-            note = "" if step is None else f", which was ended early at step {step}"
-            print(
-                f"finished already: {output_dir} holds the trained model{note}; choose another --output_dir for a new run"
-            )
+    if _is_finished(args, settings):
         return
+    with ExitStack() as held:
+        call_in_first(lambda: _lock(args, held))
+        if not _is_finished(args, settings):  # by a run that had the lock a moment ago
+            _start_or_continue(args, settings, records)
+
+
+def _is_finished(args: TrainArguments, settings: dict[str, Any]) -> bool:
+    """Check the output folder, and return whether it holds the trained model already; the first process prints that."""
+    output_dir = Path(args.output_dir)
+    checkpoint.check_output_folder(output_dir, settings)
+    if not checkpoint.is_finished(output_dir):
+        return False
+    if args.process_index == 0:
+        step = (read_settings(output_dir / checkpoint.RUN_FILE) or {}).get(checkpoint.ENDED_EARLY)
+        note = "" if step is None else f", which was ended early at step {step}"
+        print(
+            f"finished already: {output_dir} holds the trained model{note}; choose another --output_dir for a new run"
+        )
+    return True
+
+
+def _lock(args: TrainArguments, held: ExitStack) -> None:
+    """Lock the output folder until ``held`` is closed."""
+    remedy = "wait until it ends, stop it, or choose another --output_dir"
+    held.enter_context(lock_folder(Path(args.output_dir), remedy=remedy))
+
+
+def _start_or_continue(args: TrainArguments, settings: dict[str, Any], records: Mixture | None) -> None:
+    output_dir = Path(args.output_dir)
+    start_from, end = checkpoint.check_output_folder(output_dir, settings), checkpoint.early_end(output_dir, settings)
     if end is not None:
-        args.max_steps = earlier.get("max_steps", -1)  # the schedule of the learning rate stays
+        # The schedule of the learning rate stays.
+        args.max_steps = (read_settings(output_dir / checkpoint.RUN_FILE) or {}).get("max_steps", -1)
     damaged: dict[Path, str] = {}
-    if start_from is not None:
-        start_from, damaged = _choose_checkpoint(output_dir, args.process_index == 0)
+    if start_from is not None:  # its files, which may be large, are read by the first process only
+        start_from, damaged = call_in_first(lambda: checkpoint.newest_intact(output_dir))
     checkpoint.check_resume(args.resume_from_checkpoint, output_dir, start_from)
     with out_of_memory(args), worker_errors("--dataloader_num_workers"):
         trainer = build_trainer(args, records)
         if end is not None:
             trainer.add_callback(EndEarly(end))
         _train(args, trainer, start_from, damaged)
-
-
-def _choose_checkpoint(output_dir: Path, is_main: bool) -> tuple[Path | None, dict[Path, str]]:
-    """Return `checkpoint.newest_intact` in all processes. Only the main process reads the files, which may be large."""
-    found: list[Any] = [None]
-    if is_main:
-        try:
-            found = [checkpoint.newest_intact(output_dir)]
-        except UsageError as error:
-            found = [error]
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.broadcast_object_list(found)
-    if isinstance(found[0], UsageError):
-        raise found[0]
-    return found[0]
 
 
 def _train(args: TrainArguments, trainer: SennaTrainer, start_from: Path | None, damaged: dict[Path, str]) -> None:

@@ -29,6 +29,8 @@ from senna.visualize.key_frames import (
 from senna.visualize.predictions import Answer, Question, Turns
 from senna.visualize.road import camera_of_car
 
+_GIVE_IMAGE = "give a JPEG or PNG file"
+
 Ask = Callable[[KeyFrame, Question, Question | None], Answer]
 """(frame, plan question, description question where a description is wanted) -> answers."""
 
@@ -105,22 +107,24 @@ def trajectory_of(record: Mapping[str, Any]) -> list[list[float]]:
 def open_upload(path: Path) -> Image.Image:
     """Open an image as RGB. Raises DataError that says why it cannot be read, without its path."""
     if path.exists() and not path.is_file():
-        raise DataError("not a regular file")  # a pipe or a device could be read forever
+        raise DataError("not a regular file", remedy=_GIVE_IMAGE)  # a pipe or a device could be read forever
     try:
         check_image_file(path)
     except DataError as error:
-        raise DataError(error.message) from None
+        raise DataError(error.message, remedy=error.remedy) from None
     try:
         with Image.open(path) as image:
             image.load()
             return image.convert("RGB")
     except FileNotFoundError:
-        raise DataError("no such image", kind=DataError.MISSING_IMAGE) from None
+        raise DataError(
+            "no such image", remedy="copy it there, or correct its path", kind=DataError.MISSING_IMAGE
+        ) from None
     except Image.UnidentifiedImageError:
         why = "an empty file" if not path.stat().st_size else "not an image"
-        raise DataError(why) from None
+        raise DataError(why, remedy=_GIVE_IMAGE) from None
     except Exception as error:  # Pillow's decoders raise many kinds: SyntaxError, struct.error, EOFError, ...
-        raise DataError(f"damaged or truncated ({error})") from None
+        raise DataError(f"damaged or truncated ({error})", remedy="copy it again") from None
 
 
 class Album:

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from senna.contents import absolute, file_content, model_content
 from senna.errors import UsageError
+from senna.file_lock import lock_folder
 from senna.files import stamp
 from senna.flags import flag, parse_flags
 
@@ -77,16 +79,13 @@ def run(args: VisualizeArguments) -> int:
     folders = [Path(folder) for folder in (args.image_folder, records.path.parent) if folder]
     _check_images(frames, folders)
     settings, paths = _settings(args), {out / f"{frame.name}.png": frame for frame in frames}
-    wanted = set(paths) if args.overwrite else pictures_to_draw(paths, settings)
-    todo = {path: frame for path, frame in paths.items() if path in wanted}
-    ask = _make_ask(args, records) if todo else None
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--out {out}: {error.strerror or error}", remedy="choose another folder") from None
-    album = Album(records, folders, templates, ask, args.describe)
-    incomplete = _draw(album, todo, settings)
-    films = _films(paths, out, form, args.fps) if form else []
+    with lock_folder(out, remedy="wait until it ends, stop it, or choose another --out"):
+        wanted = set(paths) if args.overwrite else pictures_to_draw(paths, settings, _earlier_settings(args))
+        todo = {path: frame for path, frame in paths.items() if path in wanted}
+        ask = _make_ask(args, records) if todo else None
+        album = Album(records, folders, templates, ask, args.describe)
+        incomplete = _draw(album, todo, settings)
+        films = _films(paths, out, form, args.fps) if form else []
     summary = f"{out}: {len(paths)} pictures, {len(todo)} of them drawn now"
     print(f"{summary}; {len(films)} film{'' if len(films) == 1 else 's'}" if form else summary)
     if incomplete:
@@ -139,10 +138,34 @@ def _check_images(frames: "list[KeyFrame]", folders: list[Path]) -> None:
 
 def _settings(args: VisualizeArguments) -> dict[str, Any]:
     """Return the settings that determine the pictures. Each picture holds them, so that two models are never mixed."""
-    names = ("model", "predictions", "describe", "prompts", "version", "max_new_tokens", "base", "quantization")
-    settings = {f"--{name.replace('_', '-')}": getattr(args, name) for name in names}
+    from senna.visualize.png_store import FILES
+
+    files = {"--data": args.data, "--predictions": _predictions_file(args), "--prompts": args.prompts}
+    contents = {name: file_content(path) for name, path in files.items() if path}
+    if args.model:
+        contents["--model"] = model_content(args.model, args.base)
+    paths = {**files, "--model": args.model}
+    paths = {name: None if path is None else absolute(path) for name, path in paths.items()}
+    return {**_plain_settings(args), "--base": args.base, **paths, FILES: contents}
+
+
+def _plain_settings(args: VisualizeArguments) -> dict[str, Any]:
+    names = ("describe", "version", "max_new_tokens", "quantization")
+    return {f"--{name.replace('_', '-')}": getattr(args, name) for name in names}
+
+
+def _earlier_settings(args: VisualizeArguments) -> dict[str, Any]:
+    """Return the settings as earlier versions of Senna wrote them, with modification times in place of contents."""
+    from senna.visualize.png_store import FILES
+
     files = [Path(path) for path in (args.model, args.predictions, args.data, args.prompts) if path]
-    return {**settings, "--data": args.data, "files": [stamp(path) for path in files]}
+    return {**_plain_settings(args), FILES: [stamp(path) for path in files]}
+
+
+def _predictions_file(args: VisualizeArguments) -> str | None:
+    if args.predictions is None or not Path(args.predictions).is_dir():
+        return args.predictions
+    return str(Path(args.predictions) / "predictions.jsonl")
 
 
 def _make_ask(args: VisualizeArguments, records: "RecordFile") -> "Ask":
@@ -196,7 +219,7 @@ def _films(paths: "Mapping[Path, KeyFrame]", out: Path, form: str, fps: float) -
     """Make a film of each scene's pictures; an existing film of the same pictures stays."""
     from tqdm import tqdm
 
-    from senna.files import write_json
+    from senna.files import hashes_of, write_json
     from senna.run_folder import fingerprint
     from senna.visualize.film import make_film
     from senna.visualize.key_frames import file_name
@@ -209,8 +232,7 @@ def _films(paths: "Mapping[Path, KeyFrame]", out: Path, form: str, fps: float) -
     films = []
     for scene, pictures in tqdm(scenes.items(), desc="films", unit="scene"):
         film = out / f"{file_name(scene)}.{form}"
-        facts = [(picture.name, picture.stat().st_mtime_ns) for picture in pictures]
-        key = fingerprint(repr((facts, fps)).encode())
+        key = fingerprint(repr((hashes_of(pictures), fps)).encode())
         if not film.is_file() or made.get(film.name) != key:
             make_film(pictures, film, fps)
             made[film.name] = key

@@ -11,6 +11,9 @@ from PIL.PngImagePlugin import PngInfo
 from senna import run_folder
 from senna.files import atomic_write
 
+FILES = "files"
+"""The setting with the `senna.contents` hashes of the files that other settings name: name of the setting -> hash."""
+
 _NOTE = "senna"  # the PNG's text chunk
 
 
@@ -33,17 +36,26 @@ def read_note(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def pictures_to_draw(paths: Iterable[Path], settings: Mapping[str, Any]) -> set[Path]:
+def pictures_to_draw(
+    paths: Iterable[Path], settings: Mapping[str, Any], earlier: Mapping[str, Any] | None = None
+) -> set[Path]:
     """Return the pictures to draw: those that are missing, damaged, or were drawn without an image that may exist now.
 
-    Raises UsageError, naming what differs, where a picture was drawn with other settings.
+    Args:
+        settings: what pictures are drawn with now. The paths of `FILES` may differ if their contents are equal.
+        earlier: the same as an earlier version of Senna wrote them.
+
+    Raises:
+        UsageError: a picture was drawn with other settings; the message names what differs.
     """
+    shown = {"--base", *(name for name, content in settings.get(FILES, {}).items() if content)}
     to_draw = set()
     for path in paths:
         note = read_note(path)
         if note is not None:
+            now = earlier if earlier and isinstance(note["settings"].get(FILES), list) else settings
             remedy = "give another --out, or use --overwrite to draw it again"
-            run_folder.check_same_run(path, note["settings"], settings, remedy=remedy, names=settings)
+            run_folder.check_same_run(path, note["settings"], now, remedy=remedy, names=now, shown=shown)
         if note is None or note["unreadable"]:
             to_draw.add(path)
     return to_draw
