@@ -1,4 +1,4 @@
-"""The connection to a captioning server: the client of the ``openai`` package, with limits of time and size for each reply.
+"""The client of the ``openai`` package, with limits of time and size for each reply.
 
 The package retries temporary failures. Replies that do not end, are too long or are no chat completions count as such.
 """
@@ -14,8 +14,8 @@ from typing import Any
 import httpx2
 import openai
 
-from senna.convert.captioners.server import KEY, RetryPolicy, Server
 from senna.errors import SennaError, UsageError
+from senna.servers.address import KEY, RetryPolicy, Server
 
 _MAX_BYTES = 1 << 24  # of a reply
 _LONGEST_WANTED_PAUSE = 120.0  # seconds; the package does not retry where a server asks for more
@@ -200,7 +200,7 @@ def _status_remedy(status: int) -> str:
     if status in (401, 403):
         return f"set the environment variable {KEY} to the server's key"
     if status == 404:
-        return "check the path of the address (often /v1) and that --captioner-model is the server's name of the model"
+        return "check the path of the address (often /v1) and that the server has a model of the given name"
     if status == 407:
         return "give the proxy's user name and password in http_proxy or https_proxy"
     return "see the server's log; the server rejects this request permanently"
