@@ -2,34 +2,50 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from senna.errors import SennaError, UsageError
 from senna.evaluate.predictions import BLACKOUT, PREDICTIONS, Prediction, Store, claim
+from senna.evaluate.server_flags import check_flags
 from senna.files import stamp, write_json
 from senna.flags import flag, parse_flags
 from senna.kinds import PLAN
 from senna.ranks import read_ranks
 from senna.record_file import RecordFile, open_records
 
-MODES, COMPATS = ("score", "generate"), (None, "original")
+if TYPE_CHECKING:
+    from senna.evaluate.server import ServedModel
+
+MODES, COMPATS = (None, "score", "generate"), (None, "original")
 
 
 @dataclass
 class EvaluateArguments:
     """Flags of `senna evaluate`."""
 
-    model: str = flag("folder or hub name of a model, or a LoRA folder")
     data: str = flag("the records to evaluate on: .jsonl or .json")
     out: str = flag("output folder, for predictions.jsonl, metrics.json, report.html and plots")
+    model: str | None = flag("folder or hub name of a model, or a LoRA folder", None)
+    server: str | None = flag(
+        "instead of --model, the address of a server: senna serve, or any vision-language model with OpenAI's interface, for "
+        "example http://localhost:8000/v1; its key is read from OPENAI_API_KEY",
+        None,
+    )
+    served_model: str | None = flag("the server's name for its model, if it has several", None)
+    concurrency: int = flag("simultaneous requests to the server", 16)
+    prompts: str | None = flag(
+        "a file like senna/templates.yaml, whose section `server` is the text before each question to a model of a server that "
+        "is not Senna",
+        None,
+    )
     image_folder: str | None = flag("where image paths start (default: beside the data)", None)
-    mode: str = flag(
+    mode: str | None = flag(
         "how plans are predicted: score, the probability of each of the twenty meta-actions from one forward pass; or "
-        "generate, greedy text that must be a meta-action",
-        "score",
+        "generate, greedy text that must be a meta-action (default: score, or generate if a server cannot score)",
+        None,
     )
     kinds: str = flag(
         "kinds of questions: plan, several as plan,traffic_light,motion, or all; other kinds than plan are answered with text",
@@ -79,6 +95,7 @@ def main(argv: list[str]) -> int:
 
 
 def _check(args: EvaluateArguments) -> None:
+    check_flags(args)
     for name, known in (("mode", MODES), ("compat", COMPATS)):
         value = getattr(args, name)
         if value not in known:
@@ -97,19 +114,33 @@ def run(args: EvaluateArguments) -> int:
     indices = choose(records, args.kinds, args.limit)
     train_plans = _train_plans(args.train_data)
     out = Path(args.out)
+    args, served = _settle(args)
     with processes() as (rank, world, barrier):
         if rank == 0:
-            claim(out, _settings(args), args.overwrite)
+            claim(out, _settings(args, served), args.overwrite)
         barrier()
         stores = [Store(out, name) for name in (PREDICTIONS, *([BLACKOUT] if args.blackout else []))]
         if any(store.missing([indices]) for store in stores):
-            _predict(args, records, indices, stores, rank, world)
+            if served:
+                served.predict(args, records, indices, stores)
+            else:
+                _predict(args, records, indices, stores, rank, world)
         barrier()
         if rank == 0:
             if missing := sum(len(store.missing([[index] for index in indices])) for store in stores):
                 raise SennaError(f"{out}: {missing} predictions are missing", remedy="run the same command again")
             _write_results(args, [store.join() for store in stores], train_plans, out)
     return 0
+
+
+def _settle(args: EvaluateArguments) -> "tuple[EvaluateArguments, ServedModel | None]":
+    """Return the flags with their mode, and the model of the server, if there is one."""
+    if not args.server:
+        return replace(args, mode=args.mode or "score"), None
+    from senna.evaluate.server import connect
+
+    served = connect(args)
+    return served.settle(args), served
 
 
 def choose(records: RecordFile, kinds: str, limit: int | None) -> list[int]:
@@ -198,14 +229,14 @@ def _dtype(name: str) -> Any:
     return known[name]
 
 
-def _settings(args: EvaluateArguments) -> dict[str, Any]:
+def _settings(args: EvaluateArguments, served: "ServedModel | None") -> dict[str, Any]:
     """Return everything that determines the predictions, for OUT/run.json."""
     names = (
         "mode", "kinds", "limit", "batch_size", "max_new_tokens", "version", "base", "quantization", "dtype",
         "aspect_ratio", "image_decode", "image_folder", "pack_attention",
     )  # fmt: skip
     settings = {name: getattr(args, name) for name in names}
-    settings |= {"model": str(args.model), "model_files": stamp(Path(args.model))}
+    settings |= served.settings if served else {"model": str(args.model), "model_files": stamp(Path(args.model))}
     return settings | {"data": str(args.data), "data_files": stamp(Path(args.data))}
 
 

@@ -212,15 +212,15 @@ def _fault(request: httpx2.Request, body: bytes) -> str | None:
         reply = json.loads(body)
     except (ValueError, RecursionError):
         return f"a reply that is not JSON: {body[:80]!r}"
-    shown = f"{body[:120].decode(errors='replace')}"
+    is_list = request.url.path.endswith("/models")
     try:
-        if request.url.path.endswith("/models"):
+        if is_list:
             _ = [str(model["id"]) for model in reply["data"]]
-        else:
+        elif request.url.path.endswith("/chat/completions"):
             content = reply["choices"][0]["message"].get("content")
             parts = content if isinstance(content, list) else []
             if not isinstance(content, str | list | None) or not all(isinstance(part, dict) for part in parts):
                 raise TypeError(content)
     except (KeyError, IndexError, TypeError, AttributeError):
-        return f"a reply without {'models' if request.url.path.endswith('/models') else 'an answer'}: {shown}"
+        return f"a reply without {'models' if is_list else 'an answer'}: {body[:120].decode(errors='replace')}"
     return None

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 Results = queue.SimpleQueue[tuple[int, Any] | None]
 
@@ -66,26 +67,26 @@ class Connection:
 
     def stream(
         self,
-        count: int,
-        ask: Callable[["AsyncOpenAI", int], Awaitable[Answer]],
+        items: Sequence[Item],
+        ask: Callable[["AsyncOpenAI", Item], Awaitable[Answer]],
         check: Callable[[Answer], None] = lambda answer: None,
     ) -> Iterator[list[tuple[int, Answer]]]:
-        """Yield the pairs (index, answer) that have arrived, in any order, each index once.
+        """Yield the pairs (index of the item, answer) that have arrived, in any order, each index once.
 
         After a failure no other request is started, those in progress are completed, and the failure is raised.
 
         Args:
-            ask: (client, index below ``count``) -> the answer.
+            ask: (client, item) -> the answer.
             check: is called with every answer; what it raises is a failure.
         """
-        progress, indices = self._client.Progress(), iter(range(count))
+        progress, numbered = self._client.Progress(), iter(enumerate(items))
 
         async def work(client: "AsyncOpenAI", results: Results) -> None:
-            for index in indices:
+            for index, item in numbered:
                 if progress.stopped:
                     break
                 try:
-                    answer = await ask(client, index)
+                    answer = await ask(client, item)
                     results.put((index, answer))
                     check(answer)
                 except self._client.Stopped:
@@ -96,19 +97,20 @@ class Connection:
 
         async def work_all(results: Results) -> None:
             async with self._client.make_client(self.server, self._retry, progress) as client:
-                workers = min(self._concurrency, count)
+                workers = min(self._concurrency, len(items))
                 progress.workers += [asyncio.create_task(work(client, results)) for _ in range(workers)]
                 try:
                     await asyncio.wait(progress.workers)
                 finally:
                     for task in progress.workers:
                         task.cancel()
+                    await asyncio.gather(*progress.workers, return_exceptions=True)
 
-        return _run(work_all) if count else iter(())
+        return _run(work_all) if items else iter(())
 
     def call(self, ask: Callable[["AsyncOpenAI"], Awaitable[Answer]]) -> Answer:
         """Return the answer to a single request."""
-        ((_, answer),) = [pair for group in self.stream(1, lambda client, _: ask(client)) for pair in group]
+        ((_, answer),) = [pair for group in self.stream([None], lambda client, _: ask(client)) for pair in group]
         return answer
 
     def models(self) -> list[dict[str, Any]]:
@@ -119,6 +121,21 @@ class Connection:
             if isinstance(reply, Refusal):
                 raise SennaError(f"--server {self.server}: {reply.reason}", remedy="see the server's log")
             return [model.model_dump() for model in reply.data]
+
+        return self.call(ask)
+
+    def has_route(self, path: str) -> bool:
+        """Return whether the server takes POST requests at a path, as its answer to another method shows."""
+
+        async def ask(client: "AsyncOpenAI") -> bool:
+            try:
+                await client.get(path, cast_to=object)
+            except Exception as error:
+                status = getattr(error, "status_code", None)
+                if status is None or self._client.is_temporary(status):
+                    raise self._client.explain(error, self.server, "") from None
+                return status == 405
+            return True
 
         return self.call(ask)
 

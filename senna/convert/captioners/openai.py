@@ -65,10 +65,10 @@ class OpenAICaptioner:
             return
         model = self._model
 
-        async def ask(client: "AsyncOpenAI", index: int) -> str:
-            return await self._ask(client, requests[index], model)
+        async def ask(client: "AsyncOpenAI", request: Request) -> str:
+            return await self._ask(client, request, model)
 
-        for answers in self._connection.stream(len(requests), ask, self._check_first_answers):
+        for answers in self._connection.stream(requests, ask, self._check_first_answers):
             yield from answers
 
     async def _ask(self, client: "AsyncOpenAI", request: Request, model: str) -> str:
