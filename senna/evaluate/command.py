@@ -88,7 +88,8 @@ def main(argv: list[str]) -> int:
         "senna evaluate",
         "Evaluate a model: write OUT/metrics.json and OUT/report.html, with baselines and an interval for every figure. Run "
         "the same command again to continue an interrupted evaluation; the result is the same. Several GPUs: torchrun "
-        "--nproc_per_node N -m senna evaluate ... To compare evaluations: senna compare A B.",
+        "--nproc_per_node N -m senna evaluate ... A model behind a server: --server URL. To compare evaluations: "
+        "senna compare A B.",
     )
     _check(args)
     return run(args)

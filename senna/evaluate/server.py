@@ -19,6 +19,7 @@ from senna.evaluate.predictions import BLACKOUT, Store
 from senna.evaluate.server_questions import Question, QuestionReader
 from senna.kinds import PLAN
 from senna.meta_actions import ALL_META_ACTIONS
+from senna.record_checks import replace_surrogates
 from senna.record_file import RecordFile
 from senna.run_folder import fingerprint
 from senna.servers.address import RetryPolicy, parse_server
@@ -54,7 +55,7 @@ class ServedModel:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What determines its predictions, for run.json. The address does not: the server may move."""
+        """The settings that determine its predictions, for run.json: not the address, since the server may move."""
         prompts = fingerprint(self.instruction.encode()) if self.instruction else None
         return {"model": self.name, "model_files": self.identity, "prompts": prompts}
 
@@ -119,17 +120,39 @@ def connect(args: Any, retry: RetryPolicy | None = None) -> ServedModel:
         parse_server(args.server), args.concurrency, args.max_new_tokens, retry, "--max-new-tokens", "--server"
     )
     instruction = server_instruction(args.prompts)
-    models = {str(model["id"]): model for model in connection.models()}
-    wanted = args.served_model
-    if wanted not in models and (wanted or len(models) != 1):
-        found = f"has no model {wanted!r}" if wanted else f"serves {len(models)} models"
-        raise UsageError(
-            f"--server {connection.server} {found}", remedy=f"give --served-model, one of: {', '.join(models)}"
-        )
-    name = wanted or next(iter(models))
-    identity = {key: models[name][key] for key in _IDENTITY if models[name].get(key)}
+    name, entry = _choose(connection, args.served_model)
+    identity = {key: entry[key] for key in _IDENTITY if entry.get(key)}
     scores = connection.has_route(SCORES)
     return ServedModel(connection, name, identity, scores, "" if scores else instruction)
+
+
+def _choose(connection: Connection, wanted: str | None) -> tuple[str, dict[str, Any]]:
+    """Return the name of the wanted or only model of a server, and what the server says of it. Raises UsageError."""
+    try:
+        models = {str(model["id"]): model for model in connection.models()}
+    except SennaError:
+        if wanted and _answers(connection, wanted):
+            return wanted, {}
+        raise
+    if wanted is None and len(models) == 1:
+        return next(iter(models.items()))
+    if wanted in models:
+        return wanted, models[wanted]
+    if wanted and _answers(connection, wanted):
+        return wanted, {}
+    found = f"has no model {wanted!r}" if wanted else f"serves {len(models)} models"
+    raise UsageError(
+        f"--server {connection.server} {found}", remedy=f"give --served-model, one of: {', '.join(models)}"
+    )
+
+
+def _answers(connection: Connection, model: str) -> bool:
+    """Return whether a server answers for a model that it does not list: some list none, or other names than they accept."""
+    try:
+        text = connection.call(lambda client: connection.chat(client, model, [{"type": "text", "text": "Hello"}]))
+    except SennaError:
+        return False
+    return not (isinstance(text, NoAnswer) and text.is_refused)
 
 
 def _append(store: Store, predictions: Sequence[Fields], budget: SkipBudget) -> None:
@@ -166,7 +189,7 @@ class _Asker:
             answer = self._score if index in self.scored else self._chat
             return {**question.facts, **await answer(client, question, self.reader.records.name(index))}
         except DataError as error:
-            return {"index": index, "error": str(error)}
+            return {"index": index, "error": replace_surrogates(str(error))}
 
     async def _score(self, client: "AsyncOpenAI", question: Question, name: str) -> Fields:
         body = {
@@ -190,7 +213,7 @@ class _Asker:
         text = await self.served.connection.chat(client, self.served.name, content, f" about {name}")
         if isinstance(text, NoAnswer) and text.is_refused:
             raise DataError(f"{name}: the server refused it: {text.reason}")
-        return {"text": str(text)}
+        return {"text": replace_surrogates(text)}
 
 
 def _scored_fields(reply: Any) -> Fields:
@@ -199,7 +222,9 @@ def _scored_fields(reply: Any) -> Fields:
     if [entry["meta_action"] for entry in entries] != names:
         raise ValueError("other meta-actions")
     log_probs = [float(entry["log_prob"]) for entry in entries]
-    if not all(map(math.isfinite, log_probs)) or reply["greedy"] not in names:
+    left_tree = reply["left_tree"]
+    if not all(map(math.isfinite, log_probs)) or reply["greedy"] not in names or not isinstance(left_tree, str | None):
         raise ValueError("a value that is not valid")
     best = names[max(range(len(names)), key=log_probs.__getitem__)]
-    return {"log_probs": log_probs, "sum": best, "greedy": reply["greedy"], "left_tree": reply["left_tree"]}
+    left_tree = left_tree and replace_surrogates(left_tree)
+    return {"log_probs": log_probs, "sum": best, "greedy": reply["greedy"], "left_tree": left_tree}

@@ -10,7 +10,9 @@ import time
 import pytest
 
 from senna.cli import main
+from senna.errors import UsageError
 from senna.evaluate.predictions import read_predictions
+from senna.templates import DEFAULT, load_templates, server_instruction
 from tests.evaluate.model_server import (
     Refused,
     chat_answers,
@@ -140,8 +142,7 @@ def test_texts_are_parsed_strictly_and_kept_and_stand_beside_a_senna(served, pla
 
 def test_the_instruction_can_be_changed_and_a_senna_gets_none(senna, plans, toy, tmp_path, capsys):
     prompts = tmp_path / "prompts.yaml"
-    shutil.copy("senna/templates.yaml", prompts)
-    text = prompts.read_text()
+    text = DEFAULT.read_text()
     prompts.write_text(text[: text.index("server:")] + 'server:\n  instruction: "Be brief."\n')
     with serving({CHAT: chat_answers(say_something)}) as server:
         assert main(flags(server, plans, toy, tmp_path / "a", "--limit", 1, "--prompts", prompts)) == 0
@@ -151,6 +152,18 @@ def test_the_instruction_can_be_changed_and_a_senna_gets_none(senna, plans, toy,
     with serving(senna) as server:
         assert main(flags(server, plans, toy, tmp_path / "b", "--limit", 1, "--mode", "generate")) == 0
         assert parts_of(server.bodies[0])[0]["text"].startswith("<FRONT VIEW>")
+
+
+def test_the_instruction_is_no_template_of_the_converter(tmp_path):
+    prompts = tmp_path / "prompts.yaml"
+    text = DEFAULT.read_text()
+    prompts.write_text(text[: text.index("server:")])  # as a copy from an earlier version
+    assert "server" not in load_templates()
+    assert load_templates(prompts) == load_templates()
+    assert server_instruction(prompts) == server_instruction()
+    prompts.write_text(text[: text.index("server:")] + "server:\n  instructions: Be brief.\n")
+    with pytest.raises(UsageError, match="keys under server lack instruction"):
+        server_instruction(prompts)
 
 
 @pytest.mark.slow
@@ -173,7 +186,24 @@ def test_a_killed_and_continued_evaluation_asks_nothing_twice(senna, served, pla
         assert (out / name).read_bytes() == (served / name).read_bytes()
 
 
-def test_a_server_that_dies_and_returns_is_waited_for(senna, served, plans, toy, tmp_path):
+@pytest.mark.slow
+def test_ctrl_c_keeps_the_answers_and_prints_no_traceback(senna, plans, toy, tmp_path):
+    slow = {**senna, SCORES: lambda body: (time.sleep(0.05), senna[SCORES](body))[1]}
+    with serving(slow) as server:
+        process = Run(main, flags(server, plans, toy, tmp_path / "out", "--concurrency", 2), tmp_path)
+        part = tmp_path / "out/predictions.part-0.jsonl"
+        while process.poll() is None and not (part.exists() and part.read_bytes().count(b"\n") >= 3):
+            time.sleep(0.002)
+        process.interrupt()
+        result = process.result()
+    assert result.returncode == 130
+    assert "stopped; run the same command again to continue" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "Task" not in result.stderr
+    assert 3 <= len(part.read_bytes().splitlines()) < 24
+
+
+def test_a_server_that_dies_and_returns_is_waited_for(senna, served, plans, toy, tmp_path, caplog):
     out, codes = tmp_path / "out", []
     model = {"id": "senna", "root": "/models/planner"}
     slow = {**senna, SCORES: lambda body: (time.sleep(0.02), senna[SCORES](body))[1]}
@@ -183,11 +213,13 @@ def test_a_server_that_dies_and_returns_is_waited_for(senna, served, plans, toy,
         thread.start()
         while len(server.bodies) < 8:
             time.sleep(0.005)
-        server.answers = dict.fromkeys(senna, hang_up)
+        server.answers = dict.fromkeys(senna, hang_up)  # for requests in progress
+        time.sleep(0.1)
     time.sleep(0.6)
     with serving(senna, [model], server.server_address[1]) as server:
         thread.join(60)
         assert codes == [0]
+        assert "; trying again" in caplog.text
         assert 0 < len(server.bodies) < 2 * 24
     for name in ("metrics.json", "predictions.jsonl", "predictions_blackout.jsonl"):
         assert (out / name).read_bytes() == (served / name).read_bytes()
@@ -258,21 +290,27 @@ def test_a_permanent_failure_ends_the_evaluation_and_keeps_the_answers(plans, to
         assert "not for you" in message
         assert "Traceback" not in message
         assert len(asked) == 5
-        asked[:] = [None] * -100
+        asked[:] = []
         server.answers = {CHAT: chat_answers(lambda body: "KEEP, STRAIGHT")}
         assert main(flags(server, plans, toy, tmp_path)) == 0
         assert len(server.bodies) == 5 + 20
 
 
 def test_models_are_chosen_by_name(plans, toy, tmp_path, capsys):
-    with serving({CHAT: chat_answers(say_something)}, [{"id": "one"}, {"id": "two"}]) as server:
+    def answer(body):
+        if body["model"] not in ("one", "two", "unlisted"):
+            raise Refused(404, "no such model")
+        return KEEP
+
+    with serving({CHAT: chat_answers(answer)}, [{"id": "one"}, {"id": "two"}]) as server:
         assert main(flags(server, plans, toy, tmp_path, "--served-model", "three")) == 2
         assert "has no model 'three'\n  -> give --served-model, one of: one, two" in capsys.readouterr().err
         assert main(flags(server, plans, toy, tmp_path)) == 2
         assert "serves 2 models" in capsys.readouterr().err
         assert not (tmp_path / "run.json").exists()
         assert main(flags(server, plans, toy, tmp_path, "--served-model", "two", "--limit", 1)) == 0
-        assert server.bodies[0]["model"] == "two"
+        assert server.bodies[-1]["model"] == "two"
+        assert main(flags(server, plans, toy, tmp_path / "unlisted", "--served-model", "unlisted", "--limit", 1)) == 0
 
 
 @pytest.mark.parametrize(
@@ -314,6 +352,21 @@ def test_a_reply_without_scores_is_an_error_that_is_not_retried(senna, plans, to
         assert main(flags(server, plans, toy, tmp_path, "--concurrency", 1)) == 1
         assert len(server.bodies) == 1
     assert "a reply without the scores of the twenty meta-actions" in capsys.readouterr().err
+
+
+def test_half_characters_of_a_server_are_replaced(plans, toy, tmp_path):
+    def answer(body):
+        if body["messages"][0]["content"] == first.setdefault("content", body["messages"][0]["content"]):
+            raise Refused(400, "no \ud83d")
+        return "no \ud83d"
+
+    first = {}
+    with serving({CHAT: chat_answers(answer)}) as server:
+        more = ("--limit", 3, "--skip-bad-samples", 1, "--concurrency", 1)
+        assert main(flags(server, plans, toy, tmp_path, *more)) == 0
+    refused, *others = read_predictions(tmp_path)
+    assert "400 Bad Request: no \ufffd" in refused["error"]
+    assert {row["text"] for row in others} == {"no \ufffd"}
 
 
 def test_other_kinds_are_answered_with_text(senna, plans, toy, tmp_path):
