@@ -241,7 +241,7 @@ def _run(work: Callable[[Results], Coroutine[Any, Any, None]]) -> Iterator[list[
         except RuntimeError:  # the loop is closed: the work is done
             return
 
-    threading.Thread(target=run, daemon=True).start()
+    threading.Thread(target=run, name="requests", daemon=True).start()
     try:
         yield from _collected(results)
     finally:
