@@ -125,17 +125,20 @@ class Connection:
         return self.call(ask)
 
     def has_route(self, path: str) -> bool:
-        """Return whether the server takes POST requests at a path, as its answer to another method shows."""
+        """Return whether the server has a path for POST requests: it then refuses an empty request with status 400.
+
+        Other servers answer 404 or 405, some 200 with an error.
+        """
 
         async def ask(client: "AsyncOpenAI") -> bool:
             try:
-                await client.get(path, cast_to=object)
+                await client.post(path, cast_to=object, body={})
             except Exception as error:
                 status = getattr(error, "status_code", None)
                 if status is None or self._client.is_temporary(status):
                     raise self._client.explain(error, self.server, "") from None
-                return status == 405
-            return True
+                return status == 400
+            return False
 
         return self.call(ask)
 

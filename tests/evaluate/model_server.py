@@ -49,12 +49,14 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/v1/models":
             self._reply(200, {"data": self.server.models})
         else:
-            self._reply(405 if self.path in self.server.answers else 404, {"error": {"message": "no"}})
+            self._reply(404, {"error": {"message": "Not Found"}})
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path not in self.server.answers:
             return self._reply(404, {"error": {"message": "Not Found"}})
+        if not body:
+            return self._reply(400, {"error": {"message": "an empty body"}})
         self.server.bodies.append(body)
         try:
             self._reply(200, self.server.answers[self.path](body))
