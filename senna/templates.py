@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 from string import Formatter
+from typing import Any
 
 import yaml
 
@@ -25,6 +26,8 @@ _WORDS = {
     "speed_unknown": slots(),
 }
 
+_SERVER = {"instruction": slots()}
+
 
 def _sections() -> dict[str, Mapping[str, Slots]]:
     """Return the slots of every section: the shared words, and one section for each question kind."""
@@ -37,6 +40,21 @@ def load_templates(path: str | Path | None = None) -> Templates:
     Raises:
         UsageError: the file cannot be read; a section, key or slot is unknown; a section, key or needed slot is missing.
     """
+    return _read(path)[0]
+
+
+def server_instruction(path: str | Path | None = None) -> str:
+    """Return the text before each question to a model that is not Senna; the default one if the file has none.
+
+    Raises:
+        UsageError: the file is not valid, as for `load_templates`.
+    """
+    _, server = _read(path)
+    return str(server["instruction"]).strip() if server else server_instruction()
+
+
+def _read(path: str | Path | None) -> tuple[Templates, Mapping[str, str] | None]:
+    """Return the templates in a file and its section ``server``, which may be missing. Raises UsageError."""
     path = DEFAULT if path is None else Path(path)
     try:
         sections = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -47,13 +65,15 @@ def load_templates(path: str | Path | None = None) -> Templates:
         ) from error
     except yaml.YAMLError as error:
         raise UsageError(f"{path}: the file of prompts is not YAML: {error}", remedy=f"see {DEFAULT}") from error
+    server = sections.pop("server", None) if isinstance(sections, dict) else None
     expected = _sections()
     _check_keys(path, "sections", sections, expected)
-    for section, keys in expected.items():
-        _check_keys(path, f"keys under {section}", sections[section], keys)
+    for section, keys in [*expected.items(), *([("server", _SERVER)] if server is not None else [])]:
+        found: Any = server if section == "server" else sections[section]
+        _check_keys(path, f"keys under {section}", found, keys)
         for key, allowed in keys.items():
-            _check_text(f"{path}: {section}.{key}", sections[section][key], allowed)
-    return {section: {key: sections[section][key] for key in keys} for section, keys in expected.items()}
+            _check_text(f"{path}: {section}.{key}", found[key], allowed)
+    return {section: {key: sections[section][key] for key in keys} for section, keys in expected.items()}, server
 
 
 def _check_keys(path: Path, what: str, found: object, expected: Mapping[str, object]) -> None:

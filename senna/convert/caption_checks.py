@@ -9,11 +9,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from senna.convert.captioners import ANNOTATIONS, Captioner, NoAnswer, Request
+from senna.convert.captioners import ANNOTATIONS, Captioner, Request
 from senna.convert.light_words import light_word_of_characters
 from senna.kinds import TRAFFIC_LIGHTS, CaptionRules, kind_named, resolve
 from senna.record_checks import replace_surrogates
 from senna.scripts_without_blanks import ENDS, count_words, has_characters, separate
+from senna.servers.replies import NoAnswer
 
 REFUSED = "refused by the server"
 """The problem of a caption whose request the server rejected."""

@@ -180,6 +180,13 @@ def _name_of(source: ImageSource) -> str:
     return fspath(source)
 
 
+def decode_image(path: str | PathLike[str]) -> Image.Image:
+    """Read an image as RGB. Errors are those of `load_image`."""
+    image = _decode(path, "exact")
+    assert isinstance(image, Image.Image)  # arrays come from fast decoding only
+    return image
+
+
 def _decode(source: ImageSource, decode: str) -> Image.Image | np.ndarray:
     """Return an RGB image: an array if simplejpeg decoded it (fast, JPEG only), else a PIL image."""
     if isinstance(source, Image.Image):

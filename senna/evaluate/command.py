@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from senna.contents import absolute, file_content, model_content
 from senna.errors import SennaError, UsageError
 from senna.evaluate.predictions import BLACKOUT, PREDICTIONS, Prediction, Store, claim
+from senna.evaluate.server_flags import check_flags
 from senna.file_lock import lock_folder
 from senna.files import write_json
 from senna.flags import flag, parse_flags
@@ -18,21 +19,36 @@ from senna.processes import call_in_first
 from senna.ranks import read_ranks
 from senna.record_file import RecordFile, open_records
 
-MODES, COMPATS = ("score", "generate"), (None, "original")
+if TYPE_CHECKING:
+    from senna.evaluate.server import ServedModel
+
+MODES, COMPATS = (None, "score", "generate"), (None, "original")
 
 
 @dataclass
 class EvaluateArguments:
     """Flags of `senna evaluate`."""
 
-    model: str = flag("folder or hub name of a model, or a LoRA folder")
     data: str = flag("the records to evaluate on: .jsonl or .json")
     out: str = flag("output folder, for predictions.jsonl, metrics.json, report.html and plots")
+    model: str | None = flag("folder or hub name of a model, or a LoRA folder", None)
+    server: str | None = flag(
+        "instead of --model, the address of a server: senna serve, or any vision-language model with OpenAI's interface, for "
+        "example http://localhost:8000/v1; its key is read from OPENAI_API_KEY",
+        None,
+    )
+    served_model: str | None = flag("the server's name for its model, if it has several", None)
+    concurrency: int = flag("simultaneous requests to the server", 16)
+    prompts: str | None = flag(
+        "a file like senna/templates.yaml, whose section `server` is the text before each question to a model of a server that "
+        "is not Senna",
+        None,
+    )
     image_folder: str | None = flag("where image paths start (default: beside the data)", None)
-    mode: str = flag(
+    mode: str | None = flag(
         "how plans are predicted: score, the probability of each of the twenty meta-actions from one forward pass; or "
-        "generate, greedy text that must be a meta-action",
-        "score",
+        "generate, greedy text that must be a meta-action (default: score, or generate if a server cannot score)",
+        None,
     )
     kinds: str = flag(
         "kinds of questions: plan, several as plan,traffic_light,motion, or all; other kinds than plan are answered with text",
@@ -75,13 +91,15 @@ def main(argv: list[str]) -> int:
         "senna evaluate",
         "Evaluate a model: write OUT/metrics.json and OUT/report.html, with baselines and an interval for every figure. Run "
         "the same command again to continue an interrupted evaluation; the result is the same. Several GPUs: torchrun "
-        "--nproc_per_node N -m senna evaluate ... To compare evaluations: senna compare A B.",
+        "--nproc_per_node N -m senna evaluate ... A model behind a server: --server URL. To compare evaluations: "
+        "senna compare A B.",
     )
     _check(args)
     return run(args)
 
 
 def _check(args: EvaluateArguments) -> None:
+    check_flags(args)
     for name, known in (("mode", MODES), ("compat", COMPATS)):
         value = getattr(args, name)
         if value not in known:
@@ -100,12 +118,16 @@ def run(args: EvaluateArguments) -> int:
     indices = choose(records, args.kinds, args.limit)
     train_plans = _train_plans(args.train_data)
     out = Path(args.out)
+    args, served = _settle(args)
     with ExitStack() as held, processes() as (rank, world, barrier):
-        run_id = call_in_first(lambda: _occupy(out, args, held))
+        run_id = call_in_first(lambda: _occupy(out, args, served, held))
         names = [PREDICTIONS, *([BLACKOUT] if args.blackout else [])]
         stores = [Store(out, name, run_id) for name in names]
         if any(store.missing([indices]) for store in stores):
-            _predict(args, records, indices, stores, rank, world)
+            if served:
+                served.predict(args, records, indices, stores)
+            else:
+                _predict(args, records, indices, stores, rank, world)
         barrier()
         if rank == 0:
             if missing := sum(len(store.missing([[index] for index in indices])) for store in stores):
@@ -114,10 +136,20 @@ def run(args: EvaluateArguments) -> int:
     return 0
 
 
-def _occupy(out: Path, args: EvaluateArguments, held: ExitStack) -> str:
+def _settle(args: EvaluateArguments) -> "tuple[EvaluateArguments, ServedModel | None]":
+    """Return the flags with their mode, and the model of the server, if there is one."""
+    if not args.server:
+        return replace(args, mode=args.mode or "score"), None
+    from senna.evaluate.server import connect
+
+    served = connect(args)
+    return served.settle(args), served
+
+
+def _occupy(out: Path, args: EvaluateArguments, served: "ServedModel | None", held: ExitStack) -> str:
     """Lock the output folder until ``held`` is closed, start or continue the evaluation in it, and return its id."""
     held.enter_context(lock_folder(out, remedy="wait until it ends, stop it, or choose another --out"))
-    return claim(out, _settings(args), args.overwrite)
+    return claim(out, _settings(args, served), args.overwrite)
 
 
 def choose(records: RecordFile, kinds: str, limit: int | None) -> list[int]:
@@ -206,7 +238,7 @@ def _dtype(name: str) -> Any:
     return known[name]
 
 
-def _settings(args: EvaluateArguments) -> dict[str, Any]:
+def _settings(args: EvaluateArguments, served: "ServedModel | None") -> dict[str, Any]:
     """Return everything that determines the predictions, for OUT/run.json."""
     names = (
         "mode", "kinds", "limit", "batch_size", "max_new_tokens", "version", "base", "quantization", "dtype",
@@ -214,7 +246,10 @@ def _settings(args: EvaluateArguments) -> dict[str, Any]:
     )  # fmt: skip
     settings = {name: getattr(args, name) for name in names}
     settings |= {"image_folder": absolute(args.image_folder or Path(args.data).parent)}
-    settings |= {"model": absolute(args.model), "model_files": model_content(args.model, args.base)}
+    if served:
+        settings |= served.settings
+    else:
+        settings |= {"model": absolute(args.model), "model_files": model_content(args.model, args.base)}
     return settings | {"data": absolute(args.data), "data_files": file_content(args.data)}
 
 

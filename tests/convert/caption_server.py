@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from senna.convert.captioners import Request
-from senna.convert.captioners.openai import RetryPolicy
+from senna.servers.address import RetryPolicy
 
 QUICK = RetryPolicy(timeout=1.5, attempts=8, first_pause=0.01, longest_pause=0.05)
 

@@ -10,8 +10,9 @@ import pytest
 from senna.cli import main
 from senna.convert.caption_checks import ask
 from senna.convert.caption_limits import CaptionLimits, allowed_refusals
-from senna.convert.captioners import NoAnswer, Request
+from senna.convert.captioners import Request
 from senna.errors import SennaError, UsageError
+from senna.servers.replies import NoAnswer
 from tests.convert.caption_server import serving
 
 

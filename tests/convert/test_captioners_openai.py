@@ -18,8 +18,9 @@ from transformers.utils.import_utils import is_serve_available
 from senna.convert.captioners import Request, make_captioner
 from senna.convert.captioners.cache import CachedCaptioner
 from senna.convert.captioners.llava import LlavaCaptioner
-from senna.convert.captioners.openai import OpenAICaptioner, RetryPolicy, _data_url
+from senna.convert.captioners.openai import OpenAICaptioner, _data_url
 from senna.errors import DataError, SennaError, UsageError
+from senna.servers.address import RetryPolicy
 from tests.convert import caption_server
 from tests.convert.caption_server import QUICK, answers_to, serving
 from tests.convert.tiny_llava import tiny_llava
@@ -222,8 +223,8 @@ def test_a_reply_that_never_ends_is_cut_off(ask_for, fault):
 
 def test_the_package_openai_is_needed_and_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
-    monkeypatch.delitem(sys.modules, "senna.convert.captioners.openai_client", raising=False)
-    monkeypatch.delattr("senna.convert.captioners.openai_client", raising=False)
+    monkeypatch.delitem(sys.modules, "senna.servers.client", raising=False)
+    monkeypatch.delattr("senna.servers.client", raising=False)
     with pytest.raises(UsageError, match="needs the package openai") as error:
         make_captioner("openai", server="localhost:1")
     assert error.value.remedy == "pip install -c constraints.txt -e '.[captions]'"

@@ -5,6 +5,7 @@ import contextlib
 import gc
 import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import tempfile
@@ -68,6 +69,12 @@ class Run:
         """Send SIGKILL to every process and its children, and wait until they have ended."""
         self._kill()
         self.communicate()
+
+    def interrupt(self) -> None:
+        """Send SIGINT, as Ctrl-C does, to every process."""
+        for process in self._processes:
+            if process.pid:
+                os.kill(process.pid, signal.SIGINT)
 
     def _kill(self) -> None:
         stopped = []

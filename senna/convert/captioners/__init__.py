@@ -32,24 +32,6 @@ class Request:
     question: str
 
 
-class NoAnswer(str):
-    """An empty answer with the reason why it is empty.
-
-    Attributes:
-        reason: a few words for people.
-        is_refused: whether the server rejected the request, so that asking again is useless.
-    """
-
-    reason: str
-    is_refused: bool
-
-    def __new__(cls, reason: str, is_refused: bool = False) -> "NoAnswer":
-        """Return an empty text with a reason."""
-        text = super().__new__(cls, "")
-        text.reason, text.is_refused = reason, is_refused
-        return text
-
-
 class Captioner(Protocol):
     """Answers questions about images."""
 

@@ -1,4 +1,4 @@
-"""The address of a captioning server, its key, and the proxy on the way to it."""
+"""The address of a server, its key, and the proxy on the way to it."""
 
 import ipaddress
 import os
@@ -15,7 +15,7 @@ from senna.errors import UsageError
 
 KEY = "OPENAI_API_KEY"
 
-_EXAMPLE = "give an address, for example --server http://localhost:8000/v1"
+EXAMPLE = "give an address, for example --server http://localhost:8000/v1"
 _PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 _LOCAL_SUFFIXES = (".localhost", ".local", ".internal", ".lan")
 _DNS_SECONDS = 5.0
@@ -69,7 +69,7 @@ class Server:
         return text
 
 
-def parse_server(text: str | None) -> Server:
+def parse_server(text: str) -> Server:
     """Return the server of an address, whose scheme and path may be missing, with key and proxy from the environment.
 
     Raises:
@@ -169,10 +169,8 @@ def _resolve(name: str) -> list[str]:
     return list(found)
 
 
-def _address(server: str | None) -> str:
+def _address(server: str) -> str:
     """Return the address in the form ``http://host:8000/v1``."""
-    if not server:
-        raise UsageError("--captioner openai needs --server", remedy=_EXAMPLE)
     text = server if "://" in server else f"http://{server}"
     text = text.rstrip("/").removesuffix("/chat/completions")
     parts = _split(text)
@@ -184,7 +182,7 @@ def _address(server: str | None) -> str:
         or not text.isprintable()
         or " " in text
     ):
-        raise UsageError(f"--server {_without_login(server)} is not an address", remedy=_EXAMPLE)
+        raise UsageError(f"--server {_without_login(server)} is not an address", remedy=EXAMPLE)
     return text if parts.path else f"{text}/v1"
 
 

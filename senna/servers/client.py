@@ -1,24 +1,30 @@
-"""The connection to a captioning server: the client of the ``openai`` package, with limits of time and size for each reply.
+"""The client of the ``openai`` package, with limits of time and size for each reply.
 
 The package retries temporary failures. Replies that do not end, are too long or are no chat completions count as such.
 """
 
 import asyncio
 import json
+import logging
+import math
 import os
 import random
 import re
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
 import openai
 
-from senna.convert.captioners.server import KEY, RetryPolicy, Server
 from senna.errors import SennaError, UsageError
+from senna.servers.address import KEY, RetryPolicy, Server
+
+logger = logging.getLogger(__name__)
 
 _MAX_BYTES = 1 << 24  # of a reply
 _LONGEST_WANTED_PAUSE = 120.0  # seconds; the package does not retry where a server asks for more
+_REPORT_SECONDS = 60.0  # between two warnings about temporary failures
 _TEMPORARY_STATUS = (408, 409, 425, 429)  # and all from 500 on
 _ENCODING_HEADERS = ("content-encoding", "content-length", "transfer-encoding", "content-type")
 
@@ -35,11 +41,13 @@ class Progress:
         stopped: whether a request failed permanently, so that no other is started or retried.
         workers: the tasks that send requests.
         sending: the tasks that wait for a reply; the others of ``workers`` pause before a retry.
+        reported: when the last temporary failure was logged, by the monotonic clock.
     """
 
     stopped: bool = False
     workers: list[asyncio.Task] = field(default_factory=list)
     sending: set[asyncio.Task] = field(default_factory=set)
+    reported: float = -math.inf
 
     def stop(self) -> None:
         """Let the requests that wait for a reply complete, and end the others."""
@@ -62,7 +70,7 @@ class _HttpClient(openai.DefaultAsyncHttpxClient):
             timeout=None,  # `send` limits the time of the complete reply
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=256),
         )
-        self._has_key, self._seconds, self._progress = server.key is not None, policy.timeout, progress
+        self._server, self._seconds, self._progress = server, policy.timeout, progress
 
     async def send(self, request, **options):
         """Send a request once and return the complete reply, within the time limit."""
@@ -75,18 +83,32 @@ class _HttpClient(openai.DefaultAsyncHttpxClient):
             if progress.stopped:
                 raise Stopped from error
             if isinstance(error, asyncio.TimeoutError):
-                raise httpx2.ReadTimeout(f"no complete reply in {self._seconds:g} s", request=request) from None
-            raise
+                error = httpx2.ReadTimeout(f"no complete reply in {self._seconds:g} s", request=request)
+            self._report(_reason(error, self._server))
+            raise error from None
         finally:
             progress.sending.discard(task)
-        if progress.stopped and is_temporary(response.status_code):
-            raise Stopped
+        if is_temporary(response.status_code):
+            if progress.stopped:
+                raise Stopped
+            self._report(f"{response.status_code} {response.reason_phrase}".strip())
         if response.status_code == 425:  # the only temporary status that the package does not retry
             response.headers["x-should-retry"] = "true"
         return response
 
+    def _report(self, reason: str) -> None:
+        """Log a temporary failure, one in a minute, so that the user knows what the run waits for."""
+        now = time.monotonic()
+        if now - self._progress.reported >= _REPORT_SECONDS:
+            self._progress.reported = now
+            logger.warning("--server %s: %s; trying again", self._server, reason)
+
     async def _complete(self, request: httpx2.Request, options: dict[str, Any]) -> httpx2.Response:
-        for name in ("openai-organization", "openai-project", *(() if self._has_key else ("authorization",))):
+        for name in (
+            "openai-organization",
+            "openai-project",
+            *(() if self._server.key is not None else ("authorization",)),
+        ):
             if name in request.headers:
                 del request.headers[name]
         response = await super().send(request, **{**options, "stream": True})
@@ -184,7 +206,7 @@ def status_text(error: openai.APIStatusError, server: Server, about: str = "") -
     return f"{error.status_code} {error.response.reason_phrase}".strip() + f"{about}: {text or 'no reason given'}"
 
 
-def _reason(error: openai.APIError, server: Server) -> str:
+def _reason(error: Exception, server: Server) -> str:
     if isinstance(error, openai.APIStatusError):
         return status_text(error, server)
     cause: BaseException | None = error
@@ -200,7 +222,7 @@ def _status_remedy(status: int) -> str:
     if status in (401, 403):
         return f"set the environment variable {KEY} to the server's key"
     if status == 404:
-        return "check the path of the address (often /v1) and that --captioner-model is the server's name of the model"
+        return "check the path of the address (often /v1) and that the server has a model of the given name"
     if status == 407:
         return "give the proxy's user name and password in http_proxy or https_proxy"
     return "see the server's log; the server rejects this request permanently"
@@ -212,15 +234,15 @@ def _fault(request: httpx2.Request, body: bytes) -> str | None:
         reply = json.loads(body)
     except (ValueError, RecursionError):
         return f"a reply that is not JSON: {body[:80]!r}"
-    shown = f"{body[:120].decode(errors='replace')}"
+    is_list = request.url.path.endswith("/models")
     try:
-        if request.url.path.endswith("/models"):
+        if is_list:
             _ = [str(model["id"]) for model in reply["data"]]
-        else:
+        elif request.url.path.endswith("/chat/completions"):
             content = reply["choices"][0]["message"].get("content")
             parts = content if isinstance(content, list) else []
             if not isinstance(content, str | list | None) or not all(isinstance(part, dict) for part in parts):
                 raise TypeError(content)
     except (KeyError, IndexError, TypeError, AttributeError):
-        return f"a reply without {'models' if request.url.path.endswith('/models') else 'an answer'}: {shown}"
+        return f"a reply without {'models' if is_list else 'an answer'}: {body[:120].decode(errors='replace')}"
     return None

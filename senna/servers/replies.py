@@ -1,16 +1,32 @@
-"""Reading the replies of a captioning server: the answer or why there is none, and parameters that the server refuses."""
+"""Reading the replies of a server: the answer or why there is none, and parameters that the server refuses."""
 
 import json
 import re
 from typing import Any
-
-from senna.convert.captioners import NoAnswer
 
 REFUSAL_STATUS = (400, 413, 415, 422)  # the server rejects this request, and may accept the next one
 
 _REFUSES = re.compile(
     r"unsupported|not support|unknown|unrecogni[sz]ed|extra|unexpected|not permitted|not allowed|not accept|deprecated"
 )
+
+
+class NoAnswer(str):
+    """An empty answer with the reason why it is empty.
+
+    Attributes:
+        reason: a few words for people.
+        is_refused: whether the server rejected the request, so that asking again is useless.
+    """
+
+    reason: str
+    is_refused: bool
+
+    def __new__(cls, reason: str, is_refused: bool = False) -> "NoAnswer":
+        """Return an empty text with a reason."""
+        text = super().__new__(cls, "")
+        text.reason, text.is_refused = reason, is_refused
+        return text
 
 
 def read_answer(reply: Any, limit: int) -> str:

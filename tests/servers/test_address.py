@@ -1,4 +1,4 @@
-"""The address of a captioning server, its key, and the proxy on the way to it."""
+"""The address of a server, its key, and the proxy on the way to it."""
 
 import socket
 import sys
@@ -7,10 +7,10 @@ import traceback
 import pytest
 
 from senna.convert.captioners import make_captioner
-from senna.convert.captioners import server as server_module
-from senna.convert.captioners.openai import OpenAICaptioner, RetryPolicy
-from senna.convert.captioners.server import KEY, parse_server, proxy_of, read_key
+from senna.convert.captioners.openai import OpenAICaptioner
 from senna.errors import SennaError, UsageError
+from senna.servers import address
+from senna.servers.address import KEY, RetryPolicy, parse_server, proxy_of, read_key
 from tests.convert import caption_server
 from tests.convert.caption_server import QUICK, answers_to, serving
 
@@ -29,7 +29,7 @@ def no_environment(monkeypatch):
 @pytest.fixture
 def unknown_names(monkeypatch):
     """No host name has an address."""
-    monkeypatch.setattr(server_module, "_resolve", lambda name: [])
+    monkeypatch.setattr(address, "_resolve", lambda name: [])
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_a_name_is_near_if_all_its_addresses_are(monkeypatch):
         [["8.8.8.8", "10.0.0.1"], PROXY],
         [[], PROXY],
     ):
-        monkeypatch.setattr(server_module, "_resolve", lambda name, addresses=addresses: addresses)
+        monkeypatch.setattr(address, "_resolve", lambda name, addresses=addresses: addresses)
         assert proxy_of("http://vllm:8000/v1") == proxy
 
 

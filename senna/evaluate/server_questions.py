@@ -1,0 +1,118 @@
+"""Records as questions to a server: the text, and the images as data URLs."""
+
+import base64
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from senna.data.dataset import find_image
+from senna.data.images import decode_image
+from senna.errors import DataError
+from senna.evaluate.predict import Fields, facts_of
+from senna.record_file import RecordFile
+from senna.records import prompt_images
+from senna.views import IMAGE_TOKEN
+
+_SENT_UNCHANGED = ((b"\xff\xd8\xff", "jpeg"), (b"\x89PNG\r\n\x1a\n", "png"))
+
+
+@dataclass(frozen=True)
+class Question:
+    """The single question of a record.
+
+    Attributes:
+        facts: the fields of its prediction that come from the record.
+        text: the question with its view tags and ``<image>``.
+        urls: a data URL for each ``<image>``.
+    """
+
+    facts: Fields
+    text: str
+    urls: list[str]
+
+    def content(self, instruction: str) -> list[dict[str, Any]]:
+        """Return the parts of a chat message: the instruction, then text and images in the order of the question."""
+        first, *others = self.text.split(IMAGE_TOKEN)
+        parts = [_text(f"{instruction}\n"), _text(first)] if instruction else [_text(first)]
+        for url, text in zip(self.urls, others, strict=True):
+            parts += [{"type": "image_url", "image_url": {"url": url}}, _text(text)]
+        return [part for part in parts if part.get("text") != ""]
+
+
+@dataclass(frozen=True)
+class QuestionReader:
+    """Reads the questions of a file of records.
+
+    Attributes:
+        image_folder: where image paths start; by default in the folder of the records.
+        black: None reads the images. "image" replaces each by a black image of the same size, and "square" by a black
+            square, which is black everywhere after Senna's padding as well.
+    """
+
+    records: RecordFile
+    image_folder: str | None = None
+    black: str | None = None
+
+    def read(self, index: int) -> Question:
+        """Return the question of a record. Raises DataError, which names the record, if it cannot be used."""
+        try:
+            record = self.records[index]
+            paths, turns = prompt_images(record), record["conversations"]
+            placeholders = sum(turn["value"].count(IMAGE_TOKEN) for turn in turns)
+            if placeholders != len(paths):
+                raise DataError(
+                    f"the text has {placeholders} {IMAGE_TOKEN}, the record names {len(paths)} images",
+                    remedy=f"write one {IMAGE_TOKEN} for each image",
+                )
+            facts = {"index": index, **facts_of(record, paths)}
+            if len(turns) != 2 or IMAGE_TOKEN in turns[1]["value"]:
+                raise DataError(
+                    f"there are {len(turns) - 1} turns before the last answer",
+                    remedy="use records with a single question; a server is asked those only",
+                )
+            return Question(facts, turns[0]["value"], [self._url(path) for path in paths])
+        except DataError as error:
+            raise error.located(self.records.path, self.records.label(index)) from error
+
+    def _url(self, path: str) -> str:
+        if self.black == "square":
+            return black_url((336, 336))
+        folders = [Path(folder) for folder in (self.image_folder, self.records.path.parent) if folder]
+        file = find_image(path, folders)
+        return image_url(file) if self.black is None else black_url(decode_image(file).size)
+
+
+def image_url(path: Path) -> str:
+    """Return an image as a data URL: the bytes of a JPEG or PNG file, and a PNG of the pixels of any other format.
+
+    Raises:
+        DataError: the image is missing or damaged, so that a server would refuse it.
+    """
+    image = decode_image(path)
+    content = path.read_bytes()
+    for head, kind in _SENT_UNCHANGED:
+        if content.startswith(head):
+            return _data_url(content, kind)
+    return _data_url(_png(image), "png")
+
+
+def black_url(size: tuple[int, int]) -> str:
+    """Return a black image of a (width, height) as a data URL."""
+    return _data_url(_png(Image.new("RGB", size)), "png")
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _data_url(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}

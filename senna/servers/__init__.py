@@ -1,0 +1,1 @@
+"""Requests to servers with OpenAI's interface, for `senna convert --captioner openai` and `senna evaluate --server`."""
