@@ -90,7 +90,7 @@ def training_setup(args: TrainArguments, shape: ModelShape, gpus: int | None = N
             masked=args.pack_frames and args.pack_attention == "dense",
             gathered=GATHERED if args.pack_frames and args.pack_attention == "split" and cuda else 0.0,
         ),
-        liger=args.use_liger_kernel,
+        liger=bool(args.use_liger_kernel),
         zero=Zero(stage, gpus, _offloads(args, "offload_optimizer"), _offloads(args, "offload_param")),
         cuda=cuda,
         pixel_bytes=1,
