@@ -12,7 +12,7 @@ from pathlib import Path
 
 from senna.errors import UsageError
 from senna.launch import hosts
-from senna.launch.devices import visible_devices
+from senna.launch.devices import allocator_settings, optimizer_threads, visible_devices
 from senna.launch.processes import number_of_gpus, replace_process, start_command, uses_several_processes
 from senna.launch.slurm import slurm_environment
 from senna.launch.tiny_preset import ENVIRONMENT, Inputs, fill_inputs
@@ -167,11 +167,14 @@ def _train(stage: int, recipe: Recipe, flags: list[str], environment: Mapping[st
         raise UsageError(f"PRESET={preset} is unknown", remedy="use PRESET=tiny, or leave PRESET unset")
     else:
         processes = number_of_gpus(environment)
+        changes = allocator_settings(environment)
         if processes < 1 and not environment.get("HOSTFILE") and not only_prints:
             raise UsageError(
                 "No GPU found",
                 remedy="run on a GPU machine (set NUM_GPUS=N if detection fails), or use PRESET=tiny for a small CPU run",
             )
+    deepspeed = _deepspeed_file(recipe, environment, processes)
+    changes |= optimizer_threads({**environment, **changes}, processes, deepspeed)
     arguments = ["train", "--config", str(configs[0])]
     arguments += ["--output_dir", environment.get("OUT_DIR") or str(ROOT / "outputs" / f"stage{stage}{recipe.suffix}")]
     given = {
@@ -179,7 +182,7 @@ def _train(stage: int, recipe: Recipe, flags: list[str], environment: Mapping[st
         "--data_path": inputs.data,
         "--image_folder": inputs.images,
         "--vision_tower": inputs.tower,
-        "--deepspeed": _deepspeed_file(recipe, environment, processes),
+        "--deepspeed": deepspeed,
         "--mm_adapter_tokens": inputs.adapter_tokens,
     }
     arguments += [word for flag, value in given.items() if value is not None for word in (flag, str(value))]

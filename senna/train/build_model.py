@@ -14,6 +14,7 @@ from senna.model.parts import DRIVING_ADAPTER, VISION_TOWER, is_lora_weight
 from senna.model.senna_llava_llama import SennaLlavaLlamaForCausalLM
 from senna.model.source import ModelSource
 from senna.train.arguments import TrainArguments
+from senna.train.liger import use_liger_kernels, wants_liger
 
 logger = logging.getLogger(__name__)
 
@@ -53,17 +54,6 @@ def freeze(model: SennaLlavaLlamaForCausalLM, args: TrainArguments) -> None:
         )
 
 
-def use_liger_kernels(model: SennaLlavaLlamaForCausalLM) -> None:
-    """Replace the LLM's norms, rotary embedding and MLP by Liger's fused Triton kernels.
-
-    The loss stays Senna's own, which computes logits of targets only. transformers' own switch selects kernels by model type
-    and does not know this model.
-    """
-    from liger_kernel.transformers import apply_liger_kernel_to_llama  # type: ignore[import-not-found]
-
-    apply_liger_kernel_to_llama(cross_entropy=False, fused_linear_cross_entropy=False, model=model)
-
-
 def build_model(args: TrainArguments, source: ModelSource) -> SennaLlavaLlamaForCausalLM:
     """Return the model to train: frozen parts in the training precision, trained parts in fp32 (under DeepSpeed in the
     training precision, because DeepSpeed keeps fp32 copies).
@@ -101,9 +91,9 @@ def build_model(args: TrainArguments, source: ModelSource) -> SennaLlavaLlamaFor
             source.path,
             " and no ".join(untrained),
         )
-    if args.use_liger_kernel:
+    if wants_liger(args.use_liger_kernel, args.device):
         use_liger_kernels(model)
-        args.use_liger_kernel = False  # keeps the Trainer from applying its own switch
+    args.use_liger_kernel = False  # keeps the Trainer from applying its own switch
     if args.lora_enable:
         add_lora(model, args.lora_r, args.lora_alpha, args.lora_dropout)
         leave_casts_to_autocast(model)

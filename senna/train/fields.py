@@ -179,7 +179,11 @@ class TrainArguments(TrainingArguments):
         "GPU",
         None,
     )
-    use_liger_kernel: bool = flag("use Liger's fused norms, rotary embedding and MLP: faster, CUDA only", False)
+    use_liger_kernel: bool | None = flag(
+        "use Liger's fused norms, rotary embedding and MLP: faster, CUDA only; default: yes, if liger-kernel is installed and "
+        "works in a trial on the GPU",
+        None,
+    )
     use_cpu: bool = flag("train on the CPU, even if there is a GPU; required if there is none", False)
     dataloader_num_workers: int = flag(
         "processes per GPU that read and decode images; 0: the training process does it. Raise it if the GPU waits for images",

@@ -90,7 +90,7 @@ def training_setup(args: TrainArguments, shape: ModelShape, gpus: int | None = N
             masked=args.pack_frames and args.pack_attention == "dense",
             gathered=GATHERED if args.pack_frames and args.pack_attention == "split" and cuda else 0.0,
         ),
-        liger=args.use_liger_kernel,
+        liger=bool(args.use_liger_kernel),
         zero=Zero(stage, gpus, _offloads(args, "offload_optimizer"), _offloads(args, "offload_param")),
         cuda=cuda,
         pixel_bytes=1,
@@ -152,8 +152,8 @@ def batch_splits(args: TrainArguments) -> list[tuple[int, int]]:
 def choices(args: TrainArguments, shape: ModelShape, gpu_bytes: float, gpus: int) -> list[Choice]:
     """Return settings with the same global batch that fit ``gpu_bytes`` even if the estimate is too low by ``RELATIVE_ERROR``.
 
-    These are the given settings and the largest batch of the given method. If neither fits, they are the largest batch
-    of each other method.
+    These are the given settings, the largest batch of the given method, and the given settings without gradient
+    checkpointing, which are faster. If none fits, they are the largest batch of each other method.
     """
     setup = training_setup(args, shape, gpus)
     given = (args.per_device_train_batch_size, args.gradient_accumulation_steps)
@@ -173,6 +173,9 @@ def choices(args: TrainArguments, shape: ModelShape, gpu_bytes: float, gpus: int
     found = largest_batch("as given", "", setup, [given])
     other_batch = largest_batch("another batch", "", setup, batch_splits(args))
     found += [choice for choice in other_batch if (choice.rows, choice.accumulation) != given]
+    if found and setup.checkpointing:
+        faster = replace(setup, checkpointing=False)
+        found += largest_batch("faster, without recomputation", "--gradient_checkpointing False", faster, [given])
     if found:
         return found
     methods = list(alternatives(setup, gpus))

@@ -93,6 +93,15 @@ def test_gradient_checkpointing_is_recommended_if_it_is_off():
     assert "--gradient_checkpointing True" in finding.remedy
 
 
+def test_training_without_gradient_checkpointing_is_advised_where_the_memory_allows_it():
+    full = arguments("stage2_driving.yaml")
+    fits, fits_not = (choices(full, SENNA_7B, gib * GIB, 8) for gib in (78.7, 40))
+    assert [choice.flags for choice in fits][-1] == "--gradient_checkpointing False"
+    assert fits[-1].estimate.total > fits[0].estimate.total
+    assert not any("checkpointing" in choice.flags for choice in fits_not)
+    assert "--gradient_checkpointing False" in check_memory(full, 78.7, 8)[1]
+
+
 def test_offloading_reports_the_main_memory_that_it_needs():
     zero = REPOSITORY / "configs/deepspeed/zero3_offload.json"
     findings, _ = check_memory(arguments("stage2_driving.yaml", deepspeed=zero), 24)
