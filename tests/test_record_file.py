@@ -1,6 +1,7 @@
 """Files of records: the same records from every format, in little memory, with errors that name file and record."""
 
 import json
+import os
 import pickle
 import tracemalloc
 from pathlib import Path
@@ -152,3 +153,12 @@ def test_a_different_kind_in_every_record_raises_an_error(tmp_path):
     with pytest.raises(DataError, match="has the 'kind' 'sample 1000', and 1000 other kinds") as error:
         open_records(tmp_path / "a.json")
     assert (error.value.file, error.value.record) == (tmp_path / "a.json", "1000 (r1000)")
+
+
+def test_a_path_that_leads_to_no_file_of_records_is_wrong_use(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for name, reason in (("nothing.jsonl", "does not exist"), ("", "is a folder"), ("pipe", "is not a regular file")):
+        with pytest.raises(DataError, match=reason) as error:
+            open_records(tmp_path / name)
+        assert error.value.exit_code == 2
+        assert error.value.remedy

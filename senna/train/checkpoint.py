@@ -5,6 +5,7 @@ files have been damaged since, for example by a copy that was cut off.
 """
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from senna import run_folder
+from senna.contents import absolute, file_content, model_content
 from senna.errors import SennaError, UsageError
 from senna.files import SAVING, write_json, writing
 from senna.run_folder import RUN_FILE
@@ -30,6 +32,11 @@ lora_enable lora_r lora_alpha lora_dropout bits learning_rate lr_scheduler_type 
 num_train_epochs max_steps seed bf16 fp16 global_batch_size world_size zero_stage""".split()
 """The arguments that must be the same for a run to continue as if it had never stopped."""
 
+
+CONTENTS = "contents"
+"""The key in ``run.json`` for the hashes of the inputs: setting -> hash."""
+
+_MODELS = ("model_name_or_path", "model_base", "vision_tower")
 
 ENDED_EARLY = "ended_early"
 """The key in ``run.json`` for the step at which a run was ended before its planned last step."""
@@ -106,10 +113,44 @@ def set_aside(damaged: Mapping[Path, str]) -> list[str]:
 def run_settings(args: TrainArguments) -> dict[str, Any]:
     """Return the `CONTINUED_FIELDS` of a run as JSON values, with absolute paths."""
     settings = {name: getattr(args, name) for name in CONTINUED_FIELDS}
-    for name in ("model_name_or_path", "vision_tower", "data_path", "image_folder"):
-        if settings[name] and Path(settings[name]).exists():
-            settings[name] = str(Path(settings[name]).resolve())
-    return json.loads(json.dumps(settings, default=str))
+    return json.loads(json.dumps(absolute_paths(settings), default=str))
+
+
+def absolute_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings in which the names of existing files and folders are absolute paths."""
+    found = dict(settings)
+    for name in (*_MODELS, "image_folder"):
+        if found.get(name):
+            found[name] = absolute(found[name])
+    if data := found.get("data_path"):
+        found["data_path"] = ",".join(f"{absolute(path)}{weight}" for path, weight in _data_files(data))
+    return found
+
+
+def _data_files(data_path: str) -> list[tuple[str, str]]:
+    """Return the files of ``a.json:1.0,b.jsonl:0.5`` and the text behind each, ``:1.0`` or nothing."""
+    if os.path.exists(data_path):
+        return [(data_path, "")]
+    parts = [part.strip() for part in data_path.split(",")]
+    split = [(part, "", "") if os.path.exists(part) else part.rpartition(":") for part in parts]
+    return [(path or weight, colon + weight if path else "") for path, colon, weight in split]
+
+
+def _contents(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return the hash of the contents of the model, its base, the vision tower and the data, where they are on this disk."""
+    found = {name: model_content(settings[name]) for name in _MODELS if settings.get(name)}
+    if data := settings.get("data_path"):
+        files = [(file_content(path), weight) for path, weight in _data_files(data)]
+        found["data_path"] = json.dumps(files) if all(content for content, _ in files) else ""
+    return {name: content for name, content in found.items() if content}
+
+
+def _moved_back(settings: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with the earlier paths of inputs that are elsewhere now and have the same contents."""
+    known = before.get(CONTENTS) or {}
+    moved = {name: settings[name] for name in known if name in settings and settings[name] != before.get(name)}
+    same = [name for name, content in _contents(moved).items() if content == known[name]]
+    return {**settings, **{name: before[name] for name in same}}
 
 
 def is_finished(output_dir: Path) -> bool:
@@ -172,6 +213,8 @@ def check_output_folder(output_dir: Path, settings: Mapping[str, Any]) -> Path |
     found = checkpoints(output_dir)
     if not found and not is_finished(output_dir):
         return None
+    before = absolute_paths(before)  # earlier versions stored some of them as they were given
+    settings = _moved_back(settings, before)
     if early_end(output_dir, settings) is not None:
         settings = {**settings, "max_steps": before.get("max_steps")}
     hint = ""
@@ -216,7 +259,9 @@ def claim_output_folder(output_dir: Path, settings: Mapping[str, Any], start_fro
     """Write the settings of a new run into its folder. A run that continues from ``start_from`` has written them already."""
     if start_from is None:
         (output_dir / RUN_FILE).unlink(missing_ok=True)  # of a run that stopped before its first checkpoint
-        run_folder.claim(output_dir, dict(sorted(settings.items())), remedy="choose another --output_dir")
+        contents = _contents(settings)
+        settings = {**dict(sorted(settings.items())), **({CONTENTS: contents} if contents else {})}
+        run_folder.claim(output_dir, settings, remedy="choose another --output_dir")
 
 
 def saving(output_dir: Path) -> AbstractContextManager[None]:

@@ -1,6 +1,7 @@
 """`senna evaluate` as a user runs it, on the toy data of the training tests."""
 
 import json
+import os
 import shutil
 import time
 
@@ -10,6 +11,7 @@ from senna.cli import main
 from senna.errors import UsageError
 from senna.evaluate import command
 from senna.evaluate.predictions import read_predictions
+from senna.file_lock import lock_folder
 from senna.meta_actions import ALL_META_ACTIONS
 from tests.helpers.forks import Run
 
@@ -142,6 +144,53 @@ def test_a_missing_image_is_reported_and_may_be_skipped(planner, plans, toy, tmp
     metrics = json.loads((tmp_path / "out/metrics.json").read_text())
     assert metrics["records"] == 3
     assert metrics["run"]["records that could not be used"] == 1
+
+
+def test_a_copied_model_and_paths_written_in_another_way_continue_an_evaluation(
+    evaluated, planner, plans, toy, tmp_path, monkeypatch
+):
+    import senna.model
+
+    monkeypatch.delattr(senna.model, "load_model")  # nothing is predicted again
+    out = shutil.copytree(evaluated, tmp_path / "out")
+    model, data = shutil.copytree(planner, tmp_path / "model"), shutil.copy(plans, tmp_path / "copy.jsonl")
+    os.utime(data, (1, 1))
+    (model / "evaluate.log").write_text("text")
+    (tmp_path / "link").symlink_to(model)
+    monkeypatch.chdir(tmp_path)
+    assert main(flags("link", "./copy.jsonl", toy, "out", "--blackout")) == 0
+    assert read_predictions(out) == read_predictions(evaluated)
+
+
+def test_other_weights_of_the_same_size_are_another_model(evaluated, planner, plans, toy, tmp_path, capsys):
+    out, model = shutil.copytree(evaluated, tmp_path / "out"), shutil.copytree(planner, tmp_path / "model")
+    path = model / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert main(flags(model, plans, toy, out)) == 2
+    message = capsys.readouterr().err
+    assert "model_files was 'sha256:" in message
+    assert f"model was '{planner}' and is '{model}'" in message
+
+
+def test_a_second_evaluation_of_a_folder_is_refused_by_all_its_processes(evaluated, planner, plans, toy, tmp_path):
+    before = (evaluated / "predictions.jsonl").read_bytes()
+    with lock_folder(evaluated, remedy=""):
+        arguments = flags(planner, plans, toy, evaluated, "--overwrite")
+        for processes in (1, 2):
+            result = Run(main, arguments, tmp_path, processes).result()
+            assert result.returncode == 2
+            assert result.stderr.count(f"another process is writing to it (process {os.getpid()} on ") == 1
+            assert "choose another --out" in result.stderr
+            assert "Traceback" not in result.stderr
+    assert (evaluated / "predictions.jsonl").read_bytes() == before
+
+
+def test_a_missing_data_file_is_wrong_use(planner, toy, tmp_path, capsys):
+    assert main(flags(planner, tmp_path / "nothing.jsonl", toy, tmp_path / "out")) == 2
+    assert "nothing.jsonl: does not exist" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -46,8 +46,9 @@ def test_stored_batches_are_not_computed_again_with_another_number_of_processes(
 def test_records_beyond_the_skip_budget_are_an_error():
     budget = SkipBudget(1)
     budget.skip("a.jsonl: no image")
-    with pytest.raises(DataError, match=r"more than --skip-bad-samples 1 .*b\.jsonl"):
+    with pytest.raises(DataError, match=r"more than --skip-bad-samples 1 .*b\.jsonl") as error:
         budget.skip("b.jsonl: no image")
+    assert "larger --skip-bad-samples" in error.value.remedy
     with pytest.raises(DataError, match=r"b\.jsonl") as error:
         SkipBudget(0).skip("b.jsonl: no image")
     assert "--skip-bad-samples N" in error.value.remedy

@@ -1,5 +1,7 @@
 import errno
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -55,6 +57,53 @@ def test_a_folder_with_other_files_is_refused_and_not_changed(tmp_path):
         checkpoint.check_output_folder(tmp_path, {})
     assert "new folder" in error.value.remedy
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_logs_of_shells_and_clusters_are_no_other_run(tmp_path):
+    for name in ("train.log", "nohup.out", "slurm-1.out", ".nfs0001", "lost+found/x", "wandb/run-1/files/config.yaml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("text")
+    assert checkpoint.check_output_folder(tmp_path, {}) is None
+    (tmp_path / "a.png").write_text("data")
+    with pytest.raises(UsageError, match=r"holds other files \(a\.png\)"):
+        checkpoint.check_output_folder(tmp_path, {})
+
+
+def test_moved_inputs_with_the_same_contents_and_other_ways_to_write_paths_continue_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path, "m", "out/checkpoint-3", "images")
+    Path("m/config.json").write_text("{}")
+    for name in "ab":
+        Path(f"{name}.json").write_text(name)
+
+    def settings(model, data, base=None):
+        paths = {"model_name_or_path": model, "data_path": data, "model_base": base, "image_folder": "images/"}
+        return checkpoint.absolute_paths({**paths, "vision_tower": "openai/clip", "seed": 1})
+
+    started = settings("m", "a.json:1.0,b.json:0.5", "m")
+    checkpoint.claim_output_folder(tmp_path / "out", started, start_from=None)
+    shutil.copytree("m", "n")
+    shutil.copy("a.json", "c.json")
+    Path("link").symlink_to("m")
+    for now in (settings("./m/", "./a.json:1.0,b.json:0.5", "link"), settings("n", "c.json:1.0,b.json:0.5", "n")):
+        assert checkpoint.check_output_folder(tmp_path / "out", now).name == "checkpoint-3"
+    Path("n/config.json").write_text("[]")
+    Path("c.json").write_text("c")
+    for now, name in ((settings("n", "a.json:1.0,b.json:0.5", "m"), "model_name_or_path"),
+                      (settings("m", "c.json:1.0,b.json:0.5", "m"), "data_path"),
+                      (settings("m", "a.json:1.0,b.json:0.7", "m"), "data_path")):  # fmt: skip
+        with pytest.raises(UsageError, match=f"another run: {name} was"):
+            checkpoint.check_output_folder(tmp_path / "out", now)
+
+
+def test_relative_paths_of_an_earlier_version_continue_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path, "out/checkpoint-3")
+    for name in "ab":
+        Path(f"{name}.json").write_text(name)
+    write_settings(tmp_path / "out", {"data_path": "a.json:1.0,b.json:0.5"})
+    now = checkpoint.absolute_paths({"data_path": "./a.json:1.0,b.json:0.5"})
+    assert checkpoint.check_output_folder(tmp_path / "out", now).name == "checkpoint-3"
 
 
 def test_a_run_with_other_settings_is_refused_with_both_values(tmp_path):

@@ -35,6 +35,8 @@ def assert_same_files(actual, expected):
 
 
 def test_the_exported_checkpoint_of_the_last_step_is_the_final_model(finished, tmp_path, capsys):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "slurm-1.out").write_text("a log")
     assert export(finished[0] / "checkpoint-12", tmp_path / "model") == 0
     assert "load_model opens it" in capsys.readouterr().out
     assert_same_files(tmp_path / "model", finished[0])

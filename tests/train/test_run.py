@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from senna.cli import main
 from senna.errors import UsageError
+from senna.file_lock import LOCK, lock_folder
 from senna.model import load_model
 from senna.train import run
 from senna.train.arguments import parse_arguments
@@ -63,6 +64,7 @@ def test_a_run_prints_its_settings_and_logs_loss_learning_rate_and_throughput(fi
     assert f"loss     {steps[0]['loss']:.4f} at the start" in printed
     assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert list((folder / "runs").rglob("events.out.tfevents.*"))
+    assert not (folder / LOCK).exists()
 
 
 def test_starting_a_finished_run_again_changes_nothing(toy, finished):
@@ -165,6 +167,16 @@ def test_training_without_a_model_or_data_is_refused(toy, tmp_path):
         args = parse_arguments(toy.flags(tmp_path / "out", **{name: None}))
         with pytest.raises(UsageError, match=f"--{name} is not set"):
             run.train(args)
+
+
+@pytest.mark.slow
+def test_a_second_run_in_the_same_folder_is_refused_by_all_its_processes(toy, tmp_path):
+    with lock_folder(tmp_path / "out", remedy=""):
+        for processes in (1, 2):
+            error = error_of(toy.start(tmp_path / "out", processes).result(), 2)
+            assert error.count("another process is writing to it") == 1
+            assert "choose another --output_dir" in error
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [LOCK]
 
 
 def test_training_checks_the_output_folder_without_preflight(toy, tmp_path):

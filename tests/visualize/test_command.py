@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from senna.errors import DataError, UsageError
+from senna.file_lock import lock_folder
 from senna.meta_actions import ALL_META_ACTIONS, MetaAction
 from senna.views import VIEWS, image_block
 from senna.visualize.command import main
@@ -118,6 +121,47 @@ def test_pictures_of_another_model_are_refused(world):
     assert world.times() == after
     with pytest.raises(UsageError, match=r"s_0002\.png holds another run"):  # the second run did not touch it
         world.run("--limit", "2")
+
+
+def test_copied_files_and_paths_written_in_another_way_continue_a_run(world, monkeypatch):
+    world.run(film="gif")
+    before, film = world.times(), (world.out / "s.gif").stat().st_mtime_ns
+    copy = shutil.copy(world.predictions, world.folder / "copy.jsonl")
+    os.utime(copy, (1, 1))
+    os.utime(world.out / "s_0001.png", ns=(before["s_0001.png"], before["s_0001.png"]))
+    monkeypatch.chdir(world.folder)
+    (world.folder / "link").symlink_to(world.data)
+    flags = ["--data", "./link", "--out", "out/", "--predictions", "copy.jsonl", "--film", "gif"]
+    assert main(flags) == 0
+    assert world.times() == before
+    os.utime(world.out / "s_0001.png", (1, 1))
+    assert main(flags) == 0
+    assert (world.out / "s.gif").stat().st_mtime_ns == film
+
+
+def test_a_run_of_an_earlier_version_continues_unless_a_file_has_changed(world):
+    from senna.files import stamp
+    from senna.visualize.png_store import write_png
+
+    world.run("--limit", "1")
+    path = world.out / "s_0001.png"
+    note = read_note(path)["settings"]
+    note["files"] = [stamp(world.predictions), stamp(world.data)]
+    with Image.open(path) as picture:
+        write_png(picture, path, note)
+    before = world.times()
+    world.run("--limit", "1")
+    assert world.times() == before
+    os.utime(world.data, (1, 1))
+    with pytest.raises(UsageError, match=r"s_0001\.png holds another run: files was"):
+        world.run("--limit", "1")
+
+
+def test_a_second_run_in_the_same_folder_is_refused(world):
+    with lock_folder(world.out, remedy=""), pytest.raises(UsageError, match="another process is writing") as error:
+        world.run()
+    assert "--out" in error.value.remedy
+    assert not list(world.out.glob("*.png"))
 
 
 def test_a_film_is_made_again_only_if_its_pictures_changed(world):

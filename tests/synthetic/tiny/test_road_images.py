@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from senna.errors import SennaError, UsageError
+from senna.file_lock import lock_folder
 from senna.synthetic import write_road_images
+from senna.synthetic.command import main
 from senna.synthetic.folders import make_folder, needs_making
 from senna.synthetic.render.scene import BODY_COLOURS, VEHICLE_KINDS, Scene, TrafficLight, Vehicle
 from senna.synthetic.tiny.captions import FORMS, caption, facts_of, sample_facts
@@ -127,6 +129,25 @@ def test_an_interrupted_folder_is_made_again(tmp_path: Path):
     assert not needs_making(tmp_path / "folder", recipe)
     assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == ["complete.json", "second"]
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_log_in_the_folder_is_no_other_run_and_stays(tmp_path: Path):
+    folder, recipe = tmp_path / "folder", {"seed": 1}
+    folder.mkdir()
+    log = (folder / "nohup.out").open("w")
+    for seed in (1, 2):
+        assert needs_making(folder, {"seed": seed})
+        make_folder(folder, {"seed": seed}, lambda folder: (folder / "made").touch())
+        log.write("text\n")
+    log.close()
+    assert (folder / "nohup.out").read_text() == "text\ntext\n"
+    assert needs_making(folder, recipe)
+
+
+def test_a_second_synthesis_in_the_same_folder_is_refused(tmp_path: Path):
+    with lock_folder(tmp_path, remedy=""), pytest.raises(UsageError, match="another process is writing") as error:
+        main(["--stage1", "--pictures", "1", "--out", str(tmp_path)])
+    assert "--out" in error.value.remedy
 
 
 def test_a_folder_with_other_files_is_refused_and_kept(tmp_path: Path):
