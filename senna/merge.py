@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from senna.data.serving import prepare_for_serving
 from senna.errors import SennaError, UsageError
 from senna.files import SAVING, check_free_space, publish_files, writing
 from senna.flags import flag, parse_flags
@@ -33,6 +34,7 @@ class MergeArguments:
     adapter: str = flag("the LoRA folder (or hub name), in the form of this project or of LLaVA")
     out: str = flag("the folder to write; new or empty")
     base: str | None = flag("the model that the LoRA was trained on, if it has moved", None)
+    serve: bool = flag("write what other servers need too: <image> as a token, and the chat template", False)
 
 
 def main(argv: list[str]) -> int:
@@ -93,7 +95,7 @@ def merge(args: MergeArguments) -> str:
     check_free_space(out, sum(p.numel() * p.element_size() for p in merged.parameters()))
     precision = torch.bfloat16 if quantization else merged.dtype
     try:
-        summary = _write(merged, source, out / SAVING, before, precision)
+        summary = _write(merged, source, out / SAVING, before, precision, args.serve)
         with writing(out):
             publish_files(out / SAVING, out)
     finally:
@@ -104,10 +106,13 @@ def merge(args: MergeArguments) -> str:
 
 
 def _write(
-    merged: SennaLlavaLlamaForCausalLM, source: ModelSource, staging: Path, before: torch.Tensor, dtype: torch.dtype
-) -> str:
+    merged: SennaLlavaLlamaForCausalLM, source: ModelSource, staging: Path, before: torch.Tensor, dtype: torch.dtype,
+    serve: bool,
+) -> str:  # fmt: skip
     """Write the folder to ``staging``, open it again, and compare its logits with those ``before`` the merge."""
     tokenizer = load_tokenizer(source.tokenizer, merged.config.tokenizer_model_max_length)
+    if serve:
+        prepare_for_serving(tokenizer)
     staging.mkdir(parents=True, exist_ok=True)
     with writing(staging.parent), quiet_transformers():
         merged.save_pretrained(staging)

@@ -14,7 +14,7 @@ from tests.helpers.paths import REPOSITORY
 DOCUMENTS = sorted(
     path
     for path in REPOSITORY.rglob("*.md")
-    if not {".venv", "outputs", ".pytest_cache"} & set(path.relative_to(REPOSITORY).parts)
+    if not {".venv", ".venv-serve", "outputs", ".pytest_cache"} & set(path.relative_to(REPOSITORY).parts)
 )
 SOURCES = sorted((REPOSITORY / "senna").rglob("*.py"))
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")

@@ -67,7 +67,9 @@ def _parts(content: Any, number: int, with_images: bool = True) -> list[str | Im
         kind = item.get("type") if isinstance(item, Mapping) else None
         if kind == "text" and isinstance(item.get("text"), str):
             if has_surrogate(item["text"]):
-                raise DataError("a text has a lone surrogate, half of a character", remedy="write it again", record=where)
+                raise DataError(
+                    "a text has a lone surrogate, half of a character", remedy="write it again", record=where
+                )
             parts.append(item["text"])
         elif kind == "image_url" and with_images:
             parts.append(_image(item, f"{where}.images.{len(parts)}"))
@@ -83,7 +85,9 @@ def _image(item: Mapping[str, Any], name: str) -> ImageSource:
     inner = item.get("image_url")
     url = inner.get("url") if isinstance(inner, Mapping) else inner
     if not isinstance(url, str):
-        raise DataError("an image has no URL", remedy='write {"image_url": {"url": "data:image/jpeg;base64,..."}}', record=name)
+        raise DataError(
+            "an image has no URL", remedy='write {"image_url": {"url": "data:image/jpeg;base64,..."}}', record=name
+        )
     view = item.get("view") or (inner.get("view") if isinstance(inner, Mapping) else None)
     return ImageSource(url, name, view_named(view) if view else view_of_url(url))
 

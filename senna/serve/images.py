@@ -20,6 +20,7 @@ from vllm.multimodal.media.base import MediaIO
 from senna.data.images import PixelRules, square_pixels
 from senna.errors import DataError, first_line
 from senna.image_file import check_image_file
+from senna.serve.refusal import refusal
 from senna.serve.views import ImageSource
 
 FORMATS = ("JPEG", "PNG", "WEBP")
@@ -55,9 +56,7 @@ class PixelReader(MediaIO[np.ndarray]):
         except Image.UnidentifiedImageError as error:
             raise DataError("not a JPEG, PNG or WebP image", remedy="send an image in one of these formats") from error
         except Exception as error:  # Pillow's parsers raise many kinds: SyntaxError, struct.error, EOFError, ...
-            raise DataError(
-                f"damaged or truncated ({first_line(error)})", remedy="encode the image again"
-            ) from error
+            raise DataError(f"damaged or truncated ({first_line(error)})", remedy="encode the image again") from error
 
     def load_base64(self, media_type: str, data: str) -> np.ndarray:
         """Decode the image of a data URL."""
@@ -114,5 +113,8 @@ class ImageFetcher:
 
 def _refusal(source: ImageSource, error: Exception) -> VLLMValidationError:
     """Return an error for the client. Whatever stops a fetch (a wrong URL, a refusal, a timeout) concerns its URL."""
-    reason = str(error) if isinstance(error, DataError) else f"cannot be fetched: {first_line(error)}"
-    return VLLMValidationError(f"{source.name}: {reason}", parameter=source.name)
+    if not isinstance(error, DataError):
+        error = DataError(
+            f"cannot be fetched ({first_line(error)})", remedy="send a data URL, or one that the server may fetch"
+        )
+    return refusal(error, source.name)

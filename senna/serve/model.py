@@ -51,8 +51,6 @@ class SennaForVLLM(nn.Module, SupportsMultiModal, SupportsPP):
         config: SennaConfig = vllm_config.model_config.hf_config
         self.config = config
         self.keep_class_token = config.mm_vision_select_feature == "cls_patch"
-        # The id of <image> may lie behind the rows of the embedding; vLLM then looks up row 0 and overwrites it.
-        self.configure_mm_token_handling(vocab_size=config.vocab_size, mm_token_ids=[config.vocab_size])
         with self._mark_tower_model(vllm_config, "image"):
             self.vision_tower = CLIPVisionModel(
                 config.tower_config,

@@ -26,6 +26,10 @@ from senna.model.source import ModelSource
 from senna.serve.tokenizer import image_token_id
 from senna.views import IMAGE_TOKEN, VIEWS
 
+_FILLER = 0
+"""The id at the positions of images in the engine. It is in the vocabulary: vLLM looks up log-probabilities of prompts by id,
+and would stop at the id of ``<image>``. The embedding at these positions is that of the image."""
+
 
 class ImageParser(MultiModalDataParser):
     """Resizes images, uint8 (H, W, 3) each. vLLM's own parser would rotate them by EXIF, and blend transparent ones.
@@ -106,6 +110,6 @@ class SennaProcessor(BaseMultiModalProcessor[SennaInfo]):
     def _get_prompt_updates(
         self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, object], out_mm_kwargs: Any
     ) -> Sequence[PromptReplacement]:
-        placeholder = image_token_id(self.info.get_tokenizer())
+        target = [image_token_id(self.info.get_tokenizer())]
         tokens = self.info.get_hf_config().mm_adapter_tokens
-        return [PromptReplacement(modality="image", target=[placeholder], replacement=[placeholder] * tokens)]
+        return [PromptReplacement(modality="image", target=target, replacement=[_FILLER] * tokens)]

@@ -91,12 +91,16 @@ def read_request(body: Any, templates: Templates) -> MetaActionRequest:
     if not isinstance(body, Mapping):
         raise DataError("the body is not a JSON object", remedy="send an object with images, speed and command")
     if unknown := next((name for name in body if name not in _FIELDS), None):
-        raise DataError(f"the field {unknown!r:.40} is unknown", remedy=f"use {', '.join(_FIELDS)}", record=f"{unknown:.40}")
+        raise DataError(
+            f"the field {unknown!r:.40} is unknown", remedy=f"use {', '.join(_FIELDS)}", record=f"{unknown:.40}"
+        )
     question = body.get("question")
     if question is None:
         question = image_block() + _plan_question(body.get("speed"), body.get("command"), templates)
     elif "speed" in body or "command" in body:
-        raise DataError("there is a question besides speed and command", remedy="send one or the other", record="question")
+        raise DataError(
+            "there is a question besides speed and command", remedy="send one or the other", record="question"
+        )
     question = _text(question, "question")
     version = _text(body.get("version", "v1"), "version")
     if not isinstance(TEMPLATES.get(version), ChatTemplate):
@@ -104,7 +108,11 @@ def read_request(body: Any, templates: Templates) -> MetaActionRequest:
     model = body.get("model")
     ending = _text(body.get("ending", "\n"), "ending")
     return MetaActionRequest(
-        question, _images(body.get("images"), question), ending, version, None if model is None else _text(model, "model")
+        question,
+        _images(body.get("images"), question),
+        ending,
+        version,
+        None if model is None else _text(model, "model"),
     )
 
 
@@ -136,7 +144,9 @@ def _images(value: Any, question: str) -> list[ImageSource]:
     if value is None:
         value = []
     if isinstance(value, Mapping):
-        named = [ImageSource(_url(url, f"images.{key}"), f"images.{key}", view_named(key)) for key, url in value.items()]
+        named = [
+            ImageSource(_url(url, f"images.{key}"), f"images.{key}", view_named(key)) for key, url in value.items()
+        ]
         check_views([str(image.view) for image in named])
         by_view = {image.view: image for image in named}
         if set(placeholders) != by_view.keys() or len(placeholders) != len(named):

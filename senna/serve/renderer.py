@@ -9,13 +9,15 @@ from typing import Any
 from vllm.exceptions import VLLMValidationError
 from vllm.renderers.hf import HfRenderer
 
+from senna.data.serving import add_image_token
 from senna.errors import DataError
 from senna.model.source import ModelSource
 from senna.model.tokenizer import load_tokenizer
 from senna.record_checks import has_surrogate
 from senna.serve.chat import Chat, read_messages
 from senna.serve.images import ImageFetcher
-from senna.serve.tokenizer import add_image_token, encode_with_placeholders, image_token_id
+from senna.serve.refusal import refusal
+from senna.serve.tokenizer import encode_with_placeholders, image_token_id
 from senna.views import IMAGE_TOKEN
 
 
@@ -43,7 +45,7 @@ class SennaRenderer(HfRenderer):
         try:
             return read_messages(messages, str(self.plain_tokenizer.eos_token))
         except DataError as error:
-            raise VLLMValidationError(str(error), parameter=str(error.record)) from error
+            raise refusal(error) from error
 
     def _rendered(self, messages: Sequence[Any], chat: Chat, images: list) -> tuple[list, Any]:
         conversation = [{"role": message["role"], "content": ""} for message in messages]

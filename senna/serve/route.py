@@ -8,14 +8,14 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
-from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
 from vllm.entrypoints.serve.utils.api_utils import with_cancellation
 from vllm.exceptions import VLLMNotFoundError, VLLMValidationError
 
 from senna.errors import DataError
 from senna.evaluate.score import PlanScores
 from senna.meta_actions import ALL_META_ACTIONS
-from senna.serve.protocol import MetaActionRequest, read_request
+from senna.serve.protocol import read_request
+from senna.serve.refusal import refusal
 from senna.serve.renderer import SennaRenderer
 from senna.serve.scoring import EngineScorer
 from senna.templates import load_templates
@@ -23,6 +23,7 @@ from senna.templates import load_templates
 PATH = "/v1/meta_actions"
 MOST_BODY = 64 << 20
 """Bytes of a request. Six camera images have 1 to 20 MB."""
+_MOST_DROPPED = 8 * MOST_BODY  # bytes of a refused request that are read and dropped
 
 
 class MetaActionRoute:
@@ -44,17 +45,15 @@ class MetaActionRoute:
 
 
 async def _answer_route(raw_request: Request) -> JSONResponse:
-    """Answer a request of the form that `senna.serve.protocol` describes."""
+    """Answer a request of the form that `senna.serve.protocol` describes. vLLM turns the errors into responses."""
     try:
         body = json.loads(await raw_request.body())
     except (ValueError, RecursionError) as error:
-        return _error(VLLMValidationError(f"the body is not JSON: {error}"))
+        raise VLLMValidationError(f"the body is not JSON: {error}") from error
     try:
         return await _answer(body, raw_request=raw_request)
     except DataError as error:
-        return _error(VLLMValidationError(str(error), parameter=str(error.record or "") or None))
-    except (VLLMNotFoundError, VLLMValidationError) as error:
-        return _error(error)
+        raise refusal(error) from error
 
 
 @with_cancellation
@@ -93,13 +92,11 @@ def _response(name: str, model: str, scores: PlanScores, tokens: int) -> dict[st
     }
 
 
-def _error(error: Exception) -> JSONResponse:
-    response = create_error_response(error)
-    return JSONResponse(response.model_dump(), status_code=response.error.code)
-
-
 class BodyLimit:
-    """ASGI middleware that refuses bodies of more than ``MOST_BODY`` bytes before they are in memory."""
+    """ASGI middleware that refuses bodies of more than ``MOST_BODY`` bytes without keeping them.
+
+    The rest of a refused body is read and dropped, since most clients read a response only when they have sent all.
+    """
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -108,19 +105,18 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        lengths = [value for name, value in scope["headers"] if name == b"content-length"]
-        if lengths and lengths[0].isdigit() and int(lengths[0]) > MOST_BODY:
-            await _too_large()(scope, receive, send)
-            return
         arrived, is_refused = 0, False
 
         async def receive_counted() -> Any:
             nonlocal arrived, is_refused
             message = await receive()
             arrived += len(message.get("body", b""))
-            if arrived > MOST_BODY:
+            while arrived > MOST_BODY:
                 is_refused = True
-                return {"type": "http.disconnect"}
+                if not message.get("more_body") or arrived > _MOST_DROPPED:
+                    return {"type": "http.disconnect"}
+                message = await receive()
+                arrived += len(message.get("body", b""))
             return message
 
         async def send_unless_refused(message: Any) -> None:
@@ -129,9 +125,11 @@ class BodyLimit:
 
         try:
             await self.app(scope, receive_counted, send_unless_refused)
-        finally:
-            if is_refused:
-                await _too_large()(scope, receive, send)
+        except Exception:  # the application sees a client that has gone
+            if not is_refused:
+                raise
+        if is_refused:
+            await _too_large()(scope, receive, send)
 
 
 def _too_large() -> JSONResponse:

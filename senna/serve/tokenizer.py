@@ -7,21 +7,15 @@ vLLM knows it as ``--tokenizer-mode senna``. Prompts are not encoded by it but b
 from pathlib import Path
 from typing import Any
 
-from transformers import AddedToken, PreTrainedTokenizerBase
 from vllm.tokenizers.hf import get_cached_tokenizer
 
+from senna.data.serving import add_image_token
 from senna.data.tokenize import encode_prompt
 from senna.model.tokenizer import load_tokenizer
 from senna.views import IMAGE_TOKEN
 
 MODE = "senna"
 """The name of the tokenizer and of the renderer in vLLM's registries."""
-
-
-def add_image_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """Add ``<image>`` as a special token, in place. Its id is the first one behind the vocabulary."""
-    tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)], special_tokens=True)
-    return tokenizer
 
 
 def image_token_id(tokenizer: Any) -> int:

@@ -42,7 +42,9 @@ def view_of_url(url: str) -> str | None:
 def check_views(views: Sequence[str]) -> None:
     """Raise DataError if two images show the same view, or if neither all views nor a single one are there."""
     if repeated := next((view for view in views if views.count(view) > 1), None):
-        raise DataError(f"there are two images of the {repeated} view", remedy="send one for each view", record="images")
+        raise DataError(
+            f"there are two images of the {repeated} view", remedy="send one for each view", record="images"
+        )
     missing = [view for view in VIEWS if view not in views]
     if missing and len(views) != 1:
         raise DataError(
@@ -56,5 +58,7 @@ def check_count(count: int) -> None:
     """Raise DataError for a number of images that the model was not trained with."""
     if count not in (0, 1, len(VIEWS)):
         raise DataError(
-            f"there are {count} images", remedy=f"send {len(VIEWS)}, one for each view, or one, or none", record="images"
+            f"there are {count} images",
+            remedy=f"send {len(VIEWS)}, one for each view, or one, or none",
+            record="images",
         )

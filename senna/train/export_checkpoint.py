@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import set_seed
 
+from senna.data.serving import prepare_for_serving
 from senna.errors import SennaError, UsageError, first_line
 from senna.files import SAVING, check_free_space, publish_files, writing
 from senna.flags import flag, parse_flags
@@ -36,6 +37,7 @@ class ExportArguments:
     model: str | None = flag("the model that the run started from, if it has moved", None)
     base: str | None = flag("the base of that model, if it is a LoRA folder whose base has moved", None)
     vision_tower: str | None = flag("the vision tower of the run, if it has moved", None)
+    serve: bool = flag("write what other servers need too: <image> as a token, and the chat template", False)
 
 
 def main(argv: list[str]) -> int:
@@ -65,6 +67,11 @@ def export(args: ExportArguments) -> str:
     if reason := damage(checkpoint):
         raise UsageError(f"--checkpoint {checkpoint}: damaged: {reason}", remedy="export another checkpoint")
     run = _run_arguments(checkpoint, args)
+    if args.serve and run.lora_enable:
+        raise UsageError(
+            f"--serve: {checkpoint} is of a LoRA run, and servers need a complete model",
+            remedy="export it without --serve, then: senna merge --serve",
+        )
     weights = _read_weights(checkpoint)
     source = ModelSource.resolve(run.required("model_name_or_path"), run.model_base, run.vision_tower)
     quantization, run.bits = run.bits, 16  # the trained weights do not depend on how the base was held in memory
@@ -73,6 +80,8 @@ def export(args: ExportArguments) -> str:
     run.bits = quantization
     _copy_weights(model, weights, checkpoint)
     tokenizer = load_tokenizer(source.tokenizer, run.model_max_length)
+    if args.serve:
+        prepare_for_serving(tokenizer)
     stored = {name: p for name, p in model.named_parameters() if not run.lora_enable or name in weights}
     check_free_space(out, sum(p.numel() for p in stored.values()) * run.precision.itemsize, flag="--out")
     staging = out / SAVING
