@@ -1,4 +1,4 @@
-"""What a server reads from a model folder beside the weights: a placeholder for images, and the chat template.
+"""The placeholder for images and the chat template, which a server reads from a model folder beside the weights.
 
 `senna serve` needs neither, since it encodes prompts itself. A folder that has both can be given to other tools.
 """

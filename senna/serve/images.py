@@ -55,6 +55,8 @@ class PixelReader(MediaIO[np.ndarray]):
             raise
         except Image.UnidentifiedImageError as error:
             raise DataError("not a JPEG, PNG or WebP image", remedy="send an image in one of these formats") from error
+        except Image.DecompressionBombError as error:  # Pillow's own limit, far above ours
+            raise _too_large("hundreds of megapixels", f"{MOST_MEGAPIXELS:.0f} megapixels") from error
         except Exception as error:  # Pillow's parsers raise many kinds: SyntaxError, struct.error, EOFError, ...
             raise DataError(f"damaged or truncated ({first_line(error)})", remedy="encode the image again") from error
 

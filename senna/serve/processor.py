@@ -56,7 +56,7 @@ class ImageParser(MultiModalDataParser):
 
 
 class SennaInfo(BaseProcessingInfo):
-    """What vLLM asks about a model's images."""
+    """Facts about a model's images that vLLM asks for."""
 
     def get_hf_config(self) -> SennaConfig:
         """Return the model's configuration."""

@@ -5,6 +5,7 @@ import concurrent.futures
 import io
 import json
 import socket
+import zlib
 from importlib.util import find_spec
 
 import numpy as np
@@ -165,6 +166,13 @@ def large_image() -> str:
     return data_url(Image.new("L", (10_000, 6_000)))
 
 
+def bomb() -> str:
+    """Return the head of a PNG that claims 20,000 megapixels."""
+    size = (200_000).to_bytes(4, "big") + (100_000).to_bytes(4, "big") + b"\x08\x02\x00\x00\x00"
+    chunk = b"IHDR" + size
+    return encoded(b"\x89PNG\r\n\x1a\n\x00\x00\x00\x0d" + chunk + zlib.crc32(chunk).to_bytes(4, "big"))
+
+
 def encoded(data: bytes) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(data).decode()
 
@@ -177,6 +185,7 @@ def truncated_jpeg() -> str:
 
 BAD_IMAGES = {
     "60 megapixels": (large_image, "60 megapixels"),
+    "20,000 megapixels": (bomb, "too large"),
     "a text named .jpg": (lambda: encoded(b"This is no image."), "not a JPEG, PNG or WebP"),
     "truncated": (truncated_jpeg, "damaged or truncated"),
     "empty": (lambda: encoded(b""), "not a JPEG, PNG or WebP"),
@@ -210,6 +219,8 @@ def test_a_wrong_body_gets_400_with_the_field_and_a_reason(server):
     ]:
         status, answer = server.post(META_ACTIONS, request)
         assert (status, answer["error"]["param"]) == (400, field), answer
+    status, answer = server.post(META_ACTIONS, {"question": "the lead car " * 1_500})
+    assert (status, "maximum" in answer["error"]["message"]) == (400, True), answer
     for data in (b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"speed": 1e999999}', b"null"):
         status, answer = server.post(META_ACTIONS, data)
         assert status == 400, answer
