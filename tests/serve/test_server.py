@@ -5,6 +5,7 @@ import concurrent.futures
 import io
 import json
 import socket
+import struct
 import zlib
 from importlib.util import find_spec
 
@@ -167,10 +168,13 @@ def large_image() -> str:
 
 
 def bomb() -> str:
-    """Return the head of a PNG that claims 20,000 megapixels."""
-    size = (200_000).to_bytes(4, "big") + (100_000).to_bytes(4, "big") + b"\x08\x02\x00\x00\x00"
-    chunk = b"IHDR" + size
-    return encoded(b"\x89PNG\r\n\x1a\n\x00\x00\x00\x0d" + chunk + zlib.crc32(chunk).to_bytes(4, "big"))
+    """Return a PNG of one pixel that claims 20,000 megapixels."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(buffer, "PNG")
+    data = bytearray(buffer.getvalue())
+    data[16:24] = struct.pack(">II", 200_000, 100_000)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    return encoded(bytes(data))
 
 
 def encoded(data: bytes) -> str:
