@@ -71,6 +71,11 @@ COMMANDS = {
         "serve a web page to try a model",
         "demo --model DIR",
     ),
+    "serve": Command(
+        "senna.serve.command:main",
+        "serve a model with vLLM",
+        "serve DIR --port 8000",
+    ),
     "export-meta-actions": Command(
         "senna.evaluate.export:main",
         "export decisions for a planner",

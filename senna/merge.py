@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from senna.data.serving import prepare_for_serving
 from senna.errors import SennaError, UsageError
 from senna.files import SAVING, check_free_space, publish_files, writing
 from senna.model.config import IMAGE_TOKEN_INDEX
@@ -36,11 +37,12 @@ def probe(model: SennaLlavaLlamaForCausalLM) -> torch.Tensor:
     return model.eval()(ids, images=images).logits[0].float()
 
 
-def merge(adapter: str, out: str | Path, base: str | None = None) -> str:
+def merge(adapter: str, out: str | Path, base: str | None = None, serve: bool = False) -> str:
     """Merge a LoRA folder into its base, verify the logits, and return the summary to print.
 
     Args:
         adapter: the LoRA folder or its name on the hub. base: the base model, if it has moved.
+        serve: also write what other servers need (`senna.data.serving`).
 
     Raises:
         UsageError: a folder cannot be used.
@@ -73,7 +75,7 @@ def merge(adapter: str, out: str | Path, base: str | None = None) -> str:
     check_free_space(out, sum(p.numel() * p.element_size() for p in merged.parameters()))
     precision = torch.bfloat16 if quantization else merged.dtype
     try:
-        summary = _write(merged, source, out / SAVING, before, precision)
+        summary = _write(merged, source, out / SAVING, before, precision, serve)
         with writing(out):
             publish_files(out / SAVING, out)
     finally:
@@ -84,10 +86,13 @@ def merge(adapter: str, out: str | Path, base: str | None = None) -> str:
 
 
 def _write(
-    merged: SennaLlavaLlamaForCausalLM, source: ModelSource, staging: Path, before: torch.Tensor, dtype: torch.dtype
-) -> str:
+    merged: SennaLlavaLlamaForCausalLM, source: ModelSource, staging: Path, before: torch.Tensor, dtype: torch.dtype,
+    serve: bool,
+) -> str:  # fmt: skip
     """Write the folder to ``staging``, open it again, and compare its logits with those ``before`` the merge."""
     tokenizer = load_tokenizer(source.tokenizer, merged.config.tokenizer_model_max_length)
+    if serve:
+        prepare_for_serving(tokenizer)
     staging.mkdir(parents=True, exist_ok=True)
     with writing(staging.parent), quiet_transformers():
         merged.save_pretrained(staging)

@@ -12,6 +12,7 @@ class MergeArguments:
     adapter: str = flag("the LoRA folder (or hub name), in the form of this project or of LLaVA")
     out: str = flag("the folder to write; new or empty")
     base: str | None = flag("the model that the LoRA was trained on, if it has moved", None)
+    serve: bool = flag("write what other servers need too: <image> as a token, and the chat template", False)
 
 
 def main(argv: list[str]) -> int:
@@ -25,5 +26,5 @@ def main(argv: list[str]) -> int:
     )
     from senna.merge import merge
 
-    print(merge(args.adapter, args.out, args.base))
+    print(merge(args.adapter, args.out, args.base, args.serve))
     return 0

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import set_seed
 
+from senna.data.serving import prepare_for_serving
 from senna.errors import SennaError, UsageError, first_line
 from senna.files import SAVING, check_free_space, publish_files, writing
 from senna.model.loading import quiet_transformers
@@ -26,11 +27,12 @@ from senna.train.manifest import TRAINED_WEIGHTS, damage
 from senna.train.options import options_of
 
 
-def export(checkpoint: Path, out: Path, moved: Mapping[str, str | None]) -> str:
+def export(checkpoint: Path, out: Path, moved: Mapping[str, str | None], serve: bool = False) -> str:
     """Export a checkpoint, and return the summary to print.
 
     Args:
         moved: field of `TrainArguments` -> the new place of a model that has moved since the run, or None.
+        serve: also write what other servers need (`senna.data.serving`).
 
     Raises:
         UsageError: the checkpoint is missing, damaged or of another model, or ``out`` is in use.
@@ -42,6 +44,11 @@ def export(checkpoint: Path, out: Path, moved: Mapping[str, str | None]) -> str:
     if reason := damage(checkpoint):
         raise UsageError(f"--checkpoint {checkpoint}: damaged: {reason}", remedy="export another checkpoint")
     run = _run_arguments(checkpoint, moved)
+    if serve and run.lora_enable:
+        raise UsageError(
+            f"--serve: {checkpoint} is of a LoRA run, and servers need a complete model",
+            remedy="export it without --serve, then: senna merge --serve",
+        )
     weights = _read_weights(checkpoint)
     source = ModelSource.resolve(run.required("model_name_or_path"), run.model_base, run.vision_tower)
     quantization, run.bits = run.bits, 16  # the trained weights do not depend on how the base was held in memory
@@ -50,6 +57,8 @@ def export(checkpoint: Path, out: Path, moved: Mapping[str, str | None]) -> str:
     run.bits = quantization
     _copy_weights(model, weights, checkpoint)
     tokenizer = load_tokenizer(source.tokenizer, run.model_max_length)
+    if serve:
+        prepare_for_serving(tokenizer)
     stored = {name: p for name, p in model.named_parameters() if not run.lora_enable or name in weights}
     check_free_space(out, sum(p.numel() for p in stored.values()) * run.precision.itemsize, flag="--out")
     staging = out / SAVING

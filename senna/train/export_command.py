@@ -15,6 +15,7 @@ class ExportArguments:
     model: str | None = flag("the model that the run started from, if it has moved", None)
     base: str | None = flag("the base of that model, if it is a LoRA folder whose base has moved", None)
     vision_tower: str | None = flag("the vision tower of the run, if it has moved", None)
+    serve: bool = flag("write what other servers need too: <image> as a token, and the chat template", False)
 
 
 def main(argv: list[str]) -> int:
@@ -30,5 +31,5 @@ def main(argv: list[str]) -> int:
     from senna.train.export_checkpoint import export
 
     moved = {"model_name_or_path": args.model, "model_base": args.base, "vision_tower": args.vision_tower}
-    print(export(Path(args.checkpoint), Path(args.out), moved))
+    print(export(Path(args.checkpoint), Path(args.out), moved, args.serve))
     return 0

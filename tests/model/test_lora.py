@@ -301,13 +301,15 @@ def test_lora_weights_of_another_model_are_refused_and_named(base, tmp_path, fil
         load_model(tmp_path / "lora")
 
 
-def test_merge_writes_a_plain_folder_with_the_same_logits_and_refuses_to_overwrite_it(base, tmp_path, capsys):
+@pytest.mark.parametrize("flags", [[], ["--serve"]], ids=["", "for servers"])
+def test_merge_writes_a_plain_folder_with_the_same_logits_and_refuses_to_overwrite_it(base, tmp_path, capsys, flags):
     trained = probe(train(base, tmp_path / "lora"))
     (tmp_path / "merged").mkdir()
     (tmp_path / "merged" / "nohup.out").write_text("a log")
-    assert main(["merge", "--adapter", str(tmp_path / "lora"), "--out", str(tmp_path / "merged")]) == 0
+    assert main(["merge", "--adapter", str(tmp_path / "lora"), "--out", str(tmp_path / "merged"), *flags]) == 0
     assert "likeliest tokens agree to 100%" in capsys.readouterr().out
-    model, *_ = load_model(tmp_path / "merged")
+    model, tokenizer, _ = load_model(tmp_path / "merged")
+    assert ("<image>" in tokenizer.get_vocab(), bool(tokenizer.chat_template)) == (bool(flags), bool(flags))
     assert difference(trained, probe(model)) < 1e-4
     assert not list((tmp_path / "merged").glob("adapter*"))
     assert not (tmp_path / "merged" / ".saving").exists()

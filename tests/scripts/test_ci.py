@@ -1,4 +1,4 @@
-"""What CI runs: the tests in two environments, with the tested and with the oldest supported versions."""
+"""What CI runs: the tests in three environments, with the tested versions, with the oldest supported ones, and with vLLM."""
 
 import re
 import shutil
@@ -11,19 +11,23 @@ from tests.helpers.paths import REPOSITORY
 PIN = re.compile(r"^([\w-]+)==([\w.]+)$", re.M)
 
 
-@pytest.mark.parametrize(("tested", "oldest"), [(0, 0), (0, 5), (1, 0), (1, 1)])
-def test_ci_runs_the_tests_in_both_environments_and_fails_if_either_fails(tmp_path, tested, oldest):
+SCRIPTS = ("test.sh", "test_oldest.sh", "test_serve.sh")
+
+
+@pytest.mark.parametrize("codes", [(0, 0, 0), (0, 5, 0), (1, 0, 0), (0, 0, 1), (1, 1, 1)])
+def test_ci_runs_the_tests_in_all_environments_and_fails_if_any_fails(tmp_path, codes):
     for name in (".ci", "scripts", "bin"):
         (tmp_path / name).mkdir()
     shutil.copy(REPOSITORY / ".ci" / "run", tmp_path / ".ci")
-    for name, code in (("test.sh", tested), ("test_oldest.sh", oldest)):
+    for name, code in zip(SCRIPTS, codes, strict=True):
         (tmp_path / "scripts" / name).write_text(f"echo ran {name}\nexit {code}\n")
-    (tmp_path / "bin" / "chromium").touch(mode=0o755)
+    for name in ("chromium", "busybox"):
+        (tmp_path / "bin" / name).touch(mode=0o755)
     done = subprocess.run(
         ["bash", ".ci/run"], cwd=tmp_path, env={"PATH": f"{tmp_path}/bin:/usr/bin:/bin"}, capture_output=True, text=True
     )
-    assert done.stdout.splitlines() == ["ran test.sh", "ran test_oldest.sh"]
-    assert (done.returncode == 0) == (tested == oldest == 0)
+    assert done.stdout.splitlines() == [f"ran {name}" for name in SCRIPTS]
+    assert (done.returncode == 0) == (not any(codes))
 
 
 def test_no_transformers_newer_than_the_tested_one_is_supported():

@@ -1,0 +1,1 @@
+"""Serving: Senna as a model of vLLM."""

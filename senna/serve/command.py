@@ -1,0 +1,73 @@
+"""`senna serve`: check the environment and the model, then become `vllm serve` with the plug-in and the right flags."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from senna.errors import UsageError
+from senna.serve.environment import check_environment, find_vllm
+from senna.serve.folder import check_model
+from senna.views import VIEWS
+
+HELP = """usage: senna serve MODEL [any flag of `vllm serve`]
+
+Serve a model folder with vLLM: OpenAI's interface at /v1/chat/completions, and the probabilities of the twenty meta-actions at
+/v1/meta_actions. senna/serve/README.md has examples of both.
+
+  MODEL    a model folder or a hub name; merge a LoRA folder first (senna merge)
+
+Flags that are set unless you give them:
+  --host 127.0.0.1          only this machine can connect; 0.0.0.0 admits everyone who can reach it
+  --served-model-name NAME  the name of the folder
+  --limit-mm-per-prompt     six images
+  --generation-config vllm  greedy decoding, unless a request asks for something else
+  --enforce-eager           without a GPU only: no compilation; --no-enforce-eager compiles
+  --block-size 32           without a GPU only: shorter blocks of the prefix cache, for /v1/meta_actions
+
+`vllm serve --help=all` explains all of vLLM's flags.
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Run `senna serve`. It does not return: the process becomes that of vLLM. Raises UsageError."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return 0 if argv else 2
+    model, flags = argv[0], argv[1:]
+    if model.startswith("-"):
+        raise UsageError(f"{model} is not a model", remedy="give the model first: senna serve MODEL [flags]")
+    vllm = find_vllm()
+    check_environment(vllm)
+    check_model(model, vllm)
+    # The command `vllm` reads the metadata of a package "vllm", which the CPU build does not have; its module does not.
+    start = ["vllm.entrypoints.openai.api_server", "--model"] if vllm.is_cpu else ["vllm.entrypoints.cli.main", "serve"]
+    command = [sys.executable, "-m", *start, model, *add_flags(model, flags, vllm.is_cpu)]
+    sys.stdout.flush()
+    os.execve(sys.executable, command, add_plugin(os.environ))
+
+
+def add_flags(model: str, flags: Sequence[str], is_cpu: bool) -> list[str]:
+    """Return the flags for `vllm serve`: the given ones, and ours where they do not say otherwise."""
+    given = {flag.partition("=")[0].replace("_", "-") for flag in flags if flag.startswith("--")}
+    ours = {
+        "--host": "127.0.0.1",
+        "--served-model-name": Path(model.rstrip("/")).resolve().name if Path(model).exists() else model,
+        "--limit-mm-per-prompt": json.dumps({"image": len(VIEWS)}),
+        "--generation-config": "vllm",
+        "--override-generation-config": json.dumps({"temperature": 0.0}),
+    }
+    if is_cpu:
+        ours |= {"--enforce-eager": "", "--block-size": "32"}
+    added: list[str] = []
+    for flag, value in ours.items():
+        if not given & {flag, f"--no-{flag[2:]}"}:
+            added += [flag, value] if value else [flag]
+    return [*added, *flags]
+
+
+def add_plugin(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment with the plug-in in ``VLLM_PLUGINS``, without which vLLM would not load the route."""
+    named = [name for name in environment.get("VLLM_PLUGINS", "").split(",") if name]
+    return {**environment, "VLLM_PLUGINS": ",".join(dict.fromkeys([*named, "senna"]))}
