@@ -204,13 +204,16 @@ def _predict(
     if device == "auto" and torch.cuda.is_available():
         device = f"cuda:{read_ranks().local_rank}"
     model, tokenizer, processor = load_model(args.model, args.base, args.quantization, _dtype(args.dtype), device)
+    if model.device.type == "cuda":
+        torch.cuda.set_device(model.device)  # some kernels allocate on the current device, by default the first GPU
     dataset = ConversationDataset(
         records, tokenizer, processor, args.image_folder, args.version, args.aspect_ratio, args.image_decode,
         model.config.mm_adapter_tokens,
     )  # fmt: skip
     plans = [index for index in indices if records.kind_names[records.kinds[index]] == PLAN]
     scored = plans if args.mode == "score" else []
-    generated = sorted(set(indices) - set(scored))
+    # By kind: answers of one kind are about equally long, and a batch takes as long as its longest answer.
+    generated = sorted(set(indices) - set(scored), key=lambda index: (records.kinds[index], index))
     budget, share = p.SkipBudget(args.skip_bad_samples), p.RankShare(rank, world, args.workers)
     for store in stores:
         blackout = store.path.stem == BLACKOUT

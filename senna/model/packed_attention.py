@@ -131,14 +131,15 @@ def _compiled_flex() -> Callable[..., torch.Tensor]:
 
 
 @functools.cache
-def flex_problem(device: str = "cuda") -> str | None:
-    """Return the reason why flex attention does not work on a device, found by a trial with 256 tokens; None if it works."""
+def flex_problem(device: str = "cuda", head_dim: int = 128, dtype: torch.dtype = torch.bfloat16) -> str | None:
+    """Return the reason why flex attention does not work on a device, found by a trial with 256 tokens; None if it works.
+
+    Width and precision decide how much of a GPU's shared memory the kernels need; the defaults are those of Vicuna 7B in bf16.
+    """
     try:
-        query, key, value = torch.randn(
-            3, 1, 2, 256, 64, device=device, dtype=torch.float32
-        ).unbind()  # (1, 2, 256, 64)
+        query, key, value = torch.randn(3, 1, 2, 256, head_dim, device=device, dtype=dtype).unbind()  # (1, 2, 256, D)
         inputs = [tensor.requires_grad_() for tensor in (query, key, value)]
-        packed = PackedAttention((Tree(0, 0, 128, (96, 32)),), "flex", 1, 256, torch.float32, device)
+        packed = PackedAttention((Tree(0, 0, 128, (96, 32)),), "flex", 1, 256, dtype, device)
         for gradient in torch.autograd.grad(flex(query, key, value, None, packed).sum(), inputs):
             if not gradient.isfinite().all():
                 return "a gradient is not finite"
@@ -160,12 +161,18 @@ def split(
 # Interface to transformers --------------------------------------------------------------------------------------------
 
 
-def use_packed_attention(model: PreTrainedModel, kind: str = "auto", device: torch.device | str | None = None) -> None:
+def use_packed_attention(
+    model: PreTrainedModel,
+    kind: str = "auto",
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
     """Select the attention of the model's LLM, in place. Submodels, such as the vision tower, keep theirs.
 
     Args:
         kind: a key of `PACKED`, or "auto": flex on CUDA if it works there, split elsewhere.
         device: the device that the model will run on; default: its current device.
+        dtype: the precision that attention is computed in; default: that of the model.
 
     Raises:
         UsageError: an unknown kind, flex without CUDA, or a model with attention dropout.
@@ -173,7 +180,7 @@ def use_packed_attention(model: PreTrainedModel, kind: str = "auto", device: tor
     device = torch.device(device or model.device)
     if kind == "auto":
         kind = "flex" if device.type == "cuda" else "split"
-        if kind == "flex" and (problem := flex_problem(str(device))):
+        if kind == "flex" and (problem := flex_problem(str(device), model.config.head_dim, dtype or model.dtype)):
             logger.warning(
                 "flex attention does not work here (%s); packed rows use the slower split attention. It needs a C compiler and "
                 "Python's header files, for example from the packages gcc and python3-dev",

@@ -58,8 +58,7 @@ def wants_liger(requested: bool | None, device: torch.device) -> bool:
     problem = liger_problem(str(device))
     if problem:
         logger.warning(
-            "Liger's kernels are off (%s); with them, training is about a tenth faster. --use_liger_kernel False omits this "
-            "line",
+            "Liger's kernels are off (%s); training is slower without them. --use_liger_kernel False omits this line",
             problem,
         )
     return problem is None

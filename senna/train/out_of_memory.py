@@ -1,5 +1,6 @@
 """The error of a run that needs more memory than there is, with settings that need less."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,7 +27,8 @@ def out_of_memory(args: TrainArguments) -> Iterator[None]:
         config = ModelSource.resolve(args.required("model_name_or_path"), args.model_base, args.vision_tower).config
         device = f"the card of process {args.process_index}" if is_gpu else "main memory"
         advice = suggest_smaller(args, config) or "a card with more memory, or more cards"
-        fragments = f"; {EXPANDABLE_SEGMENTS} helps a little too" if is_gpu else ""
+        is_set = {"PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"} & os.environ.keys()  # the scripts set it
+        fragments = f"; {EXPANDABLE_SEGMENTS} helps a little too" if is_gpu and not is_set else ""
         raise SennaError(
             f"{device} has no memory left ({first_line(error)}); checkpoints are safe",
             remedy=f"use settings that need less memory, with the same global batch: {advice}{fragments}. `senna doctor` with "

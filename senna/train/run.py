@@ -55,7 +55,7 @@ def build_trainer(args: TrainArguments, records: Mixture | None = None) -> Senna
     lengths = (cast(int, tokenizer.pad_token_id), args.model_max_length, tokens_per_image)
     collator = PackCollator(*lengths, args.pack_max_tokens) if args.pack_frames else Collator(*lengths)
     if args.pack_frames:
-        use_packed_attention(model, args.pack_attention, args.device)
+        use_packed_attention(model, args.pack_attention, args.device, args.precision)
     trainer = SennaTrainer(
         model=model,
         args=args,

@@ -373,19 +373,21 @@ def test_auto_falls_back_to_split_with_a_warning_where_flex_does_not_work(model,
         raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.")
 
     monkeypatch.setattr(implementations, "flex", no_compiler)
-    reason = implementations.flex_problem.__wrapped__("cpu")
+    tried, reason = [], implementations.flex_problem.__wrapped__("cpu")
     assert "Failed to find C compiler" in reason
-    monkeypatch.setattr(implementations, "flex_problem", lambda device: reason)
+    monkeypatch.setattr(implementations, "flex_problem", lambda *given: tried.append(given) or reason)
     use_packed_attention(model, "auto", "cuda")
     assert model.config._attn_implementation == PACKED["split"]
     assert "Failed to find C compiler" in caplog.text
-    monkeypatch.setattr(implementations, "flex_problem", lambda device: None)
-    use_packed_attention(model, "auto", "cuda")
+    monkeypatch.setattr(implementations, "flex_problem", lambda *given: tried.append(given))
+    use_packed_attention(model, "auto", "cuda", torch.bfloat16)
     assert model.config._attn_implementation == PACKED["flex"]
+    width = model.config.head_dim  # the kernels are compiled for the width and the precision of the run
+    assert tried == [("cuda", width, torch.float32), ("cuda", width, torch.bfloat16)]
 
 
 def test_the_trial_of_flex_passes_where_it_has_gradients(flex_gradients):
-    assert implementations.flex_problem.__wrapped__("cpu") is None
+    assert implementations.flex_problem.__wrapped__("cpu", 64, torch.float32) is None
 
 
 # Errors --------------------------------------------------------------------------------------------------------------

@@ -27,6 +27,17 @@ def test_a_failed_allocation_ends_with_one_message_and_smaller_settings(
     assert f"{device} has no memory left" in printed
     assert "--gradient_checkpointing True" in printed or "--gradient_accumulation_steps 4" in printed
     assert "Traceback" not in printed
+    assert ("expandable_segments" in printed) == isinstance(error, torch.OutOfMemoryError)
+
+
+def test_a_setting_of_the_allocator_that_is_in_use_is_not_advised(toy, tmp_path, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(SennaTrainer, "compute_loss", fail)
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    assert main(["train", *toy.flags(tmp_path / "out", per_device_train_batch_size=8)]) == 1
+    assert "expandable_segments" not in capsys.readouterr().err
 
 
 def test_other_errors_of_a_step_are_not_changed(toy, tmp_path, monkeypatch):
