@@ -179,7 +179,7 @@ def claim(folder: Path, settings: Mapping[str, Any], overwrite: bool = False) ->
     if before is None and not is_empty and not overwrite:
         raise UsageError(f"--out {folder} holds predictions, but no {settings_file.name}", remedy=_START_ANEW)
     # An evaluation that stopped before its first prediction, for example at a wrong --model, is not worth keeping.
-    if overwrite or is_empty:
+    if overwrite or (is_empty and before is not None):
         _discard(folder, stores)
     elif before is not None and (continued := _with_contents(before, settings)) != before:
         write_json(settings_file, continued)

@@ -75,6 +75,12 @@ def test_predictions_without_settings_are_kept_unless_they_are_overwritten(tmp_p
     assert not (tmp_path / "predictions.jsonl").exists()
 
 
+def test_results_that_belong_to_no_evaluation_stay_until_the_new_ones_are_written(tmp_path):
+    (tmp_path / "metrics.json").write_text("mine")
+    claim(tmp_path, A)
+    assert (tmp_path / "metrics.json").read_text() == "mine"
+
+
 @pytest.mark.parametrize("overwrite", [True, False])
 def test_the_folder_of_a_training_run_is_refused_and_kept(tmp_path, overwrite):
     (tmp_path / RUN_FILE).write_text('{"model_name_or_path": "llm"}')
