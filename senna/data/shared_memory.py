@@ -6,6 +6,7 @@ moves them in the worker itself, where an error reaches the main process.
 """
 
 import os
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,9 +83,25 @@ def worker_errors(flag: str) -> Iterator[None]:
             raise
         if "Bus error" in text:
             raise _no_shared_memory(flag) from error
-        # torch does not always know the signal. A worker reports a bus error itself, on a line above.
-        remedy = f"after a bus error, {MORE_SHARED_MEMORY}; else main memory may be full: use fewer of them ({flag} 1)"
-        raise SennaError(f"a process that reads images has ended ({text})", remedy=remedy) from error
+        raise _ended(text, flag) from error
+    except (EOFError, ConnectionError, FileNotFoundError) as error:
+        if not _is_raised_by_loader(error):
+            raise
+        raise _ended("while it handed a batch over", flag) from error
+
+
+def _is_raised_by_loader(error: BaseException) -> bool:
+    """Return whether an error comes from the connection to a worker that has just ended."""
+    frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    return all(any(part in name for name in frames) for part in ("utils/data/dataloader", "multiprocessing/connection"))
+
+
+def _ended(how: str, flag: str) -> SennaError:
+    # torch does not always know the signal. A worker reports a bus error itself, on a line above.
+    return SennaError(
+        f"a process that reads images has ended ({how})",
+        remedy=f"after a bus error, {MORE_SHARED_MEMORY}; else main memory may be full: use fewer of them ({flag} 1)",
+    )
 
 
 def _no_shared_memory(flag: str) -> SennaError:

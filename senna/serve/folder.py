@@ -4,7 +4,6 @@ import shlex
 from pathlib import Path
 
 from senna.errors import UsageError
-from senna.model.source import ModelSource, describe_checkpoint, export_command, training_checkpoint
 from senna.serve.environment import Vllm
 
 CPU_HEAD_DIMS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
@@ -13,6 +12,9 @@ CPU_HEAD_DIMS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 
 def check_model(path: str, vllm: Vllm) -> None:
     """Raise UsageError for a model that vLLM cannot serve."""
+    # Imported here, because it imports transformers, and `senna serve --help` must not wait for that.
+    from senna.model.source import ModelSource, describe_checkpoint, export_command, training_checkpoint
+
     source = ModelSource.resolve(path)
     if source.is_lora:
         out = shlex.quote(f"{path.rstrip('/')}-merged")

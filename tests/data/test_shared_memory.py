@@ -2,6 +2,7 @@
 
 import os
 import signal
+from multiprocessing.connection import Connection
 
 import pytest
 import torch
@@ -65,6 +66,27 @@ def test_a_worker_that_dies_is_one_error_with_a_remedy(end):
     assert "a process that reads images" in error.value.message
     assert "--shm-size=8g" in error.value.remedy
     assert "--workers" in error.value.remedy
+
+
+def test_a_worker_that_dies_while_it_hands_a_batch_over_is_the_same_error(monkeypatch):
+    main, receive = os.getpid(), Connection._recv
+
+    def closed(*given):
+        if os.getpid() == main:  # workers are forked
+            raise EOFError  # the worker's end of the connection is gone
+        return receive(*given)
+
+    monkeypatch.setattr(Connection, "_recv", closed)
+    with pytest.raises(SennaError, match="while it handed a batch over") as error:
+        read(Images())
+    assert "--shm-size=8g" in error.value.remedy
+
+
+@pytest.mark.parametrize("error", [EOFError(), FileNotFoundError(2, "no such file"), ConnectionResetError()], ids=repr)
+def test_the_same_exceptions_from_elsewhere_pass_unchanged(error):
+    with pytest.raises(type(error)) as found, worker_errors("--workers"):
+        raise error
+    assert found.value is error
 
 
 def test_a_bus_error_that_torch_names_is_a_lack_of_shared_memory():

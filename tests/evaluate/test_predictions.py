@@ -101,7 +101,7 @@ def test_an_evaluation_of_an_earlier_version_continues_unless_a_file_has_changed
     Path("m").mkdir()
     Path("m/config.json").write_text("{}")
     Path("d.jsonl").write_text("{}\n")
-    now = _settings(EvaluateArguments(model="m", data="./d.jsonl", out="out"))
+    now = _settings(EvaluateArguments(model="m", data="./d.jsonl", out="out"), None)
     earlier = {**now, "model": "m", "data": "./d.jsonl", "image_folder": None}
     earlier |= {"model_files": stamp(Path("m")), "data_files": stamp(Path("d.jsonl"))}
     for change, is_same in ((lambda: None, True), (lambda: os.utime("m/config.json", (1, 1)), False)):
