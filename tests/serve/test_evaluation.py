@@ -163,7 +163,6 @@ def test_a_killed_evaluation_is_continued(server, scored, data, tmp_path):
 def test_a_server_that_is_stopped_and_started_again_loses_and_doubles_nothing(
     server, scored, generated, data, tmp_path
 ):
-    """The server's last answers are incomplete texts with status 200, since vLLM aborts the requests in progress."""
     before = server.answered(SCORES) + server.answered(CHAT)
     runs = [
         Run(
