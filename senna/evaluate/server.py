@@ -209,8 +209,9 @@ class _Asker:
             ) from None
 
     async def _chat(self, client: "AsyncOpenAI", question: Question, name: str) -> Fields:
-        content = question.content(self.served.instruction)
-        text = await self.served.connection.chat(client, self.served.name, content, f" about {name}")
+        served = self.served
+        content = question.senna_content() if served.scores else question.content(served.instruction)
+        text = await served.connection.chat(client, served.name, content, f" about {name}")
         if isinstance(text, NoAnswer) and text.is_refused:
             raise DataError(f"{name}: the server refused it: {text.reason}")
         return {"text": replace_surrogates(text)}

@@ -33,12 +33,16 @@ class Question:
     text: str
     urls: list[str]
 
+    def senna_content(self) -> list[dict[str, Any]]:
+        """Return the parts of a chat message to a Senna, which takes a text with ``<image>`` as it is."""
+        return [_text(self.text), *map(_image, self.urls)]
+
     def content(self, instruction: str) -> list[dict[str, Any]]:
         """Return the parts of a chat message: the instruction, then text and images in the order of the question."""
         first, *others = self.text.split(IMAGE_TOKEN)
         parts = [_text(f"{instruction}\n"), _text(first)] if instruction else [_text(first)]
         for url, text in zip(self.urls, others, strict=True):
-            parts += [{"type": "image_url", "image_url": {"url": url}}, _text(text)]
+            parts += [_image(url), _text(text)]
         return [part for part in parts if part.get("text") != ""]
 
 
@@ -112,6 +116,10 @@ def _png(image: Image.Image) -> bytes:
 
 def _data_url(content: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _image(url: str) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": url}}
 
 
 def _text(text: str) -> dict[str, Any]:

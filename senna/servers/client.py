@@ -26,6 +26,7 @@ _MAX_BYTES = 1 << 24  # of a reply
 _LONGEST_WANTED_PAUSE = 120.0  # seconds; the package does not retry where a server asks for more
 _REPORT_SECONDS = 60.0  # between two warnings about temporary failures
 _TEMPORARY_STATUS = (408, 409, 425, 429)  # and all from 500 on
+_UNFINISHED = ("abort", "error")  # vLLM and SGLang send what they have when they are stopped, with status 200
 _ENCODING_HEADERS = ("content-encoding", "content-length", "transfer-encoding", "content-type")
 
 
@@ -239,10 +240,13 @@ def _fault(request: httpx2.Request, body: bytes) -> str | None:
         if is_list:
             _ = [str(model["id"]) for model in reply["data"]]
         elif request.url.path.endswith("/chat/completions"):
-            content = reply["choices"][0]["message"].get("content")
+            choice = reply["choices"][0]
+            content = choice["message"].get("content")
             parts = content if isinstance(content, list) else []
             if not isinstance(content, str | list | None) or not all(isinstance(part, dict) for part in parts):
                 raise TypeError(content)
+            if choice.get("finish_reason") in _UNFINISHED:
+                return f"an answer that the server did not finish (finish_reason: {choice['finish_reason']})"
     except (KeyError, IndexError, TypeError, AttributeError):
         return f"a reply without {'models' if is_list else 'an answer'}: {body[:120].decode(errors='replace')}"
     return None

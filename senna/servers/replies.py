@@ -30,7 +30,7 @@ class NoAnswer(str):
 
 
 def read_answer(reply: Any, limit: int) -> str:
-    """Return the answer in a chat completion, or ``NoAnswer`` with the reason why it has no text.
+    """Return the answer in a chat completion as it is, or ``NoAnswer`` with the reason why it has no text.
 
     Args:
         limit: the maximum length that was asked for, in tokens.
@@ -42,7 +42,7 @@ def read_answer(reply: Any, limit: int) -> str:
     text = (content or "").strip()
     is_unfinished_reasoning = text.startswith("<think>") and "</think>" not in text
     if text and not is_unfinished_reasoning:
-        return text
+        return content
     reached = f", and reached the limit of {limit} tokens (finish_reason: length)" if is_truncated(reply) else ""
     reasoning = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
     if reasoning or is_unfinished_reasoning:

@@ -30,6 +30,7 @@ ask_for = caption_server.ask_for
 FAULTS = [
     ("status", 500), ("status", 503), ("status", 429), ("garbage",), ("without_answer",), ("cut_off",), ("stall",), ("reset",),
     ("hang_up",), ("dribble",), ("status", 502), ("dribbling_headers",), ("endless",), ("status", 425),
+    ("message", {"content": "question"}, "abort"),
 ]  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from senna.cli import main
 from senna.errors import UsageError
 from senna.evaluate.predictions import read_predictions
 from senna.templates import DEFAULT, load_templates, server_instruction
+from senna.views import image_block
 from tests.evaluate.model_server import (
     Refused,
     chat_answers,
@@ -370,8 +371,20 @@ def test_half_characters_of_a_server_are_replaced(plans, toy, tmp_path):
 
 
 def test_other_kinds_are_answered_with_text(senna, plans, toy, tmp_path):
-    with serving(senna) as server:
+    answers = {**senna, CHAT: chat_answers(lambda body: " a car\n")}
+    with serving(answers) as server:
         assert main(flags(server, plans, toy, tmp_path, "--kinds", "plan,front_only,text", "--limit", 8)) == 0
+        asked = {parts[0]["text"]: parts[1:] for parts in map(parts_of, chats(server))}
     rows = {row["kind"]: row for row in read_predictions(tmp_path)}
     assert "log_probs" in rows["plan"]
-    assert rows["front_only"]["text"] == rows["text"]["text"] == "KEEP, STRAIGHT"
+    assert rows["front_only"]["text"] == rows["text"]["text"] == " a car\n"  # as the model wrote it
+    # A Senna gets the text as it was trained on, with its placeholders, and the images behind it.
+    assert {text: len(images) for text, images in asked.items()} == {
+        image_block(("front",)) + "the front car?": 1,
+        "Say it.": 0,
+    }
+
+
+def chats(server) -> list[dict]:
+    """Return the bodies of the chat requests."""
+    return [body for body in server.bodies if "messages" in body]

@@ -84,7 +84,7 @@ class OpenAICaptioner:
         text = await self._connection.chat(client, model, content, f" about {request.image}")
         if isinstance(text, NoAnswer) and text.is_refused:
             self._report_refusal(request.image, text.reason)
-        return text
+        return text if isinstance(text, NoAnswer) else text.strip()
 
     def _report_refusal(self, image: Path, reason: str) -> None:
         if image not in self._refused and len(self._refused) < _REPORTED_REFUSALS:
