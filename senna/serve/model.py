@@ -19,6 +19,8 @@ from vllm.sequence import IntermediateTensors
 from senna.model.adapter import DrivingVisionAdapter, Projector
 from senna.model.config import SennaConfig
 from senna.model.parts import CLIP_PREFIX, DRIVING_ADAPTER, PARTS, PROJECTOR
+from senna.model.pixels import PixelScaling, normalize
+from senna.model.source import ModelSource
 from senna.serve.processor import SennaDummyInputs, SennaInfo, SennaProcessor
 from senna.views import IMAGE_TOKEN
 
@@ -50,6 +52,10 @@ class SennaForVLLM(nn.Module, SupportsMultiModal, SupportsPP):
         super().__init__()
         config: SennaConfig = vllm_config.model_config.hf_config
         self.config = config
+        self.dtype = vllm_config.model_config.dtype
+        self.scaling = PixelScaling.from_processor(
+            ModelSource.resolve(vllm_config.model_config.model).load_image_processor()
+        )
         self.keep_class_token = config.mm_vision_select_feature == "cls_patch"
         with self._mark_tower_model(vllm_config, "image"):
             self.vision_tower = CLIPVisionModel(
@@ -70,11 +76,11 @@ class SennaForVLLM(nn.Module, SupportsMultiModal, SupportsPP):
         self.make_empty_intermediate_tensors = self.language_model.make_empty_intermediate_tensors
 
     def embed_multimodal(self, pixel_values: torch.Tensor | None = None, **kwargs: object) -> torch.Tensor | list:
-        """Encode (N, 3, H, W) pixels to (N, K, D) embeddings; no images to an empty list."""
+        """Encode uint8 (N, 3, H, W) pixels to (N, K, D) embeddings; no images to an empty list."""
         if pixel_values is None:
             return []
         strategy = "full" if self.keep_class_token else "default"
-        pixels = pixel_values.to(self.mm_projector[0].weight.dtype)
+        pixels = normalize(pixel_values, self.scaling).to(self.dtype)
         features = self.vision_tower(pixels, feature_select_strategy=strategy)  # (N, P, C)
         return self.img_adapter(self.mm_projector(features))
 

@@ -20,7 +20,7 @@ from vllm.multimodal.processing import (
     PromptReplacement,
 )
 
-from senna.data.images import PixelRules, load_pixels, normalise
+from senna.data.images import PixelRules, load_pixels
 from senna.model.config import SennaConfig
 from senna.model.source import ModelSource
 from senna.serve.tokenizer import image_token_id
@@ -96,11 +96,11 @@ class SennaDummyInputs(BaseDummyInputsBuilder[SennaInfo]):
 
 
 class SennaProcessor(BaseMultiModalProcessor[SennaInfo]):
-    """Computes pixels, and replaces each ``<image>`` of a prompt by the placeholders of its K tokens."""
+    """Passes the levels of pixels on, and replaces each ``<image>`` of a prompt by the placeholders of its K tokens."""
 
     def _call_hf_processor(self, hf_data: Mapping[str, Any], hf_kwargs: Mapping[str, object]) -> BatchFeature:
-        pixels = [normalise(image, self.info.rules) for image in hf_data["images"]]
-        return BatchFeature({"pixel_values": torch.stack(pixels)})  # (N, 3, H, W)
+        levels = np.stack(hf_data["images"]).transpose(0, 3, 1, 2)
+        return BatchFeature({"pixel_values": torch.from_numpy(levels).contiguous()})  # uint8 (N, 3, H, W)
 
     def _get_mm_fields_config(
         self, hf_inputs: BatchFeature, hf_processor_mm_kwargs: Mapping[str, object]
