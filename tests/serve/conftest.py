@@ -78,14 +78,15 @@ def server(model_folder, tmp_path_factory):
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("server") / "log"
     flags = ["--port", port, "--dtype", "float32", "--max-num-seqs", 32, "--max-model-len", 2048]
+    flags += ["--kv-cache-memory-bytes", "64M", "--mm-processor-cache-gb", 0.05]  # full after a few dozen requests
     command = [sys.executable, "-m", "senna", "serve", model_folder, *flags]
     environment = os.environ | {
         "VLLM_HOST_IP": "127.0.0.1",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(REPOSITORY),
     }
+    environment.pop("VLLM_CPU_KVCACHE_SPACE", None)  # would replace the flag
     with open(log, "w") as output:
         process = subprocess.Popen(list(map(str, command)), stdout=output, stderr=subprocess.STDOUT, env=environment)
     try:
