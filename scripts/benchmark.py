@@ -23,12 +23,16 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def add_geometry(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of the model's size, hidden because they serve tests (other sizes give other figures), and --threads."""
+def add_threads(parser: argparse.ArgumentParser) -> None:
     threads = min(2, available_cores())
     parser.add_argument(
         "--threads", type=positive, default=threads, help="number of torch threads (default %(default)s)"
     )
+
+
+def add_geometry(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the model's size, hidden because they serve tests (other sizes give other figures), and --threads."""
+    add_threads(parser)
     for flag, default in {
         "hidden": 512,
         "layers": 8,
@@ -79,6 +83,20 @@ def build_parser() -> argparse.ArgumentParser:
     memory = commands.add_parser("memory", help="memory of a training step, predicted against measured")
     memory.add_argument("--json", action="store_true", help="end with one line of JSON")
     memory.set_defaults(chart=None, threads=1)
+
+    serve = commands.add_parser(
+        "serve", help="a frame's questions to senna serve, with and without prefix caching, against generate"
+    )
+    serve.add_argument("--model", required=True, help="model folder")
+    serve.add_argument("--data", type=Path, required=True, help="file of records")
+    serve.add_argument(
+        "--image-folder", type=Path, help="where the image paths of the records start (default: beside the records)"
+    )
+    serve.add_argument("--frames", type=positive, default=5, help="number of timed frames (default %(default)s)")
+    serve.add_argument("--questions", type=positive, default=13, help="questions per frame (default %(default)s)")
+    serve.add_argument("--json", action="store_true", help="end with one line of JSON")
+    add_threads(serve)
+    serve.set_defaults(chart=None)
 
     train = commands.add_parser(
         "train", parents=[common], help="complete training steps, including images and optimizer"

@@ -22,8 +22,11 @@ Flags that are set unless you give them:
   --host 127.0.0.1          only this machine can connect; 0.0.0.0 admits everyone who can reach it
   --served-model-name NAME  the name of the folder
   --limit-mm-per-prompt     six images
+  --mm-processor-cache-gb 1 memory for pixels of earlier requests, instead of vLLM's 4 GB
   --generation-config vllm  greedy decoding, unless a request asks for something else
   --enforce-eager           without a GPU only: no compilation; --no-enforce-eager compiles
+  --kv-cache-memory-bytes 4G
+                            without a GPU only: the prefix cache; vLLM would take 92 % of the machine's memory
   --block-size 32           without a GPU only: shorter blocks of the prefix cache, for /v1/meta_actions
 
 `vllm serve --help=all` explains all of vLLM's flags.
@@ -55,11 +58,14 @@ def add_flags(model: str, flags: Sequence[str], is_cpu: bool) -> list[str]:
         "--host": "127.0.0.1",
         "--served-model-name": Path(model.rstrip("/")).resolve().name if Path(model).exists() else model,
         "--limit-mm-per-prompt": json.dumps({"image": len(VIEWS)}),
+        "--mm-processor-cache-gb": "1",  # 500 frames of six images, 336 pixels wide
         "--generation-config": "vllm",
         "--override-generation-config": json.dumps({"temperature": 0.0}),
     }
     if is_cpu:
         ours |= {"--enforce-eager": "", "--block-size": "32"}
+        if "--gpu-memory-utilization" not in given:
+            ours |= {"--kv-cache-memory-bytes": "4G"}
     added: list[str] = []
     for flag, value in ours.items():
         if not given & {flag, f"--no-{flag[2:]}"}:

@@ -27,6 +27,7 @@ class SennaRenderer(HfRenderer):
     def __init__(self, config: Any, tokenizer: Any) -> None:
         super().__init__(config, tokenizer)
         model_config = config.model_config
+        self._mm_processor_only_cache = None  # it would keep what is sent each time anyway
         # vLLM's own tokenizer is a wrapper for several threads; encoding needs the plain one.
         self.plain_tokenizer = add_image_token(load_tokenizer(model_config.tokenizer))
         self.fetcher = ImageFetcher(model_config, ModelSource.resolve(model_config.model).load_image_processor())
@@ -40,6 +41,18 @@ class SennaRenderer(HfRenderer):
         """Do the same, and fetch the images at the same time."""
         chat = self._read(messages)
         return self._rendered(messages, chat, await self.fetcher.fetch(chat.images))
+
+    def render_chat(self, *args: Any, **options: Any) -> Any:
+        """Render conversations, always with their pixels.
+
+        vLLM would leave out pixels that it has rendered before, even those of a request that never reached the engine because
+        its prompt was too long or its client left. The engine then fails.
+        """
+        return super().render_chat(*args, **{**options, "skip_mm_cache": True})
+
+    async def render_chat_async(self, *args: Any, **options: Any) -> Any:
+        """Do the same for a server."""
+        return await super().render_chat_async(*args, **{**options, "skip_mm_cache": True})
 
     def _read(self, messages: Sequence[Any]) -> Chat:
         try:

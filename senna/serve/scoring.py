@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from vllm.exceptions import GenerationError
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from senna.evaluate.score import AnswerEncoder, Fork, PlanScores, Tokens, Turns, answer_prefixes, walk
@@ -89,17 +90,23 @@ class _Reader:
         return output.outputs[0].logprobs[0]
 
     async def _run(self, tokens: list[int], **options: Any) -> Any:
-        self._sent += 1
-        name = f"{self.request}-{self._sent}"
+        """Return the output for a prompt. The first one sends the pixels, the others refer to them by their hashes.
+
+        The engine answers "error" if its cache has lost the pixels in between; they are then sent again.
+        """
         prompt = {"prompt_token_ids": tokens, **({"multi_modal_data": {"image": self.images}} if self.images else {})}
-        (rendered,) = await self.renderer.render_cmpl_async([prompt])
         params = SamplingParams(
             max_tokens=1, temperature=0, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY, **options
         )
-        final = None
-        async for output in self.engine.generate(rendered, params, name):
-            final = output
-        return final
+        for sends_pixels in (self._sent == 0, True):
+            self._sent += 1
+            (rendered,) = await self.renderer.render_cmpl_async([prompt], skip_mm_cache=sends_pixels)
+            final: Any = None
+            async for output in self.engine.generate(rendered, params, f"{self.request}-{self._sent}"):
+                final = output
+            if final.outputs[0].finish_reason != "error":
+                return final
+        raise GenerationError("the engine could not compute an answer; its log has the reason")
 
 
 def _computed_rows(answer: Tokens, output: Any) -> list[tuple[Tokens, Mapping[int, Any]]]:

@@ -35,6 +35,13 @@ def test_it_binds_to_loopback_and_decodes_greedily_unless_told_otherwise(tmp_pat
     assert json.loads(flags["--limit-mm-per-prompt"]) == {"image": 6}
     assert json.loads(flags["--override-generation-config"]) == {"temperature": 0}
     assert flags["--block-size"] == "32"
+    assert flags["--mm-processor-cache-gb"] == "1"  # vLLM's 4 GB would fill up in a day of different frames
+
+
+def test_a_cpu_server_takes_a_stated_amount_of_memory(tmp_path):
+    assert values(command.add_flags(str(tmp_path), [], is_cpu=True))["--kv-cache-memory-bytes"] == "4G"
+    shares = ["--gpu-memory-utilization", "0.5"]  # vLLM's flag for a share of the machine's memory
+    assert "--kv-cache-memory-bytes" not in command.add_flags(str(tmp_path), shares, is_cpu=True)
 
 
 def test_given_flags_come_last_and_replace_ours(tmp_path):
@@ -45,7 +52,9 @@ def test_given_flags_come_last_and_replace_ours(tmp_path):
 
 
 def test_a_gpu_server_keeps_the_blocks_and_the_compilation_of_vllm(tmp_path):
-    assert not {"--block-size", "--enforce-eager"} & set(command.add_flags(str(tmp_path), [], is_cpu=False))
+    assert not {"--block-size", "--enforce-eager", "--kv-cache-memory-bytes"} & set(
+        command.add_flags(str(tmp_path), [], is_cpu=False)
+    )
 
 
 def test_the_plugin_is_added_to_those_that_are_allowed():

@@ -254,6 +254,23 @@ def test_a_wrong_chat_gets_400_with_a_reason(server):
     assert (status, "1 <image>" in answer["error"]["message"]) == (400, True)
 
 
+def test_images_of_a_request_that_was_refused_late_are_sent_again(server, reference):
+    for seed, ask in enumerate(("chat", "meta-actions"), 90):  # images that no other test sends
+        images = draw_images(6, seed)
+        parts = list(map(image_part, images))
+        status, answer = server.chat(*parts, text_part("Plan?"), temperature=-1)
+        assert status == 400, answer  # vLLM checks this only when it has computed the pixels
+        if ask == "chat":
+            status, answer = server.chat(*parts, text_part("Plan?"), max_tokens=12, return_token_ids=True)
+            assert status == 200, answer
+            assert answer["choices"][0]["token_ids"] == generated(reference, image_block() + "Plan?", images)
+        else:
+            request = body([data_url(image) for image in images])
+            status, answer = server.post(META_ACTIONS, request)
+            assert status == 200, answer
+            check_scores(answer, expected_scores(reference, request, images))
+
+
 def test_log_probabilities_of_a_prompt_with_images_do_not_stop_the_server(server):
     status, answer = server.chat(image_part(draw_images(1)[0]), text_part("Say it."), max_tokens=1, prompt_logprobs=1)
     assert status == 200, answer
