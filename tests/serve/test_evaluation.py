@@ -174,7 +174,7 @@ def test_a_server_that_is_stopped_and_started_again_loses_and_doubles_nothing(
     ]
     for process, name in zip(runs, ("scored", "generated"), strict=True):
         wait_for_lines(process, tmp_path / name, 1)
-    server.signal(signal.SIGTERM)
+    server.signal(signal.SIGKILL)  # a signal that vLLM catches makes it wait for its clients
     server.start()
     for process in runs:
         result = process.result()
