@@ -1,8 +1,8 @@
 """Hashes of the contents of files and models, by which a command recognizes its inputs when it continues a run.
 
 A copy, another way to write the path and another modification time are the same input; other weights of the same size are
-not. Files are read completely: SHA-256 takes about 10 s for the 14 GB of a 7B model, and reading samples would be
-faster but could miss a projector, which has 0.3 % of the weights.
+not. Files are read completely, which takes as long as reading 14 GB for a 7B model. Samples would be faster, but could miss
+a projector, which has 0.3 % of the weights.
 """
 
 import hashlib

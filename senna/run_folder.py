@@ -20,7 +20,9 @@ from senna.file_lock import LOCK
 RUN_FILE = "run.json"
 
 _BYSTANDER_FILES = (
-    *(r".+\.(log|out|err|stdout|stderr)", r".+\.log\.[^/]*", r"log[^/]*\.txt", r".*log\.txt"),  # tee, nohup, SLURM
+    r"(.*[._-])?(log|logs|stdout|stderr)",  # tee
+    r".+\.(log|out|err|stdout|stderr)(\.\d+)?",  # nohup, SLURM
+    *(r".+\.log\.[^/]*", r"log[^/]*\.txt", r".*(log|stdout|stderr)\.txt"),
     r".+\.p?[oe]\d+(-\d+|\.\d+)?",  # PBS and Grid Engine: name.o123
     *(r"core(\.\d+)?", r"events\.out\.tfevents\..*", r".+\.wandb"),
     *(r".*~", r"\..+\.sw[a-z]", r"#.*#", r"\.#.*"),  # editors
@@ -47,10 +49,11 @@ def is_bystander(path: Path) -> bool:
     """Return whether something in an output folder belongs to no run and is no data.
 
     Bystanders are logs of shells and clusters, files of editors, desktops and file systems, empty files, files that this
-    process prints to, and folders that hold nothing else. A run ignores them and leaves them in place.
+    process prints to, and folders that hold nothing else. A link counts by its name. A run ignores them and leaves them in
+    place.
     """
     if path.is_symlink():
-        return False
+        return bool(_is_bystander_file(path.name))
     if path.is_dir():
         return bool(_is_bystander_folder(path.name)) or not content(path)
     if _is_bystander_file(path.name):
@@ -150,9 +153,8 @@ def claim(
         UsageError: the folder holds a run with other settings.
         SennaError: the folder cannot be written.
     """
-    temporary = (
-        folder / f".{RUN_FILE}.{os.getpid()}"
-    )  # not `atomic_write`, which would replace the settings of another run
+    # Not `atomic_write`, which would replace the settings of another run.
+    temporary = folder / f".{RUN_FILE}.{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         temporary.write_text(json.dumps(dict(settings), indent=2) + "\n", encoding="utf-8")

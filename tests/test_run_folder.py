@@ -84,7 +84,15 @@ def test_a_fingerprint_depends_on_contents_and_their_borders():
         *("job.o123", "job.e123", ".nfs00000001", ".DS_Store", "._x.json", "Thumbs.db", "core", "core.123", ".gitkeep"),
         *(".train.log.swp", "notes~", ".#x", "events.out.tfevents.1.host.2.0", ".senna.lock", ".run.json.12"),
         *(".metrics.12.partial.json", "lost+found/x", "wandb/run-1/files/config.yaml", "runs/a/events.out.tfevents.1"),
-        *("logs/2026/train.log", ".ipynb_checkpoints/x.ipynb"),
+        *(
+            "logs/2026/train.log",
+            ".ipynb_checkpoints/x.ipynb",
+            "log",
+            "train_log",
+            "stdout",
+            "stderr.txt",
+            "slurm-1.out.2",
+        ),
     ],
 )
 def test_logs_and_files_of_editors_desktops_and_file_systems_are_bystanders(tmp_path, name):
@@ -107,7 +115,7 @@ def test_logs_and_files_of_editors_desktops_and_file_systems_are_bystanders(tmp_
             "run.json",
             "a.pt",
         ),
-        *("core.json", "logs/model.safetensors", "runs/a/data.json", "out", "log", ".convert/shard/train.jsonl"),
+        *("core.json", "logs/model.safetensors", "runs/a/data.json", "out", "catalog", ".convert/shard/train.jsonl"),
         *("train.out.json", "catalog.csv", "checkpoint-3/model.safetensors", "train.txt", ".git/config"),
     ],
 )
@@ -115,6 +123,19 @@ def test_data_is_no_bystander(tmp_path, name):
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_text("text")
     assert content(tmp_path) == [tmp_path / name.partition("/")[0]]
+
+
+def test_a_link_counts_by_its_name(tmp_path):
+    (tmp_path / "elsewhere").write_text("text")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    for name in ("latest.log", "slurm-1.out"):
+        (folder / name).symlink_to(tmp_path / "elsewhere")
+    (folder / "broken.log").symlink_to(tmp_path / "nothing")
+    assert content(folder) == []
+    for name in ("model.safetensors", "data"):
+        (folder / name).symlink_to(tmp_path / "elsewhere")
+    assert [path.name for path in content(folder)] == ["data", "model.safetensors"]
 
 
 def test_empty_files_empty_folders_and_the_file_that_this_process_prints_to_are_bystanders(tmp_path, capfd):

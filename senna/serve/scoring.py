@@ -104,7 +104,7 @@ class _Reader:
             final: Any = None
             async for output in self.engine.generate(rendered, params, f"{self.request}-{self._sent}"):
                 final = output
-            if final.outputs[0].finish_reason != "error":
+            if final.outputs[0].finish_reason not in ("error", "abort"):  # without log-probabilities
                 return final
         raise GenerationError("the engine could not compute an answer; its log has the reason")
 
