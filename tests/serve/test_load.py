@@ -18,11 +18,11 @@ import psutil
 from tests.serve.conftest import data_url, draw_images, image_part, text_part
 from tests.serve.test_server import META_ACTIONS, body, check_scores, encoded, expected_scores, generated, large_image
 
-CLIENTS, ROUNDS, REQUESTS = 32, 3, 70  # requests in each round
+CLIENTS, ROUNDS, WARM_UP, REQUESTS = 32, 6, 3, 70  # requests in each round
 FRAMES = 10
-TOLERANCE = 400 << 20
-"""Bytes by which memory may grow after the first round. The growth was 324 MiB; its cause is not known. With another model it
-ended after 500 requests (senna/serve/README.md)."""
+TOLERANCE = 64 << 20
+"""Bytes by which memory may grow after the warm-up, in which caches and the pools of the allocators fill up: 310 KB for each of
+the 210 requests. Ten rounds once took 2214, 2395, 2535, 2520, 2519, 2543, 2534, 2549, 2560 and 2548 MiB."""
 
 
 class Client:
@@ -90,4 +90,4 @@ def test_good_requests_are_answered_bad_ones_refused_and_memory_stays_flat(serve
             kinds = Counter(pool.map(client.send, range(part * REQUESTS, (part + 1) * REQUESTS)))
         assert kinds == {"meta_actions": 20, "chat": 20, "bad": 20, "leave": 10}
         memory.append(client.memory())
-    assert max(memory[1:]) - memory[0] < TOLERANCE, [f"{size >> 20} MiB" for size in memory]
+    assert max(memory[WARM_UP:]) - memory[WARM_UP - 1] < TOLERANCE, [f"{size >> 20} MiB" for size in memory]

@@ -50,7 +50,7 @@ assert abs(again - loss) < 1e-6 * loss and worst < 1e-5
 
 @pytest.mark.skipif(
     not all(importlib.util.find_spec(name) for name in ("triton", "liger_kernel")),
-    reason="triton and liger-kernel are not installed",
+    reason="triton and liger-kernel are not installed (sh scripts/test_serve.sh runs this test)",
 )
 def test_in_tritons_interpreter_loss_and_gradients_are_those_without_liger():
     environment = os.environ | {
