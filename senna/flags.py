@@ -9,9 +9,13 @@ from senna.errors import UsageError
 Arguments = TypeVar("Arguments")
 
 
-def flag(help: str, default: Any = MISSING) -> Any:
-    """Return a dataclass field that is a command-line flag; the flag is required when there is no default."""
-    return field(default=default, metadata={"help": help})
+def flag(help: str, default: Any = MISSING, alone: str | None = None) -> Any:
+    """Return a dataclass field that is a command-line flag; the flag is required when there is no default.
+
+    Args:
+        alone: the value of the flag where it is given without one; None where it needs a value.
+    """
+    return field(default=default, metadata={"help": help, "alone": alone})
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -58,5 +62,7 @@ def parse_flags(
         else:
             number = next((t for t in (int, float) if hints[item.name] in (t, t | None)), str)
             default = None if required else item.default
-            parser.add_argument(name, type=number, required=required, default=default, help=text)
+            alone = item.metadata.get("alone")
+            optional: dict[str, Any] = {} if alone is None else {"nargs": "?", "const": alone}
+            parser.add_argument(name, type=number, required=required, default=default, help=text, **optional)
     return arguments(**vars(parser.parse_args(argv)))

@@ -5,7 +5,7 @@ The rules for each kind of question are in its `senna.kinds.CaptionRules`.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -132,20 +132,38 @@ def repeats(text: str) -> bool:
 
 
 def ask(captioner: Captioner, requests: Sequence[Request], retries: int = 1) -> list[Caption]:
-    """Return a cleaned and checked caption for each request, in order.
+    """Return a cleaned and checked caption for each request, in order; see `asking`.
 
-    A question whose answer has problems is asked again, up to ``retries`` times, with the hint of its ``CaptionRules``:
-    greedy decoding would repeat its answer to the same question. The answer with the fewest problems is kept. An empty
-    answer is a problem too. ``annotations`` is never asked again, and neither is a question that the server refused.
+    ``annotations`` is never asked again.
 
     Raises:
         SennaError: the captioner failed.
     """
-    captions = [_checked(request, text) for request, text in zip(requests, captioner.answer(requests), strict=True)]
-    for _ in range(retries if captioner.name != ANNOTATIONS else 0):
+    rounds = asking(requests, 0 if captioner.name == ANNOTATIONS else retries)
+    texts: list[str] | None = None
+    while True:
+        try:
+            texts = captioner.answer(next(rounds) if texts is None else rounds.send(texts))
+        except StopIteration as end:
+            return end.value
+
+
+def asking(requests: Sequence[Request], retries: int = 1) -> Generator[list[Request], list[str], list[Caption]]:
+    """Clean and check captions: yield the requests to be answered, receive their texts, return the captions in order.
+
+    A question whose answer has problems is asked again, up to ``retries`` times, with the hint of its ``CaptionRules``:
+    greedy decoding would repeat its answer to the same question. The answer with the fewest problems is kept. An empty
+    answer is a problem too. A question that the server refused is not asked again.
+    """
+    texts = yield list(requests)
+    captions = [_checked(request, text) for request, text in zip(requests, texts, strict=True)]
+    for _ in range(retries):
         again = [index for index, caption in enumerate(captions) if caption.problems and not caption.is_refused]
+        if not again:
+            break
         hinted = [replace(requests[index], question=_hinted(requests[index])) for index in again]
-        for index, request, text in zip(again, hinted, captioner.answer(hinted) if hinted else [], strict=True):
+        texts = yield hinted
+        for index, request, text in zip(again, hinted, texts, strict=True):
             captions[index] = min(captions[index], _checked(request, text), key=lambda caption: len(caption.problems))
     return captions
 

@@ -1,6 +1,8 @@
 """`senna convert`: convert nuScenes to QA records."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +12,13 @@ from senna.flags import flag, parse_flags
 
 if TYPE_CHECKING:
     from senna.convert.captioners import Captioner
-    from senna.convert.pipeline import Source
+    from senna.convert.frames import Source
+    from senna.convert.images import Images
+    from senna.convert.pipeline import Engine
     from senna.templates import Templates
 
-WORK = ".convert"  # the work folder in OUT: the settings of the run, and its frames until the shards are joined
+WORK = ".convert"  # the work folder in OUT: the settings of the run, and its frames until the files are written
+FRAMES = "frames"  # in the work folder
 FORMS = ("jsonl", "json")
 
 
@@ -48,10 +53,25 @@ class ConvertArguments:
         "file that stores a model's answers, so that no question is asked twice (default: OUT/captions.sqlite)", None
     )
     limit: int | None = flag("convert only the first LIMIT frames", None)
-    shard: str = flag(
-        "I/N: convert the I-th of N shards, counted from 1; the processes share one OUT, and the last one joins the shards",
-        "1/1",
+    ray: str | None = flag(
+        "work in many processes: alone on all of this machine (a captioner on each GPU), with the address of a Ray cluster, or "
+        "auto, on the cluster of this node",
+        None,
+        alone="local",
     )
+    captioners: int | None = flag(
+        "--ray: number of captioners (default: llava as many as the GPUs allow, also those that join later; openai 2, each "
+        "with its own --concurrency)",
+        None,
+    )
+    gpus_per_captioner: int = flag("--ray, llava: GPUs of each captioner; 0 runs it on CPUs", 1)
+    workers: int | None = flag(
+        "--ray: number of processes that load the tables and compute frames (default: with annotations one for each CPU, at "
+        "most 16; with a model 1)",
+        None,
+    )
+    window: int | None = flag("--ray: most frames in progress (default: twice what keeps the captioners busy)", None)
+    ray_wait: float = flag("--ray: seconds to wait for the GPUs and CPUs of the cluster before giving up", 300.0)
     prompts: str | None = flag("another file of question and answer texts, in the format of senna/templates.yaml", None)
     compat: str | None = flag("original: published order of images, navigation command and STOP speed", None)
     format: str = flag("jsonl, or json for the published list", "jsonl")
@@ -65,6 +85,11 @@ class ConvertArguments:
 
 def main(argv: list[str]) -> int:
     """Run `senna convert` and return the exit code."""
+    if any(word.partition("=")[0] == "--shard" for word in argv):
+        raise UsageError(
+            "--shard is replaced by --ray, which divides the work by itself",
+            remedy="one machine with several GPUs: --ray; a cluster: --ray HOST:PORT or --ray auto (data_tools/README.md)",
+        )
     args = parse_flags(
         ConvertArguments,
         argv,
@@ -78,23 +103,23 @@ def main(argv: list[str]) -> int:
 
 def run(args: ConvertArguments) -> int:
     """Convert a data set and return the exit code. Raises SennaError."""
-    from senna.convert.join import is_joined
+    from senna.convert.captioners import make_captioner
     from senna.convert.nuscenes_tables import scenes_of
-    from senna.convert.shards import parse_shard
+    from senna.convert.output import is_complete
     from senna.run_folder import RUN_FILE, check_same_run, read_settings
     from senna.templates import load_templates
 
     _check_flags(args)
-    _, shards = parse_shard(args.shard)
     templates = load_templates(args.prompts)
     out, splits = Path(args.out), scenes_of(args.nuscenes, args.version)
-    captioner = _captioner(args, out)
-    settings = _settings(args, captioner, shards, templates)
+    captioner = make_captioner(**_captioner_arguments(args), cache=_cache_path(args))
+    settings = _settings(args, captioner, templates)
     check_same_run(out, read_settings(out / WORK / RUN_FILE), settings, remedy=_start_again(out))
-    if is_joined(out / WORK):
+    if is_complete(out / WORK):
         print(f"{out} is complete; to convert again, delete {out / WORK} and the files beside it")
         return 0
-    return _convert(args, splits, settings, captioner, templates)
+    with _connected(args):
+        return _convert(args, splits, settings, captioner, templates)
 
 
 def _check_flags(args: ConvertArguments) -> None:
@@ -110,6 +135,16 @@ def _check_flags(args: ConvertArguments) -> None:
         raise UsageError(f"--name {args.name} is not a file name", remedy="give a file name prefix without a folder")
     if args.compat not in (None, *COMPATS):
         raise UsageError(f"--compat {args.compat} is unknown", remedy=f"use one of {', '.join(COMPATS)}")
+    for name in ("captioners", "workers", "window"):
+        value = getattr(args, name)
+        if value is not None and (value < 1 or args.ray is None):
+            reason = "too small" if value < 1 else "for several processes"
+            raise UsageError(f"--{name} {value} is {reason}", remedy="give at least 1, with --ray")
+    if args.gpus_per_captioner < 0 or args.ray_wait <= 0:
+        raise UsageError(
+            f"--gpus-per-captioner {args.gpus_per_captioner} or --ray-wait {args.ray_wait:g} is too small",
+            remedy="give 0 or more GPUs, and more than 0 seconds",
+        )
     if args.version == "v1.0-test" and args.captioner == "annotations":
         raise UsageError(
             "v1.0-test has no annotations to compose answers from", remedy="use a model: --captioner llava or openai"
@@ -120,6 +155,17 @@ def _start_again(out: Path) -> str:
     return f"give another --out, or delete {out / WORK} and the files beside it to start again"
 
 
+@contextmanager
+def _connected(args: ConvertArguments) -> Iterator[None]:
+    if args.ray is None:
+        yield
+        return
+    from senna.convert.on_ray import connected
+
+    with connected(args.ray):
+        yield
+
+
 def _convert(
     args: ConvertArguments,
     splits: dict[str, list[str]],
@@ -128,77 +174,95 @@ def _convert(
     templates: "Templates",
 ) -> int:
     from senna.convert.can_bus import can_bus_folder
-    from senna.convert.frames import load_tables
-    from senna.convert.pipeline import Images, Source, check_images, convert_shard
-    from senna.convert.shards import parse_shard, select_scenes, shard_of
+    from senna.convert.frames import Source, load_tables
+    from senna.convert.images import Images, check_images
+    from senna.convert.output import mark_complete
+    from senna.convert.pipeline import convert_frames
+    from senna.convert.scenes import select_scenes
     from senna.run_folder import claim
 
     root, out = Path(args.nuscenes), Path(args.out)
-    shard, shards = parse_shard(args.shard)
     can_bus = can_bus_folder(Path(args.canbus) if args.canbus else None, root)
     _refuse_foreign_files(out, args)
-    tables = load_tables(root, args.version)
-    source, images = Source(tables, can_bus, args.compat), Images(root)
-    selected = select_scenes(tables, splits, args.limit)
-    scenes = shard_of(selected, shard, shards)
-    # All shards must agree on what is left out, so that they look at the images of all scenes.
-    checked = selected if args.allow_missing_images else scenes
-    leave_out = check_images(source, checked, images, args.allow_missing_images)
+    source = Source(load_tables(root, args.version), can_bus, args.compat)
+    images = Images(root)
+    scenes = select_scenes(source.tables, splits, args.limit)
+    leave_out = check_images(source.tables, scenes, images, args.allow_missing_images)
     claim(out / WORK, settings, remedy=_start_again(out), where=out)
-    total = sum(scene.frames for scene in scenes)
-    which = f", shard {shard} of {shards}" if shards > 1 else ""
-    print(f"{total} frames of {len(scenes)} scenes{which} -> {out}", flush=True)
-    folders = [out / WORK / f"shard-{number}-of-{shards}" for number in range(1, shards + 1)]
-    convert_shard(source, scenes, folders[shard - 1], captioner, templates, images, args.max_refused, leave_out)
-    return _finish(args, source, captioner, folders)
+    print(f"{sum(scene.frames for scene in scenes)} frames of {len(scenes)} scenes -> {out}", flush=True)
+    engine = _engine(args, source, images, captioner, templates, leave_out)
+    frames = out / WORK / FRAMES
+    convert_frames(source.tables, scenes, frames, engine, args.max_refused)
+    _write_output(args, source, captioner, frames)
+    mark_complete(out / WORK, frames)
+    return 0
 
 
-def _finish(args: ConvertArguments, source: "Source", captioner: "Captioner", shards: list[Path]) -> int:
-    """Join the shards where all are complete, and print a summary."""
-    from senna.convert.join import clear, is_joined, join, report
-    from senna.convert.journal import is_finished
-    from senna.file_lock import lock_folder
+def _engine(
+    args: ConvertArguments,
+    source: "Source",
+    images: "Images",
+    captioner: "Captioner",
+    templates: "Templates",
+    leave_out: bool,
+) -> "Engine":
+    from senna.convert.captioners import ANNOTATIONS
+    from senna.convert.pipeline import LocalEngine, Preparer
+
+    is_model = captioner.name != ANNOTATIONS
+    if args.ray is None:
+        return LocalEngine(Preparer(source, templates, images, is_model, leave_out), captioner)
+    from senna.convert.on_ray import RayEngine, RayOptions
+    from senna.convert.ray_workers import FrameSettings
+
+    settings = FrameSettings(
+        images.dataroot, args.version, source.can_bus, args.compat, templates, args.captioner, leave_out
+    )
+    arguments = _captioner_arguments(args)
+    if args.captioner == "openai":
+        arguments["model"] = captioner.name.partition(":")[2]  # asked once, here
+    options = RayOptions(args.captioners, args.gpus_per_captioner, args.workers, args.window, args.ray_wait)
+    return RayEngine(settings, captioner if is_model else None, arguments, _cache_path(args), options)
+
+
+def _write_output(args: ConvertArguments, source: "Source", captioner: "Captioner", frames: Path) -> None:
+    """Write the files of OUT from the finished frames, and print a summary."""
+    from senna.convert.output import write_files, write_report
 
     out = Path(args.out)
-    with lock_folder(out / WORK, "lock", remedy=_start_again(out), wait=True):  # the shards end at about the same time
-        if is_joined(out / WORK):
-            return 0  # another process finished its shard at the same time and has joined all shards
-        if unfinished := [shard.name for shard in shards if not is_finished(shard)]:
-            print(f"this shard is complete; the files are written when these are complete too: {', '.join(unfinished)}")
-            return 0
-        files = join(shards, out, args.name, args.format)
-        counts = report(shards, out, source, f"captions by {captioner.name}")
-        clear(out / WORK, shards)
+    files = write_files(frames, out, args.name, args.format)
+    counts = write_report(frames, out, source, f"captions by {captioner.name}")
     for split, path in files.items():
         print(f"{path}  {counts['frames'][split]} frames, {counts['records'][split]} records")
     missing = f", {counts['missing_images']} image files missing" if counts["missing_images"] else ""
     if counts["frames_left_out"]:
         missing += f", {counts['frames_left_out']} frames left out because of that"
     print(f"{out / 'quality.html'}  {counts['frames_flagged']} frames flagged{missing}")
-    return 0
 
 
-def _captioner(args: ConvertArguments, out: Path) -> "Captioner":
-    from senna.convert.captioners import make_captioner
-
+def _captioner_arguments(args: ConvertArguments) -> dict[str, Any]:
+    """Return the arguments of ``make_captioner``."""
     batch: str | int = args.captioner_batch
     if batch != "auto":
         if not batch.isdecimal() or int(batch) < 1:
             raise UsageError(f"--captioner-batch {batch} is not a batch size", remedy="give auto or a number from 1")
         batch = int(batch)
-    return make_captioner(
-        args.captioner,
-        model=args.captioner_model,
-        batch=batch,
-        quantization=args.captioner_quantization,
-        server=args.server,
-        concurrency=args.concurrency,
-        max_tokens=args.captioner_max_tokens,
-        cache=Path(args.captions_cache) if args.captions_cache else out / "captions.sqlite",
-    )
+    return {
+        "name": args.captioner,
+        "model": args.captioner_model,
+        "batch": batch,
+        "quantization": args.captioner_quantization,
+        "server": args.server,
+        "concurrency": args.concurrency,
+        "max_tokens": args.captioner_max_tokens,
+    }
 
 
-def _settings(args: ConvertArguments, captioner: "Captioner", shards: int, templates: "Templates") -> dict[str, Any]:
+def _cache_path(args: ConvertArguments) -> Path:
+    return Path(args.captions_cache) if args.captions_cache else Path(args.out) / "captions.sqlite"
+
+
+def _settings(args: ConvertArguments, captioner: "Captioner", templates: "Templates") -> dict[str, Any]:
     """Return everything that determines the records of a run; a resumed run must have the same settings."""
     from senna.run_folder import fingerprint
 
@@ -215,13 +279,12 @@ def _settings(args: ConvertArguments, captioner: "Captioner", shards: int, templ
         "--limit": args.limit,
         "--format": args.format,
         "--name": args.name,
-        "shards": shards,
     }
 
 
 def _refuse_foreign_files(out: Path, args: ConvertArguments) -> None:
     """Raise UsageError where OUT has a record file but no work folder, so that no run here can have written it."""
-    from senna.convert.shards import SPLITS, output_path
+    from senna.convert.scenes import SPLITS, output_path
 
     for path in (output_path(out, args.name, split, args.format) for split in SPLITS):
         if path.exists() and not (out / WORK).is_dir():

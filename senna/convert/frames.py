@@ -6,6 +6,7 @@ Letters: S key frames of a scene, A annotations of a scene, T steps of 0.5 s.
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from senna.views import VIEWS, view_of
 if TYPE_CHECKING:
     from nuscenes.nuscenes import NuScenes
 
-__all__ = ["COMPATS", "frames_of", "load_tables", "read_frames", "scenes_of"]
+__all__ = ["COMPATS", "Source", "load_tables", "read_frames", "scenes_of"]
 
 COMPATS = ("original",)
 _CHANNELS = tuple(f"CAM_{view.upper().replace(' ', '_')}" for view in VIEWS)
@@ -59,38 +60,60 @@ def read_frames(
     if compat is not None and compat not in COMPATS:
         raise UsageError(f"--compat {compat} is unknown", remedy=f"use one of {', '.join(COMPATS)}")
     folder = can_bus_folder(Path(canbus) if canbus else None, Path(dataroot))
-    return frames_of(load_tables(dataroot, version), folder, scenes, compat)
+    return Source(load_tables(dataroot, version), folder, compat).frames(scenes)
 
 
-def frames_of(
-    tables: "NuScenes", can_bus: Path | None = None, scenes: Iterable[str] | None = None, compat: str | None = None
-) -> Iterator[Frame]:
-    """Yield the same as ``read_frames`` from loaded tables; ``can_bus`` is the folder of ``scene-0001_pose.json``."""
-    chosen = chosen_scenes(tables, None if scenes is None else list(scenes))
-    return _frames_of(tables, can_bus, chosen, compat)
+@dataclass(frozen=True)
+class Source:
+    """The data set that is converted.
 
+    Attributes:
+        tables: its tables (``load_tables``).
+        can_bus: the folder of ``scene-0001_pose.json``, None where there is none.
+        compat: see ``read_frames``.
+    """
 
-def _frames_of(
-    tables: "NuScenes", can_bus: Path | None, scenes: Sequence[dict[str, Any]], compat: str | None
-) -> Iterator[Frame]:
-    by_sample: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for annotation in tables.sample_annotation:
-        by_sample[annotation["sample_token"]].append(annotation)
-    annotated = tables.version != "v1.0-test"
-    lights = traffic_lights(tables)
-    for scene in scenes:
-        try:
-            poses = _read_poses(tables, scene)
-            boxes = _read_boxes([by_sample.get(sample["token"], []) for sample in poses.samples])
-        except (KeyError, ValueError, TypeError) as error:
-            raise DataError(
-                f"{scene['name']} ({scene['token']}) cannot be read, the tables are inconsistent: {type(error).__name__}: "
-                f"{error}",
-                remedy="unpack the tables again",
-                file=tables.table_root,
-            ) from error
-        for frame in _frames_of_scene(scene, poses, boxes, can_bus, annotated, compat):
-            yield replace(frame, light=lights[frame.token]) if frame.token in lights else frame
+    tables: "NuScenes"
+    can_bus: Path | None = None
+    compat: str | None = None
+
+    def frames(self, scenes: Iterable[str] | None = None) -> Iterator[Frame]:
+        """Yield the key frames of the named scenes in the given order, of all scenes by default.
+
+        Raises:
+            UsageError: immediately, for an unknown name.
+            DataError: while reading, for inconsistent tables.
+        """
+        return self._read(chosen_scenes(self.tables, None if scenes is None else list(scenes)))
+
+    def _read(self, scenes: Sequence[dict[str, Any]]) -> Iterator[Frame]:
+        for scene in scenes:
+            try:
+                poses = _read_poses(self.tables, scene)
+                boxes = _read_boxes([self._annotations.get(sample["token"], []) for sample in poses.samples])
+            except (KeyError, ValueError, TypeError) as error:
+                raise DataError(
+                    f"{scene['name']} ({scene['token']}) cannot be read, the tables are inconsistent: {type(error).__name__}: "
+                    f"{error}",
+                    remedy="unpack the tables again",
+                    file=self.tables.table_root,
+                ) from error
+            annotated = self.tables.version != "v1.0-test"
+            for frame in _frames_of_scene(scene, poses, boxes, self.can_bus, annotated, self.compat):
+                light = self._lights.get(frame.token)
+                yield replace(frame, light=light) if light else frame
+
+    @cached_property
+    def _annotations(self) -> dict[str, list[dict[str, Any]]]:
+        """The rows of sample_annotation of each sample."""
+        by_sample: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for annotation in self.tables.sample_annotation:
+            by_sample[annotation["sample_token"]].append(annotation)
+        return by_sample
+
+    @cached_property
+    def _lights(self) -> dict[str, str]:
+        return traffic_lights(self.tables)
 
 
 @dataclass(frozen=True)

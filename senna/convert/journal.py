@@ -1,7 +1,7 @@
-"""The finished frames of a shard on disk, appended one by one, so that a killed process loses none of them.
+"""The finished frames on disk, appended one by one, so that a killed process loses none of them.
 
-A shard's folder has a JSON Lines file of records for each split, and ``journal.jsonl`` with one line for each frame,
-written after the frame's records. Opening the shard again truncates whatever the journal does not list.
+The folder has a JSON Lines file of records for each split, and ``journal.jsonl`` with one line for each frame, written
+after the frame's records. Opening it again truncates whatever the journal does not list.
 """
 
 import json
@@ -43,8 +43,8 @@ class Entry:
 
 
 @dataclass
-class ShardWriter:
-    """A shard's folder, open for writing; created by ``open_shard``.
+class Journal:
+    """A folder of frames, open for writing; created by ``open_journal``.
 
     Attributes:
         frames: number of finished frames.
@@ -91,7 +91,7 @@ class ShardWriter:
             ) from error
 
     def finish(self) -> None:
-        """Mark the shard as complete."""
+        """Mark the folder as complete."""
         try:
             self._sync()
             write_json(self.folder / FINISHED, {"frames": self.frames})
@@ -122,39 +122,39 @@ class ShardWriter:
         self._synced = time.monotonic()
 
 
-def open_shard(folder: Path) -> ShardWriter:
-    """Create a shard's folder or continue it; incomplete data at its end is truncated.
+def open_journal(folder: Path) -> Journal:
+    """Create a folder of frames or continue it; incomplete data at its end is truncated.
 
     Raises:
         UsageError: another process is writing to the folder, or it cannot be written.
     """
     lock = lock_folder(folder, "lock", remedy="wait until it ends, or give another --out")
-    shard = ShardWriter(folder, _lock=lock)
+    journal = Journal(folder, _lock=lock)
     try:
-        _truncate_incomplete(shard)
+        _truncate_incomplete(journal)
     except BaseException:
-        shard.close()
+        journal.close()
         raise
-    return shard
+    return journal
 
 
-def _truncate_incomplete(shard: ShardWriter) -> None:
+def _truncate_incomplete(journal: Journal) -> None:
     """Count the complete frames, and cut off what follows them in every file."""
     ends: dict[str, int] = {}
     journal_end = 0
-    for length, entry in _complete_entries(shard.folder):
+    for length, entry in _complete_entries(journal.folder):
         ends[entry.split] = entry.start + entry.size
         journal_end += length
-        shard.frames, shard.last = shard.frames + 1, entry.facts["token"]
-    shard.discarded = _count_lines(shard.folder / JOURNAL) - shard.frames
-    for path in shard.folder.glob("*.jsonl"):
+        journal.frames, journal.last = journal.frames + 1, entry.facts["token"]
+    journal.discarded = _count_lines(journal.folder / JOURNAL) - journal.frames
+    for path in journal.folder.glob("*.jsonl"):
         keep = journal_end if path.name == JOURNAL else ends.get(path.stem, 0)
         if path.stat().st_size > keep:
             os.truncate(path, keep)
 
 
 def read_entries(folder: Path) -> Iterator[Entry]:
-    """Yield the frames of a shard in order."""
+    """Yield the frames of a folder in order."""
     return (entry for _, entry in _parse(folder))
 
 
@@ -166,7 +166,7 @@ def read_records(folder: Path, entry: Entry) -> list[Record]:
 
 
 def is_finished(folder: Path) -> bool:
-    """Return whether a shard is complete."""
+    """Return whether a folder is complete."""
     return (folder / FINISHED).is_file()
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from senna.convert import can_bus as can_bus_module
-from senna.convert.frames import frames_of, load_tables, read_frames
+from senna.convert.frames import Source, load_tables, read_frames
 from senna.convert.nuscenes_tables import scenes_of
 from senna.convert.questions import questions_of, records_of
 from senna.errors import DataError, UsageError
@@ -43,7 +43,7 @@ def test_plans_are_the_published_labels_of_complete_futures(frames):
 def test_facts_equal_the_devkits_own_calls(drawn_world):
     """Positions, futures and categories of every box, computed one by one with calls of the devkit."""
     tables = load_tables(drawn_world, MINI)
-    frames = list(frames_of(tables))[::6]
+    frames = list(Source(tables).frames())[::6]
     assert sum(check_against_devkit(tables, frame) for frame in frames) > 30
 
 

@@ -9,7 +9,7 @@ import pytest
 from senna.cli import main
 from senna.convert.caption_checks import ask
 from senna.convert.captioners import Request, make_captioner
-from senna.convert.frames import Frame, frames_of, load_tables, read_frames
+from senna.convert.frames import Frame, Source, load_tables, read_frames
 from senna.convert.nuscenes_tables import scenes_of
 from senna.evaluate.metrics.baselines import BY_SITUATION, MAJORITY, baselines
 from senna.evaluate.metrics.bootstrap import Scenes
@@ -94,7 +94,7 @@ def check_baselines(frames: list[Frame]) -> None:
 def test_three_scenes_are_converted_with_the_devkits_facts_and_missing_images_are_counted(data, tmp_path, capsys):
     root, out = data / "nuscenes_mini3", tmp_path / "out"
     tables = load_tables(root, MINI)
-    for frame in list(frames_of(tables, scenes=["scene-0916"]))[::6]:
+    for frame in list(Source(tables).frames(["scene-0916"]))[::6]:
         assert check_against_devkit(tables, frame) > 10
     flags = ["convert", "--nuscenes", str(root), "--version", MINI, "--out", str(out)]
     assert main(flags) == 2

@@ -23,9 +23,9 @@ EMPTY_REMEDY = (
 
 @dataclass(frozen=True)
 class Request:
-    """A question about one image of a frame."""
+    """A question about one image of a frame. Models do not see the frame, so that it may be None for them."""
 
-    frame: Frame
+    frame: Frame | None
     view: str  # one of `senna.views.VIEWS`
     image: Path
     kind: str  # of the record that the answer is for; its `senna.kinds.CaptionRules` apply

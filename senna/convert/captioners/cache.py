@@ -1,7 +1,7 @@
 """Captions stored on disk, keyed by what determines them: the image's content, the question, and the captioner.
 
-The cache is one SQLite file. Each answer is committed by itself, so that it survives a killed process. Several shards on
-one machine may share the file.
+The cache is one SQLite file. Each answer is committed by itself, so that it survives a killed process. Only one machine
+writes it: on a cluster that is the driver. Several runs on that machine may share the file.
 """
 
 import errno
@@ -17,66 +17,34 @@ from senna.errors import DataError, SennaError, UsageError
 from senna.image_file import check_image_file
 from senna.record_checks import replace_surrogates
 
-_LOCK_SECONDS = 60.0  # time to wait while another shard writes
+_LOCK_SECONDS = 60.0  # time to wait while another run writes
 _FULL, _IO_ERROR = 13, 10  # primary SQLite result codes, https://www.sqlite.org/rescode.html
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
-class CachedCaptioner:
-    """A captioner that asks an inner captioner only what the file does not have yet; ``close`` it when done."""
+class AnswerCache:
+    """The answers of a captioner in a file; ``close`` it when done."""
 
-    def __init__(self, inner: StreamingCaptioner, path: Path) -> None:
-        self._inner, self._path = inner, path
+    def __init__(self, path: Path) -> None:
+        self._path = path
 
-    @property
-    def name(self) -> str:
-        """The name of the inner captioner, which records show as the author of the answer."""
-        return self._inner.name
+    def load(self, key: str) -> str | None:
+        """Return the answer to a question (`answer_key`), None where the file has none."""
+        with self._reporting_errors():
+            row = self._database.execute("SELECT text FROM answers WHERE key = ?", (key,)).fetchone()
+        return (row[0] or None) if row else None
 
-    @property
-    def window(self) -> int:
-        """The number of requests that keep the inner captioner busy."""
-        return self._inner.window
-
-    @property
-    def settings(self) -> str:
-        """The settings of the inner captioner."""
-        return self._inner.settings
-
-    def answer(self, requests: Sequence[Request]) -> list[str]:
-        """Return one text for each request, in order."""
-        return in_order(self.stream(requests))
-
-    def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, str]]:
-        """Yield (index, text): first the stored answers, then new ones, each stored before it is yielded.
-
-        Empty answers are not stored: the server may give one later.
-        """
-        hashes = {path: _content_hash(path) for path in {request.image for request in requests}}
-        missing: dict[str, list[int]] = {}
-        for index, request in enumerate(requests):
-            key = self._key(hashes[request.image], request.question)
-            if key in missing or (text := self._load(key)) is None:
-                missing.setdefault(key, []).append(index)
-            else:
-                yield index, text
-        keys, groups = list(missing), list(missing.values())
-        for number, text in self._inner.stream([requests[same[0]] for same in groups]) if groups else ():
-            text = replace_surrogates(text)
-            if text:
-                self._store(keys[number], text)
-            for index in groups[number]:
-                yield index, text
+    def store(self, key: str, text: str) -> None:
+        """Write an answer to disk. An empty answer is not stored: the captioner may give one later."""
+        if text:
+            with self._reporting_errors():
+                self._database.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, text))
 
     def close(self) -> None:
         """Close the file."""
         if "_database" in self.__dict__:
             self._database.close()
             del self._database
-
-    def _key(self, image_hash: str, question: str) -> str:
-        parts = (image_hash, self._inner.name, self._inner.settings, question)
-        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     @cached_property
     def _database(self) -> sqlite3.Connection:
@@ -88,15 +56,6 @@ class CachedCaptioner:
                 "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID"
             )
             return database
-
-    def _load(self, key: str) -> str | None:
-        with self._reporting_errors():
-            row = self._database.execute("SELECT text FROM answers WHERE key = ?", (key,)).fetchone()
-        return (row[0] or None) if row else None
-
-    def _store(self, key: str, text: str) -> None:
-        with self._reporting_errors():
-            self._database.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, text))
 
     @contextmanager
     def _reporting_errors(self) -> Iterator[None]:
@@ -119,13 +78,65 @@ class CachedCaptioner:
             ) from error
 
 
+class CachedCaptioner:
+    """A captioner that asks an inner captioner only what the cache does not have yet."""
+
+    def __init__(self, inner: StreamingCaptioner, path: Path) -> None:
+        self._inner, self._cache = inner, AnswerCache(path)
+
+    @property
+    def name(self) -> str:
+        """The name of the inner captioner, which records show as the author of the answer."""
+        return self._inner.name
+
+    @property
+    def window(self) -> int:
+        """The number of requests that keep the inner captioner busy."""
+        return self._inner.window
+
+    @property
+    def settings(self) -> str:
+        """The settings of the inner captioner."""
+        return self._inner.settings
+
+    def answer(self, requests: Sequence[Request]) -> list[str]:
+        """Return one text for each request, in order."""
+        return in_order(self.stream(requests))
+
+    def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, str]]:
+        """Yield (index, text): first the stored answers, then new ones, each stored before it is yielded."""
+        hashes = {path: content_hash(path) for path in {request.image for request in requests}}
+        missing: dict[str, list[int]] = {}
+        for index, request in enumerate(requests):
+            key = answer_key(hashes[request.image], self.name, self.settings, request.question)
+            if key in missing or (text := self._cache.load(key)) is None:
+                missing.setdefault(key, []).append(index)
+            else:
+                yield index, text
+        keys, groups = list(missing), list(missing.values())
+        for number, text in self._inner.stream([requests[same[0]] for same in groups]) if groups else ():
+            text = replace_surrogates(text)
+            self._cache.store(keys[number], text)
+            for index in groups[number]:
+                yield index, text
+
+    def close(self) -> None:
+        """Close the cache."""
+        self._cache.close()
+
+
+def answer_key(image_hash: str, captioner: str, settings: str, question: str) -> str:
+    """Return the key of an answer in the cache: a hash of all that determines it."""
+    return hashlib.sha256("\0".join((image_hash, captioner, settings, question)).encode()).hexdigest()
+
+
 def _is_full(error: sqlite3.OperationalError) -> bool:
     """Return whether the disk is full or failed; Python 3.10 does not give the code of an error, so the answer is no."""
     code = getattr(error, "sqlite_errorcode", 0)
     return code & 0xFF in (_FULL, _IO_ERROR)  # the low byte of an extended code is the primary code
 
 
-def _content_hash(path: Path) -> str:
+def content_hash(path: Path) -> str:
     """Return the SHA-256 of an image file."""
     check_image_file(path)
     try:
