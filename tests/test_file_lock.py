@@ -11,7 +11,7 @@ import time
 import pytest
 
 from senna import file_lock
-from senna.convert.journal import open_shard
+from senna.convert.journal import open_journal
 from senna.download.store import Store
 from senna.errors import SennaError, UsageError
 from senna.file_lock import LOCK, lock_folder
@@ -48,7 +48,7 @@ def fail_with(monkeypatch, number: int) -> None:
 
 def use_all_locks(folder) -> None:
     """Lock folders as the commands do."""
-    open_shard(folder / "shard").close()
+    open_journal(folder / "frames").close()
     with lock_folder(folder / "work", "lock", remedy=REMEDY, wait=True), Store(folder / "model").lock():
         pass
 
@@ -107,11 +107,11 @@ def test_a_file_system_without_locks_gives_one_warning_and_work_goes_on(tmp_path
     assert "another process" not in printed
 
 
-def test_shards_and_downloads_are_locked(tmp_path):
-    shard = open_shard(tmp_path / "shard")
+def test_frames_and_downloads_are_locked(tmp_path):
+    journal = open_journal(tmp_path / "frames")
     with pytest.raises(UsageError, match="another process is writing"):
-        open_shard(tmp_path / "shard")
-    shard.close()
+        open_journal(tmp_path / "frames")
+    journal.close()
     use_all_locks(tmp_path)
     with Store(tmp_path / "model").lock(), pytest.raises(SennaError, match="is running there"):
         Store(tmp_path / "model").lock().__enter__()

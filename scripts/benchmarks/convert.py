@@ -16,10 +16,11 @@ from pyquaternion import Quaternion
 from senna.convert.can_bus import can_bus_folder
 from senna.convert.captioners import make_captioner
 from senna.convert.categories import category_of
-from senna.convert.frames import load_tables, read_frames, scenes_of
-from senna.convert.join import join
-from senna.convert.pipeline import Images, Source, convert_shard
-from senna.convert.shards import select_scenes
+from senna.convert.frames import Source, load_tables, read_frames, scenes_of
+from senna.convert.images import Images
+from senna.convert.output import write_files
+from senna.convert.pipeline import LocalEngine, Preparer, convert_frames
+from senna.convert.scenes import select_scenes
 from senna.meta_actions import COMMAND_STEPS, FUTURE_STEPS, PEDESTRIAN_STOP_SPEED, STOP_SPEED, label_trajectory
 from senna.navigation import command_to
 from senna.templates import load_templates
@@ -101,9 +102,10 @@ def convert_here(root: Path, version: str, folder: Path) -> int:
     source = Source(load_tables(root, version), can_bus_folder(None, root))
     scenes = select_scenes(source.tables, scenes_of(root, version))
     with contextlib.redirect_stdout(io.StringIO()):
-        part = convert_shard(source, scenes, folder, make_captioner("annotations"), load_templates(), Images(root))
-    join([folder], folder, "senna_nusc", "jsonl")
-    return part.frames
+        preparer = Preparer(source, load_templates(), Images(root), needs_images=False)
+        journal = convert_frames(source.tables, scenes, folder, LocalEngine(preparer, make_captioner("annotations")))
+    write_files(folder, folder, "senna_nusc", "jsonl")
+    return journal.frames
 
 
 def convert_by_devkit(root: Path, version: str) -> dict[str, tuple[str, str, float, dict[str, Any]]]:

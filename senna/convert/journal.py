@@ -16,10 +16,9 @@ from typing import Any
 
 from senna.errors import DataError, SennaError
 from senna.file_lock import Lock, lock_folder
-from senna.files import write_json
 from senna.records import Record
 
-JOURNAL, FINISHED = "journal.jsonl", "finished.json"
+JOURNAL = "journal.jsonl"
 _SYNC_SECONDS = 0.5  # a power failure loses at most the frames of this time; a killed process loses none
 _MAKE_ROOM = "make room and run the same command again"
 
@@ -91,10 +90,9 @@ class Journal:
             ) from error
 
     def finish(self) -> None:
-        """Mark the folder as complete."""
+        """Write everything to disk. Raises SennaError where that fails."""
         try:
             self._sync()
-            write_json(self.folder / FINISHED, {"frames": self.frames})
         except OSError as error:
             raise SennaError(
                 f"{self.folder} cannot be written: {error.strerror or error}", remedy=_MAKE_ROOM
@@ -163,11 +161,6 @@ def read_records(folder: Path, entry: Entry) -> list[Record]:
     with (folder / f"{entry.split}.jsonl").open("rb") as file:
         file.seek(entry.start)
         return [json.loads(line) for line in file.read(entry.size).splitlines()]
-
-
-def is_finished(folder: Path) -> bool:
-    """Return whether a folder is complete."""
-    return (folder / FINISHED).is_file()
 
 
 def _parse(folder: Path) -> Iterator[tuple[int, Entry]]:

@@ -52,7 +52,7 @@ except ImportError as error:
 
 @dataclass(frozen=True)
 class RayOptions:
-    """How a conversion uses Ray; the flags of the same names describe them. None stands for the default."""
+    """The flags of a conversion that concern Ray, which describe them. None stands for the default."""
 
     captioners: int | None = None
     gpus_per_captioner: int = 1
@@ -76,7 +76,7 @@ def connected(address: str) -> Iterator[None]:
         raise UsageError(
             f"--ray {address} is not an address", remedy="run on a node of the cluster and give host:port or auto"
         )
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # with uv run, Ray would send this folder to every node
     try:
         if address == LOCAL:
             os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # Ray's switch for 127.0.0.1
@@ -138,6 +138,8 @@ class RayEngine:
         """Yield each frame with its captions, in order; at most a window of frames is in progress."""
         waiting: deque[asyncio.Task] = deque()
         async with _managed(self._caption_pool()) as self._captioners:
+            count = self._wanted()
+            print(f"starting {count} captioner{'s' * (count > 1)}, each with {self._captioners.needs}", flush=True)
             try:
                 async with aclosing(self._frames(scenes)) as frames:
                     async for frame in frames:
@@ -154,11 +156,11 @@ class RayEngine:
         """Yield the frames of scenes in order, finished where the captions come from the annotations."""
         ahead: deque[asyncio.Task] = deque()
         async with _managed(self._worker_pool()) as self._workers:
-            pool = self._workers
+            pool, most = self._workers, 2 * self._worker_count
             try:
                 for scene in scenes:
                     ahead.append(asyncio.create_task(pool.process(scene)))
-                    if len(ahead) > 2 * self._worker_count:
+                    if len(ahead) > most:
                         for frame in await ahead.popleft():
                             yield frame
                 while ahead:

@@ -57,10 +57,8 @@ class Pool:
         needs: what an actor needs, for that failure: "1 GPU".
     """
 
-    def __init__(
-        self, name: str, start: Callable[[], ActorHandle], wanted: Callable[[], int], wait: float, needs: str
-    ) -> None:
-        self._name, self._start, self._wanted, self._wait, self._needs = name, start, wanted, wait, needs
+    def __init__(self, name: str, start: Callable[[], Any], wanted: Callable[[], int], wait: float, needs: str) -> None:
+        self._name, self._start, self._wanted, self._wait, self.needs = name, start, wanted, wait, needs
         self._queue: deque[_Item] = deque()
         self._arrived = asyncio.Event()
         self._items: set[_Item] = set()  # all that are not finished
@@ -177,7 +175,7 @@ class Pool:
         resources = ray.cluster_resources()
         has = ", ".join(f"{resources.get(name, 0):g} {name}" for name in ("CPU", "GPU"))
         return SennaError(
-            f"no {self._name} could be started in {self._wait:g} s: each needs {self._needs}, and the cluster has {has}; what "
+            f"no {self._name} could be started in {self._wait:g} s: each needs {self.needs}, and the cluster has {has}; what "
             "was finished is saved",
             remedy="add nodes, free what other jobs use, ask for less, or give a higher --ray-wait, and run the same command "
             "again",

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from senna.cli import main
+from senna.convert import pipeline
 from senna.convert.caption_checks import ask
 from senna.convert.caption_limits import CaptionLimits, allowed_refusals
 from senna.convert.captioners import Request
@@ -87,7 +88,8 @@ def test_a_run_whose_answers_are_all_empty_stops_early(convert, tmp_path, capsys
     assert list(tmp_path.glob("*.jsonl"))
 
 
-def test_a_short_run_of_empty_answers_stops_too():
+def test_a_short_run_of_empty_answers_stops_too(monkeypatch):
+    monkeypatch.setattr(pipeline, "finish", lambda *_: None)
     requests = [Request(None, "front", Path("a.jpg"), "description", "what?")] * 2  # type: ignore[arg-type]
 
     class Empty:
@@ -97,9 +99,15 @@ def test_a_short_run_of_empty_answers_stops_too():
             return [NoAnswer("the model wrote no text") for _ in requests]
 
     captions = ask(Empty(), requests)
+    limits = CaptionLimits("1%", 6)
+    frame = pipeline.PreparedFrame(None, "train", [], requests, 0)  # type: ignore[arg-type]
     with pytest.raises(SennaError, match="all 2 answers of the captioner are empty: the model wrote no text"):
-        CaptionLimits("1%", 6).check(requests, captions)
-    CaptionLimits("1%", 6, has_text=True).check(requests, captions)
+        next(pipeline.finish_checked([(frame, captions)], "model", limits))
+    with pytest.raises(SennaError, match="all 16 answers of the captioner are empty"):
+        limits.check(requests * 7, captions * 7)
+    resumed = CaptionLimits("1%", 6, has_text=True)
+    for _ in range(20):
+        resumed.check(requests, captions)
 
 
 @pytest.mark.parametrize(

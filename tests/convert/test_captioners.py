@@ -281,10 +281,10 @@ def test_full_disk_is_recognized_by_its_sqlite_code(images, tmp_path, monkeypatc
     cached = CachedCaptioner(Model(), tmp_path / "captions.sqlite")
 
     def fail(key, text):
-        with cached._reporting_errors():
+        with cached._cache._reporting_errors():
             raise fault
 
-    monkeypatch.setattr(cached, "_store", fail)
+    monkeypatch.setattr(cached._cache, "store", fail)
     with pytest.raises(SennaError) as error:
         cached.answer(images("a"))
     assert remedy in error.value.remedy

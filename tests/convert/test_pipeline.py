@@ -1,4 +1,4 @@
-"""`senna convert` end to end on a small synthetic data set: interrupted, resumed, sharded, refused."""
+"""`senna convert` end to end on a small synthetic data set: interrupted, resumed, refused."""
 
 import errno
 import hashlib
@@ -15,6 +15,7 @@ import pytest
 
 from senna.cli import main
 from senna.convert import journal
+from senna.errors import SennaError
 from senna.record_file import open_records
 from senna.records import write_records
 from tests.convert import slowly
@@ -89,21 +90,13 @@ def test_finished_run_is_left_unchanged(convert, complete, capsys):
     assert contents(complete) == before
 
 
-@pytest.mark.parametrize("form", ["jsonl", "json"])
-def test_joined_shards_equal_a_single_run(convert, complete, tmp_path, capsys, form):
-    for shard in ("3/3", "1/3"):
-        assert main([*convert, "--out", str(tmp_path), "--shard", shard, "--format", form]) == 0
-        assert not list(tmp_path.glob("senna_nusc*"))
-    assert "shard-2-of-3" in capsys.readouterr().out
-    assert main([*convert, "--out", str(tmp_path), "--shard", "2/3", "--format", form]) == 0
-    if form == "jsonl":
-        assert contents(tmp_path) == contents(complete)
-    else:
-        for split in SPLITS:
-            records = list(open_records(complete / f"senna_nusc_{split}.jsonl"))
-            assert json.loads((tmp_path / f"senna_nusc_{split}.json").read_text()) == records
-    single, joined = (json.loads((out / "quality.json").read_text()) for out in (complete, tmp_path))
-    assert single == joined
+def test_json_has_the_records_of_json_lines(convert, complete, tmp_path):
+    assert main([*convert, "--out", str(tmp_path), "--format", "json"]) == 0
+    for split in SPLITS:
+        records = list(open_records(complete / f"senna_nusc_{split}.jsonl"))
+        assert json.loads((tmp_path / f"senna_nusc_{split}.json").read_text()) == records
+    reports = [json.loads((out / "quality.json").read_text()) for out in (complete, tmp_path)]
+    assert reports[0] == reports[1]
 
 
 def test_limit_gives_the_first_frames(convert, complete, tmp_path):
@@ -131,9 +124,12 @@ def test_files_of_unknown_origin_are_not_overwritten(convert, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--shard", "0/2"], "I from 1 to N"),
-        (["--shard", "3/2"], "I from 1 to N"),
-        (["--shard", "half"], "I from 1 to N"),
+        (["--shard", "1/2"], "--shard is replaced by --ray"),
+        (["--shard=1/2"], "one machine with several GPUs: --ray"),
+        (["--captioners", "2"], "give at least 1, with --ray"),
+        (["--ray", "--window", "0"], "--window 0 is too small"),
+        (["--ray", "--ray-wait", "0"], "--ray-wait 0"),
+        (["--ray", "http://localhost:8265"], "is not an address"),
         (["--limit", "0"], "--limit 0"),
         (["--format", "csv"], "jsonl, json"),
         (["--name", "a/b"], "--name a/b"),
@@ -221,10 +217,13 @@ def test_run_resumes_after_a_full_disk(convert, complete, tmp_path, capsys, monk
 
 
 def test_damaged_frame_and_those_after_it_are_converted_again(convert, complete, tmp_path, monkeypatch, capsys):
-    folder = tmp_path / ".convert" / "shard-1-of-1"
-    monkeypatch.setattr("senna.convert.command._finish", lambda *_: 0)
-    assert main([*convert, "--out", str(tmp_path)]) == 0
-    (folder / journal.FINISHED).unlink()
+    folder = tmp_path / ".convert" / "frames"
+
+    def fail(*_):
+        raise SennaError("no room for the output", remedy="make room")
+
+    monkeypatch.setattr("senna.convert.command._write_output", fail)
+    assert main([*convert, "--out", str(tmp_path)]) == 1
     with (folder / "val.jsonl").open("r+b") as file:
         file.seek(5000)
         file.write(b"\0\0\0")
@@ -234,11 +233,11 @@ def test_damaged_frame_and_those_after_it_are_converted_again(convert, complete,
     assert contents(tmp_path) == contents(complete)
 
 
-def test_second_process_on_the_same_shard_is_refused(convert, tmp_path, capsys):
-    shard = journal.open_shard(tmp_path / ".convert" / "shard-1-of-1")
+def test_second_process_on_the_same_folder_is_refused(convert, tmp_path, capsys):
+    opened = journal.open_journal(tmp_path / ".convert" / "frames")
     assert main([*convert, "--out", str(tmp_path)]) == 2
     assert "another process is writing" in capsys.readouterr().err
-    shard.close()
+    opened.close()
     assert main([*convert, "--out", str(tmp_path)]) == 0
 
 
