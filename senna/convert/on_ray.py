@@ -7,6 +7,8 @@ files equal those of one process, and whatever dies, the driver too, costs time 
 import asyncio
 import math
 import os
+import signal
+import sys
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
@@ -90,12 +92,15 @@ def connected(address: str) -> Iterator[None]:
             f"--ray {address}: {reason}",
             remedy="start a cluster with ray start --head, give its address, or give --ray alone to use this machine",
         ) from error
+    # Ray's own handler prints a stack, and lets nothing be closed.
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         if context.dashboard_url:
             print(f"Ray's dashboard: http://{context.dashboard_url}", flush=True)
         yield
     finally:
         ray.shutdown()
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 class RayEngine:
@@ -213,9 +218,12 @@ class RayEngine:
         return self._options.workers or max(default, 1)
 
     def _worker_pool(self) -> Pool:
-        worker = ray.remote(FrameWorker).options(num_cpus=1, scheduling_strategy="SPREAD", **_NO_RESTARTS)
+        cpus = (
+            1 if self._captioner is None else 0
+        )  # beside a model it hardly works, and must not wait for the captioners
+        worker = ray.remote(FrameWorker).options(num_cpus=cpus, scheduling_strategy="SPREAD", **_NO_RESTARTS)
         count = self._worker_count
-        return Pool("worker", lambda: worker.remote(self._settings), lambda: count, self._options.wait, "1 CPU")
+        return Pool("worker", lambda: worker.remote(self._settings), lambda: count, self._options.wait, f"{cpus} CPU")
 
     def _caption_pool(self) -> Pool:
         needs = {"num_gpus": self._gpus, "num_cpus": 0}
