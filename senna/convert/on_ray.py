@@ -8,7 +8,6 @@ import asyncio
 import math
 import os
 import signal
-import sys
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
@@ -93,14 +92,25 @@ def connected(address: str) -> Iterator[None]:
             remedy="start a cluster with ray start --head, give its address, or give --ray alone to use this machine",
         ) from error
     # Ray's own handler prints a stack, and lets nothing be closed.
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         if context.dashboard_url:
             print(f"Ray's dashboard: http://{context.dashboard_url}", flush=True)
         yield
+    except _Terminated:
+        # The files are closed. Ray's processes often got the signal too, and a shutdown would wait for them for a minute.
+        os._exit(128 + signal.SIGTERM)
     finally:
         ray.shutdown()
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+class _Terminated(BaseException):
+    """A SIGTERM."""
+
+
+def _terminate(*_: object) -> None:
+    raise _Terminated
 
 
 class RayEngine:
@@ -263,15 +273,22 @@ async def _cancel(tasks: Iterable[asyncio.Task]) -> None:
 
 
 def _run(results: AsyncGenerator[Result, None]) -> Iterator[Result]:
-    """Yield what an asynchronous generator yields."""
+    """Yield what an asynchronous generator yields. A signal that ends this process ends the generator first."""
     loop = asyncio.new_event_loop()
     try:
         while True:
+            step = loop.create_task(_next(results))
             try:
-                result = loop.run_until_complete(anext(results))
+                result = loop.run_until_complete(step)
             except StopAsyncIteration:
                 return
+            finally:
+                loop.run_until_complete(_cancel([step]))  # where Ctrl-C has interrupted the loop, and not the step
             yield result
     finally:
         loop.run_until_complete(results.aclose())
         loop.close()
+
+
+async def _next(results: AsyncGenerator[Result, None]) -> Result:
+    return await anext(results)
