@@ -31,7 +31,7 @@ class RetryPolicy:
     """Time limit of a request, and how often and after which pauses it is retried."""
 
     timeout: float = 300.0  # seconds for a complete reply, including the time in the server's queue
-    attempts: int = 10  # in total; with these pauses about four minutes, enough to restart a server
+    attempts: int = 10  # in total; with these pauses about three minutes, enough to restart a server
     first_pause: float = 0.5  # seconds, doubled after each attempt
     longest_pause: float = 60.0  # seconds
 
