@@ -1,9 +1,14 @@
 """The openai captioner against local HTTP servers: a faulty one of these tests, and `transformers serve`."""
 
 import os
+import socket
+import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -19,7 +24,6 @@ from senna.servers.address import RetryPolicy
 from tests.convert import caption_server
 from tests.convert.caption_server import QUICK, answers_to, serving
 from tests.convert.tiny_llava import tiny_llava
-from tests.convert.transformers_server import TransformersServer
 
 ask_for = caption_server.ask_for
 
@@ -336,6 +340,29 @@ def test_images_of_the_usual_formats_are_sent(kind, tmp_path):
     assert _data_url(path).startswith(f"data:image/{kind.lower()};base64,")
 
 
+@contextmanager
+def transformers_serve(model):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = "from transformers.cli.transformers import main; main()"
+    flags = ["serve", str(model), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", program, *flags]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            for _ in range(600):
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
+                    break
+                except (OSError, urllib.error.URLError):
+                    assert process.poll() is None, "transformers serve ended immediately"
+                    time.sleep(0.1)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not is_serve_available(), reason="transformers serve needs fastapi, uvicorn and openai")
 def test_transformers_serve_gives_the_answers_of_the_llava_captioner(tmp_path):
@@ -347,9 +374,8 @@ def test_transformers_serve_gives_the_answers_of_the_llava_captioner(tmp_path):
         requests += [
             Request(None, "front", path, "description", text) for text in ("the white car?", "what is your plan?")
         ]
-    with TransformersServer(model) as server:
-        server.wait()
-        served = make_captioner("openai", server=server.address, model=str(model), concurrency=2, max_tokens=24).answer(
+    with transformers_serve(model) as address:
+        served = make_captioner("openai", server=address, model=str(model), concurrency=2, max_tokens=24).answer(
             requests
         )
     assert served == LlavaCaptioner(str(model), "fp32", 4, 24).answer(requests)
