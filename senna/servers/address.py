@@ -65,7 +65,7 @@ class Server:
 
     @property
     def endpoint(self) -> tuple[str, str, int | None, str]:
-        """What the address leads to, which is equal for two ways to write the same address."""
+        """Scheme, host, port and path, which are equal for two ways to write the same address."""
         parts = urlsplit(self.address)
         return parts.scheme, self.host, parts.port or _PORTS.get(parts.scheme), parts.path
 
