@@ -41,9 +41,11 @@ class ConvertArguments:
     captioner_quantization: str = flag("llava: nf4, int8, bf16, fp16 or fp32", "nf4")
     captioner_max_tokens: int = flag("maximum length of a model's answer in tokens", 256)
     server: str | None = flag(
-        "openai: the server's address, for example http://localhost:8000/v1; its key is read from OPENAI_API_KEY", None
+        "openai: the server's address, for example http://localhost:8000/v1, or several of one model with commas between them; "
+        "the key is read from OPENAI_API_KEY",
+        None,
     )
-    concurrency: int = flag("openai: number of simultaneous requests", 16)
+    concurrency: int = flag("openai: number of simultaneous requests to each server", 16)
     max_refused: str = flag(
         "openai: images that the server may refuse (status 400) before the run stops, as a number or a percentage; they are "
         "marked in the quality report",

@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import random
 import re
 import socket
 import threading
@@ -16,7 +17,9 @@ from senna.errors import UsageError
 KEY = "OPENAI_API_KEY"
 
 EXAMPLE = "give an address, for example --server http://localhost:8000/v1"
+LONGEST_WANTED_PAUSE = 120.0  # seconds that a server's Retry-After header may ask for
 _PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
+_PORTS = {"http": 80, "https": 443}
 _LOCAL_SUFFIXES = (".localhost", ".local", ".internal", ".lan")
 _DNS_SECONDS = 5.0
 _QUOTES = "\"'`\u201c\u201d\u201e\u201f\u2018\u2019\u201a\u201b\u00ab\u00bb\u2039\u203a"  # straight, curly and angular
@@ -28,9 +31,13 @@ class RetryPolicy:
     """Time limit of a request, and how often and after which pauses it is retried."""
 
     timeout: float = 300.0  # seconds for a complete reply, including the time in the server's queue
-    attempts: int = 10  # in total; with these pauses about four minutes, enough to restart a server
+    attempts: int = 10  # in total; with these pauses about three minutes, enough to restart a server
     first_pause: float = 0.5  # seconds, doubled after each attempt
-    longest_pause: float = 60.0  # seconds; a server's Retry-After header may ask for up to 120
+    longest_pause: float = 60.0  # seconds
+
+    def pause(self, failures: int) -> float:
+        """Return the seconds before the next attempt. They vary, so that requests that fail together come back apart."""
+        return min(self.first_pause * 2.0 ** min(failures - 1, 30), self.longest_pause) * random.uniform(0.75, 1.25)
 
 
 @dataclass(frozen=True)
@@ -57,9 +64,20 @@ class Server:
         return urlsplit(self.address).hostname or ""
 
     @property
+    def endpoint(self) -> tuple[str, str, int | None, str]:
+        """Scheme, host, port and path, which are equal for two ways to write the same address."""
+        parts = urlsplit(self.address)
+        return parts.scheme, self.host, parts.port or _PORTS.get(parts.scheme), parts.path
+
+    @property
     def through(self) -> str:
         """Text that names the proxy, without its password; "" where there is none."""
         return f" through the proxy {_without_login(self.proxy)}" if self.proxy else ""
+
+    @property
+    def around_proxy(self) -> str:
+        """Text that says how to do without the proxy; "" where there is none."""
+        return f", or add {self.host} to no_proxy to connect without it" if self.proxy else ""
 
     def redact(self, text: str) -> str:
         """Return a text without the key and the passwords, which a server may repeat in its messages."""
@@ -77,6 +95,31 @@ def parse_server(text: str) -> Server:
     """
     address = _address(text)
     return Server(address, read_key(os.environ.get(KEY)), proxy_of(address))
+
+
+def parse_servers(text: str) -> list[Server]:
+    """Return the servers of one or several addresses with commas between them; see `parse_server`.
+
+    Raises:
+        UsageError: an address is empty, not valid or given twice.
+    """
+    if re.search(r"(\A|//)[^/]*,[^/]*@", text):  # no part of a password may be taken for an address, and be shown
+        raise UsageError(
+            "--server has a comma before an @, as if it were in a password",
+            remedy="write %2C for a comma in a password, and start each address with http:// or https://",
+        )
+    addresses = [address.strip() for address in text.split(",")]
+    servers: dict[tuple, Server] = {}
+    for number, address in enumerate(addresses, 1):
+        if not address:
+            raise UsageError(f"--server: address {number} of {len(addresses)} is empty", remedy="remove the comma")
+        server = parse_server(address)
+        if server.endpoint in servers:
+            raise UsageError(
+                f"--server names {server} twice", remedy="give each server once; --concurrency raises its load"
+            )
+        servers[server.endpoint] = server
+    return list(servers.values())
 
 
 def read_key(value: str | None) -> str | None:

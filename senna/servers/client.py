@@ -8,22 +8,25 @@ import json
 import logging
 import math
 import os
-import random
 import re
+import ssl
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from functools import cache
 from typing import Any
 
 import httpx2
 import openai
 
 from senna.errors import SennaError, UsageError
-from senna.servers.address import KEY, RetryPolicy, Server
+from senna.servers.address import KEY, LONGEST_WANTED_PAUSE, RetryPolicy, Server
+from senna.servers.replies import NoReply
 
 logger = logging.getLogger(__name__)
 
 _MAX_BYTES = 1 << 24  # of a reply
-_LONGEST_WANTED_PAUSE = 120.0  # seconds; the package does not retry where a server asks for more
 _REPORT_SECONDS = 60.0  # between two warnings about temporary failures
 _TEMPORARY_STATUS = (408, 409, 425, 429)  # and all from 500 on
 _UNFINISHED = ("abort", "error")  # vLLM and SGLang send what they have when they are stopped, with status 200
@@ -32,6 +35,10 @@ _ENCODING_HEADERS = ("content-encoding", "content-length", "transfer-encoding", 
 
 class Stopped(openai.OpenAIError):
     """The failure of a request that is not retried, because another request failed permanently."""
+
+
+class _UnusableReply(httpx2.RemoteProtocolError):
+    """A complete reply with a status of success that lacks what was asked for."""
 
 
 @dataclass
@@ -58,6 +65,12 @@ class Progress:
                 task.cancel()
 
 
+@cache
+def _ssl_context() -> ssl.SSLContext:
+    """Return the context of all clients; reading the certificates takes 25 ms."""
+    return httpx2.create_ssl_context(trust_env=True)
+
+
 class _HttpClient(openai.DefaultAsyncHttpxClient):
     """An HTTP client whose replies have a limit of time and size, and are checked."""
 
@@ -66,12 +79,13 @@ class _HttpClient(openai.DefaultAsyncHttpxClient):
         super().__init__(
             proxy=server.proxy,
             trust_env=False,
-            verify=httpx2.create_ssl_context(trust_env=True),
+            verify=_ssl_context(),
             follow_redirects=False,
             timeout=None,  # `send` limits the time of the complete reply
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=256),
         )
         self._server, self._seconds, self._progress = server, policy.timeout, progress
+        self._is_retried = policy.attempts > 1
 
     async def send(self, request, **options):
         """Send a request once and return the complete reply, within the time limit."""
@@ -100,7 +114,7 @@ class _HttpClient(openai.DefaultAsyncHttpxClient):
     def _report(self, reason: str) -> None:
         """Log a temporary failure, one in a minute, so that the user knows what the run waits for."""
         now = time.monotonic()
-        if now - self._progress.reported >= _REPORT_SECONDS:
+        if self._is_retried and now - self._progress.reported >= _REPORT_SECONDS:
             self._progress.reported = now
             logger.warning("--server %s: %s; trying again", self._server, reason)
 
@@ -125,7 +139,7 @@ class _HttpClient(openai.DefaultAsyncHttpxClient):
         body = b"".join(pieces)
         headers = [item for item in response.headers.multi_items() if item[0].lower() not in _ENCODING_HEADERS]
         if response.status_code < 300 and (fault := _fault(request, body)):
-            raise httpx2.RemoteProtocolError(fault, request=request)
+            raise _UnusableReply(fault, request=request)
         headers.append(("content-type", "application/json"))
         return httpx2.Response(response.status_code, headers=headers, content=body, request=request)
 
@@ -148,10 +162,9 @@ class _Client(openai.AsyncOpenAI):
 
     def _calculate_retry_timeout(self, remaining_retries, options, response_headers=None) -> float:
         wanted = self._parse_retry_after_header(response_headers)
-        if wanted is not None and 0 < wanted <= _LONGEST_WANTED_PAUSE:
+        if wanted is not None and 0 < wanted <= LONGEST_WANTED_PAUSE:  # the package does not retry after a longer one
             return wanted
-        policy, taken = self._policy, self._policy.attempts - 1 - remaining_retries
-        return min(policy.first_pause * 2.0 ** min(taken, 30), policy.longest_pause) * random.uniform(0.75, 1.25)
+        return self._policy.pause(self._policy.attempts - remaining_retries)
 
 
 def make_client(server: Server, policy: RetryPolicy, progress: Progress) -> openai.AsyncOpenAI:
@@ -180,23 +193,32 @@ def explain(error: Exception, server: Server, about: str) -> SennaError:
     Args:
         about: what the request was about, for the message; "" for none.
     """
-    direct = f", or add {server.host} to no_proxy to connect without it" if server.proxy else ""
     where = f"--server {server}{server.through}"
     if isinstance(error, openai.APIStatusError) and not is_temporary(error.status_code):
         return SennaError(
-            f"{where}: {status_text(error, server, about)}", remedy=_status_remedy(error.status_code) + direct
+            f"{where}: {status_text(error, server, about)}",
+            remedy=_status_remedy(error.status_code) + server.around_proxy,
         )
     if isinstance(error, openai.APIError):
         attempts = int(error.request.headers.get("x-stainless-retry-count", 0)) + 1
-        return SennaError(
-            f"{where}: no answer{about} after {attempts} attempt{'s' * (attempts > 1)} ({_reason(error, server)}); the answers "
-            "so far are saved",
-            remedy=f"check that the server is running and run the same command again{direct}",
-        )
+        status, wanted = 200 if isinstance(error.__cause__, _UnusableReply) else None, None
+        if isinstance(error, openai.APIStatusError):
+            status, wanted = error.status_code, _wanted_pause(error.response)
+        return NoReply(server, attempts, _reason(error, server), about, status, wanted)
     return SennaError(
         f"{where}: the request{about} cannot be sent ({type(error).__name__})",
         remedy="check --server and the variables OPENAI_CUSTOM_HEADERS, http_proxy and https_proxy",
     )
+
+
+def _wanted_pause(response: httpx2.Response) -> float | None:
+    """Return the seconds that the header Retry-After asks for, as a number or a date; None where there is none."""
+    text = response.headers.get("retry-after", "")
+    with suppress(ValueError):
+        return float(text)
+    with suppress(ValueError):
+        return parsedate_to_datetime(text).timestamp() - time.time()
+    return None
 
 
 def status_text(error: openai.APIStatusError, server: Server, about: str = "") -> str:

@@ -2,14 +2,14 @@
 
 import asyncio
 import logging
-import queue
-import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from senna.errors import SennaError, UsageError
 from senna.servers.address import RetryPolicy, Server
+from senna.servers.background import Results, run_in_thread
 from senna.servers.replies import REFUSAL_STATUS, NoAnswer, is_truncated, read_answer, without_refused_parameter
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
-Results = queue.SimpleQueue[tuple[int, Any] | None]
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,8 @@ class Connection:
     ) -> None:
         if concurrency < 1:
             raise UsageError(f"--concurrency {concurrency} is too small", remedy="give 1 or more")
-        self.server, self._concurrency, self._max_tokens = server, concurrency, max_tokens
-        self._limit_flag, self._retry = limit_flag, retry or RetryPolicy()
+        self.server, self.concurrency, self.retry = server, concurrency, retry or RetryPolicy()
+        self._max_tokens, self._limit_flag = max_tokens, limit_flag
         self._client = _import_client(needed_by)
         self._parameters: dict[str, Any] = {"max_tokens": max_tokens, "temperature": 0.0}
         self._reported: set[str] = set()
@@ -96,17 +95,18 @@ class Connection:
                     progress.stop()
 
         async def work_all(results: Results) -> None:
-            async with self._client.make_client(self.server, self._retry, progress) as client:
-                workers = min(self._concurrency, len(items))
+            async with self._client.make_client(self.server, self.retry, progress) as client:
+                workers = min(self.concurrency, len(items))
                 progress.workers += [asyncio.create_task(work(client, results)) for _ in range(workers)]
                 try:
                     await asyncio.wait(progress.workers)
                 finally:
+                    progress.stopped = True  # asyncio.wait_for may swallow the cancellation of a task
                     for task in progress.workers:
                         task.cancel()
                     await asyncio.gather(*progress.workers, return_exceptions=True)
 
-        return _run(work_all) if items else iter(())
+        return run_in_thread(work_all) if items else iter(())
 
     def call(self, ask: Callable[["AsyncOpenAI"], Awaitable[Answer]]) -> Answer:
         """Return the answer to a single request."""
@@ -115,14 +115,23 @@ class Connection:
 
     def models(self) -> list[dict[str, Any]]:
         """Return what the server says of each of its models; ``id`` is the name. Raises SennaError."""
+        return self.call(self.list_models)
 
-        async def ask(client: "AsyncOpenAI") -> list[dict[str, Any]]:
-            reply = await self.send(client.models.list())
-            if isinstance(reply, Refusal):
-                raise SennaError(f"--server {self.server}: {reply.reason}", remedy="see the server's log")
-            return [model.model_dump() for model in reply.data]
+    async def list_models(self, client: "AsyncOpenAI") -> list[dict[str, Any]]:
+        """Return the same as `models`, with a client of the caller's event loop."""
+        reply = await self.send(client.models.list())
+        if isinstance(reply, Refusal):
+            raise SennaError(f"--server {self.server}: {reply.reason}", remedy="see the server's log")
+        return [model.model_dump() for model in reply.data]
 
-        return self.call(ask)
+    def make_client(self, longest: float = math.inf) -> "AsyncOpenAI":
+        """Return a client that sends each request once; it must be used and closed in one event loop. Raises UsageError.
+
+        Args:
+            longest: a time limit in seconds for each request, if it is shorter than that of the retry policy.
+        """
+        policy = replace(self.retry, attempts=1, timeout=min(self.retry.timeout, longest))
+        return self._client.make_client(self.server, policy, self._client.Progress())
 
     def has_route(self, path: str) -> bool:
         """Return whether the server has a path for POST requests: it then refuses an empty request with status 400.
@@ -214,58 +223,3 @@ def _import_client(needed_by: str):
             remedy="pip install -c constraints.txt -e '.[captions]'",
         ) from error
     return client
-
-
-def _run(work: Callable[[Results], Coroutine[Any, Any, None]]) -> Iterator[list[tuple[int, Any]]]:
-    """Run a coroutine in a thread of its own, which Ctrl-C does not wait for; yield its results as they arrive.
-
-    Every list has all results that have arrived since the last one. The first failure is raised at the end. The coroutine
-    is cancelled when the iterator is closed.
-    """
-    results = Results()
-    loop = asyncio.new_event_loop()
-    task = loop.create_task(work(results))
-
-    def run() -> None:
-        try:
-            loop.run_until_complete(task)
-        except asyncio.CancelledError:
-            pass
-        except Exception as error:
-            results.put((-1, error))
-        finally:
-            results.put(None)
-            loop.run_until_complete(loop.shutdown_asyncgens())
-            loop.close()
-
-    def cancel() -> None:
-        try:
-            loop.call_soon_threadsafe(task.cancel)
-        except RuntimeError:  # the loop is closed: the work is done
-            return
-
-    threading.Thread(target=run, name="requests", daemon=True).start()
-    try:
-        yield from _collected(results)
-    finally:
-        cancel()
-
-
-def _collected(results: Results) -> Iterator[list[tuple[int, Any]]]:
-    """Yield the answers until the work has ended, which None shows, then raise the first failure, if any."""
-    failure: Exception | None = None
-    is_done = False
-    while not is_done:
-        arrived = [results.get()]
-        while not results.empty():
-            arrived.append(results.get())
-        is_done, answers = arrived[-1] is None, []
-        for index, answer in filter(None, arrived):
-            if isinstance(answer, Exception):
-                failure = failure or answer
-            else:
-                answers.append((index, answer))
-        if answers:
-            yield answers
-    if failure is not None:
-        raise failure

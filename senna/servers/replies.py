@@ -1,8 +1,11 @@
-"""Reading the replies of a server: the answer or why there is none, and parameters that the server refuses."""
+"""Replies of a server: the answer or why there is none, failures, and parameters that the server refuses."""
 
 import json
 import re
 from typing import Any
+
+from senna.errors import SennaError
+from senna.servers.address import Server
 
 REFUSAL_STATUS = (400, 413, 415, 422)  # the server rejects this request, and may accept the next one
 
@@ -27,6 +30,33 @@ class NoAnswer(str):
         text = super().__new__(cls, "")
         text.reason, text.is_refused = reason, is_refused
         return text
+
+
+class NoReply(SennaError):
+    """A request without a usable reply in any attempt, while the server may answer later.
+
+    Attributes:
+        reason: the last failure, in a few words.
+        about: what the request was about, for the message; "" for none.
+        status: the HTTP status of the last reply; None where there was no complete reply.
+        wanted_pause: the seconds after which the server wants to be asked again; None if it did not say so.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        attempts: int,
+        reason: str,
+        about: str = "",
+        status: int | None = None,
+        wanted_pause: float | None = None,
+    ) -> None:
+        super().__init__(
+            f"--server {server}{server.through}: no answer{about} after {attempts} attempt{'s' * (attempts > 1)} ({reason}); "
+            "the answers so far are saved",
+            remedy=f"check that the server is running and run the same command again{server.around_proxy}",
+        )
+        self.reason, self.about, self.status, self.wanted_pause = reason, about, status, wanted_pause
 
 
 def read_answer(reply: Any, limit: int) -> str:

@@ -23,17 +23,23 @@ QUICK = RetryPolicy(timeout=1.5, attempts=8, first_pause=0.01, longest_pause=0.0
 class CaptionServer(ThreadingHTTPServer):
     daemon_threads, request_queue_size = True, 128
 
-    def __init__(self, behave):
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, behave, port=0):
+        super().__init__(("127.0.0.1", port), _Handler)
         self.behave, self.lock = behave, threading.Lock()
         self.tries, self.answered, self.times, self.bodies, self.keys = Counter(), Counter(), {}, [], set()
         self.busy = self.busiest = 0
-        self.models = ["tiny"]
+        self.models, self.models_status, self.probes, self.is_killed = ["tiny"], 200, 0, False
         self.refusals, self.refusal_status = {}, 400  # parameter -> body of the reply to a request that has it
 
     @property
     def address(self):
         return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def kill(self):
+        """Stop listening, and reset the connections of the requests in progress."""
+        self.is_killed = True
+        self.shutdown()
+        self.server_close()
 
     def handle_error(self, request, client_address):
         """Ignore clients that closed the connection."""
@@ -44,7 +50,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Print nothing."""
 
     def do_GET(self):
-        self.reply({"data": [{"id": name} for name in self.server.models]})
+        self.server.probes += 1
+        models = self.server.models
+        self.reply({"data": models and [{"id": name} for name in models]}, self.server.models_status)
 
     @staticmethod
     def image_of(body):
@@ -64,7 +72,9 @@ class _Handler(BaseHTTPRequestHandler):
             if name in body:
                 return self.reply(refusal, server.refusal_status)
         fault = server.behave(question, server.tries[question])
-        if fault is not None:
+        if server.is_killed:
+            self.fault_reset()
+        elif fault is not None:
             getattr(self, f"fault_{fault[0]}")(*fault[1:])
         else:
             with server.lock:
@@ -139,8 +149,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(behave=lambda question, attempt: None):
-    server = CaptionServer(behave)
+def serving(behave=lambda question, attempt: None, port=0):
+    server = CaptionServer(behave, port)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield server

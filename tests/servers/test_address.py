@@ -10,7 +10,7 @@ from senna.convert.captioners import make_captioner
 from senna.convert.captioners.openai import OpenAICaptioner
 from senna.errors import SennaError, UsageError
 from senna.servers import address
-from senna.servers.address import KEY, RetryPolicy, parse_server, proxy_of, read_key
+from senna.servers.address import KEY, RetryPolicy, parse_server, parse_servers, proxy_of, read_key
 from tests.convert import caption_server
 from tests.convert.caption_server import QUICK, answers_to, serving
 
@@ -165,3 +165,29 @@ def test_a_socks_proxy_without_its_package_is_reported(ask_for, monkeypatch, unk
     monkeypatch.setenv("all_proxy", "socks5://proxy.example:1080")
     with pytest.raises(UsageError, match=r"through the proxy socks5://proxy\.example:1080 need the package socksio"):
         OpenAICaptioner("http://captions.example/v1", "tiny", retry=QUICK).answer(ask_for(1))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a:8000,,b:8000", "address 2 of 3 is empty"),
+        ("a:8000,", "address 2 of 2 is empty"),
+        (",", "address 1 of 2 is empty"),
+        ("a:8000, http://a:8000/v1/", "names http://a:8000/v1 twice"),
+        ("http://A/v1,http://jo:hidden@a:80/v1", "names http://a:80/v1 twice"),
+        ("a:8000,ftp://b/v1", "ftp://b/v1 is not an address"),
+        ("http://jo:hid,den@a:8000", "a comma before an @.*%2C"),
+        ("jo:80,hidden@a:8000", "a comma before an @.*%2C"),
+    ],
+)
+def test_addresses_that_cannot_be_used_are_named(text, message):
+    with pytest.raises(UsageError, match=message) as error:
+        make_captioner("openai", server=text)
+    assert "hid" not in str(error.value)
+
+
+def test_addresses_may_have_blanks_and_logins_between_commas():
+    text = "a:8000 ,http://jo:hidden@b/v1,  https://c:8000/api/v1/chat/completions"
+    assert [str(server) for server in parse_servers(text)] == [
+        "http://a:8000/v1", "http://b/v1", "https://c:8000/api/v1",
+    ]  # fmt: skip

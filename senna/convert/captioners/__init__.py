@@ -1,6 +1,6 @@
 """Captioners answer the questions that the tables do not answer. There are three, with one small interface.
 
-``annotations`` composes text from the tables, ``llava`` runs a LLaVA-1.6 on this machine, ``openai`` asks a server.
+``annotations`` composes text from the tables, ``llava`` runs a LLaVA-1.6 on this machine, ``openai`` asks servers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -91,9 +91,9 @@ def make_captioner(
             its model; not needed where the server has only one.
         batch: ``llava``: requests in a batch; "auto" starts high and halves it when memory runs out.
         quantization: ``llava``: one of ``PRECISIONS``.
-        server: ``openai``: the server's address, for example ``http://localhost:8000/v1``. Its key, where it needs one, is
-            read from the environment variable OPENAI_API_KEY.
-        concurrency: ``openai``: number of simultaneous requests.
+        server: ``openai``: the server's address, for example ``http://localhost:8000/v1``, or several with commas between
+            them. The key, where they need one, is read from the environment variable OPENAI_API_KEY.
+        concurrency: ``openai``: number of simultaneous requests to each server.
         max_tokens: maximum length of a model's answer in tokens.
         cache: file that stores a model's answers, so that no question is asked twice. ``annotations`` does not use it: its
             texts depend on more than the image, and cost no time.
@@ -104,7 +104,7 @@ def make_captioner(
     if name not in CAPTIONERS:
         raise UsageError(f"captioner {name!r} is unknown", remedy=f"use one of {', '.join(CAPTIONERS)}")
     if server is not None and name != "openai":
-        raise UsageError(f"--server {server} does not fit captioner {name}", remedy="use it with --captioner openai")
+        raise UsageError(f"--server does not fit captioner {name}", remedy="use it with --captioner openai")
     if max_tokens < 1:
         raise UsageError(f"an answer of at most {max_tokens} tokens is empty", remedy="give 1 or more")
     if name == ANNOTATIONS:
