@@ -29,8 +29,15 @@ Flags that are set unless you give them:
                             without a GPU only: the prefix cache; vLLM would take 92 % of the machine's memory
   --block-size 32           without a GPU only: shorter blocks of the prefix cache, for /v1/meta_actions
 
+Without a GPU, the environment variable ONEDNN_PRIMITIVE_CACHE_CAPACITY is 256 unless you set it, which limits the memory of
+compiled kernels.
+
 `vllm serve --help=all` explains all of vLLM's flags.
 """
+
+CPU_VARIABLES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256"}
+"""Variables that are set without a GPU unless they are set already. oneDNN compiles kernels for each number of tokens in a
+batch, and keeps 1024 of them by default: 300 MB that fill up over hundreds of requests."""
 
 
 def main(argv: list[str]) -> int:
@@ -48,7 +55,7 @@ def main(argv: list[str]) -> int:
     start = ["vllm.entrypoints.openai.api_server", "--model"] if vllm.is_cpu else ["vllm.entrypoints.cli.main", "serve"]
     command = [sys.executable, "-m", *start, model, *add_flags(model, flags, vllm.is_cpu)]
     sys.stdout.flush()
-    os.execve(sys.executable, command, add_plugin(os.environ))
+    os.execve(sys.executable, command, add_variables(os.environ, vllm.is_cpu))
 
 
 def add_flags(model: str, flags: Sequence[str], is_cpu: bool) -> list[str]:
@@ -73,7 +80,9 @@ def add_flags(model: str, flags: Sequence[str], is_cpu: bool) -> list[str]:
     return [*added, *flags]
 
 
-def add_plugin(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment with the plug-in in ``VLLM_PLUGINS``, without which vLLM would not load the route."""
+def add_variables(environment: Mapping[str, str], is_cpu: bool) -> dict[str, str]:
+    """Return the environment for `vllm serve`: with the plug-in in ``VLLM_PLUGINS``, without which vLLM would not load the
+    route, and without a GPU with a limit for oneDNN's cache."""
     named = [name for name in environment.get("VLLM_PLUGINS", "").split(",") if name]
-    return {**environment, "VLLM_PLUGINS": ",".join(dict.fromkeys([*named, "senna"]))}
+    added = {"VLLM_PLUGINS": ",".join(dict.fromkeys([*named, "senna"]))}
+    return {**(CPU_VARIABLES if is_cpu else {}), **environment, **added}

@@ -18,6 +18,7 @@ from senna.serve.protocol import read_request
 from senna.serve.refusal import refusal
 from senna.serve.renderer import SennaRenderer
 from senna.serve.scoring import EngineScorer
+from senna.serve.shutdown import ShutdownLimit
 from senna.templates import load_templates
 
 PATH = "/v1/meta_actions"
@@ -33,8 +34,9 @@ class MetaActionRoute:
     required_tasks = ("generate",)
 
     def attach_router(self, app: FastAPI) -> None:
-        """Add the route and the limit of bodies."""
+        """Add the route, the limit of bodies and that of the time to stop."""
         app.add_middleware(BodyLimit)
+        app.add_middleware(ShutdownLimit)
         app.post(PATH)(_answer_route)
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:

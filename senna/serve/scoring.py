@@ -96,7 +96,12 @@ class _Reader:
         """
         prompt = {"prompt_token_ids": tokens, **({"multi_modal_data": {"image": self.images}} if self.images else {})}
         params = SamplingParams(
-            max_tokens=1, temperature=0, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY, **options
+            max_tokens=1,
+            temperature=0,
+            detokenize=False,
+            flat_logprobs=True,  # a few lists instead of two objects for each token of the prompt
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            **options,
         )
         for sends_pixels in (self._sent == 0, True):
             self._sent += 1

@@ -58,9 +58,15 @@ def test_a_gpu_server_keeps_the_blocks_and_the_compilation_of_vllm(tmp_path):
 
 
 def test_the_plugin_is_added_to_those_that_are_allowed():
-    assert command.add_plugin({"HOME": "/"}) == {"HOME": "/", "VLLM_PLUGINS": "senna"}
-    assert command.add_plugin({"VLLM_PLUGINS": "other"})["VLLM_PLUGINS"] == "other,senna"
-    assert command.add_plugin({"VLLM_PLUGINS": "senna"})["VLLM_PLUGINS"] == "senna"
+    assert command.add_variables({"HOME": "/"}, is_cpu=False) == {"HOME": "/", "VLLM_PLUGINS": "senna"}
+    assert command.add_variables({"VLLM_PLUGINS": "other"}, is_cpu=False)["VLLM_PLUGINS"] == "other,senna"
+    assert command.add_variables({"VLLM_PLUGINS": "senna"}, is_cpu=False)["VLLM_PLUGINS"] == "senna"
+
+
+def test_the_cache_of_compiled_kernels_is_limited_on_a_cpu_unless_told_otherwise():
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    assert command.add_variables({}, is_cpu=True)[name] == "256"
+    assert command.add_variables({name: "1024"}, is_cpu=True)[name] == "1024"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,10 @@
 """A vision-language model that is not Senna behind `vllm serve`: evaluated, compared with a Senna, and used as captioner."""
 
 import json
+import os
+import shutil
+import subprocess
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,14 +18,21 @@ from senna.cli import main
 from senna.convert.captioners import Request, make_captioner
 from senna.evaluate.predictions import read_predictions
 from senna.meta_actions import parse_meta_action
+from senna.record_file import open_records
 from senna.servers.replies import NoAnswer
 from senna.templates import server_instruction
-from senna.views import IMAGE_TOKEN
+from senna.views import IMAGE_TOKEN, VIEWS
+from tests.helpers.paths import REPOSITORY
 from tests.helpers.plan_records import paths, record
 from tests.serve.conftest import draw_images, running
-from tests.serve.tiny_idefics import Reference, tiny_idefics
+from tests.serve.tiny_idefics import ANSWERS, Reference, tiny_idefics
 
 PLANS = 12
+FRAMES = 3  # of the converted world, all in the training split
+RECORDS = "senna_nusc_train.jsonl"
+CHAT = "/v1/chat/completions"
+WITH_DEVKIT = REPOSITORY / ".venv/bin/python"
+"""The interpreter of scripts/test.sh. The devkit of nuScenes needs another numpy than vLLM, so `senna convert` runs there."""
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +121,51 @@ def test_the_captioner_gets_its_answers_and_marks_what_it_refuses(other_server, 
     assert len(set(answers)) > 2
     assert isinstance(refused, NoAnswer)
     assert refused.is_refused
+
+
+@pytest.fixture(scope="module")
+def unlit_world(drawn_world, tmp_path_factory) -> Path:
+    """Return the drawn world as nuScenes has it, without a table of traffic lights: the captioner is asked about them."""
+    root = tmp_path_factory.mktemp("world") / "nuscenes"
+    shutil.copytree(drawn_world, root)
+    (root / "v1.0-mini/traffic_light.json").unlink()
+    return root
+
+
+def convert(world: Path, address: str, *flags: object) -> str:
+    """Run `senna convert` on the first frames in the environment that has the devkit; return what it prints."""
+    imports = [WITH_DEVKIT, "-c", "import nuscenes, openai"]
+    if not WITH_DEVKIT.exists() or subprocess.run(imports, check=False, stderr=subprocess.DEVNULL).returncode:
+        pytest.skip(f"{WITH_DEVKIT} has no nuscenes-devkit (sh scripts/test.sh makes that environment)")
+    command = [WITH_DEVKIT, "-m", "senna", "convert", "--nuscenes", world, "--version", "v1.0-mini", "--limit", FRAMES]
+    command += ["--captioner", "openai", "--server", address, "--captioner-max-tokens", 24, *flags]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    result = subprocess.run(
+        [*map(str, command)], env=environment, cwd=world, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_convert_writes_complete_records_and_a_second_run_asks_nothing(other_server, unlit_world, tmp_path):
+    before, cache = other_server.answered(CHAT), tmp_path / "captions.sqlite"
+    convert(unlit_world, other_server.address, "--out", tmp_path / "out", "--captions-cache", cache)
+    asked = other_server.answered(CHAT) - before
+    records = list(open_records(tmp_path / "out" / RECORDS))
+    captions = sum(line["captioner"] == "openai:tiny" for line in records)
+    assert captions == FRAMES * (len(VIEWS) + 2)
+    assert captions <= asked <= 2 * captions  # a question whose answer does not pass the checks is asked once more
+    for token in {line["token"] for line in records}:
+        kinds = Counter(line["kind"] for line in records if line["token"] == token)
+        assert (kinds["description"], kinds["traffic_light"], kinds["explanation"]) == (len(VIEWS), 1, 1)
+    for line in records:
+        is_asked = line["kind"] in ("description", "traffic_light", "explanation")
+        assert line["captioner"] == ("openai:tiny" if is_asked else "tables")
+        assert not is_asked or line["conversations"][1]["value"] in ANSWERS
+
+    assert "is complete" in convert(
+        unlit_world, other_server.address, "--out", tmp_path / "out", "--captions-cache", cache
+    )
+    convert(unlit_world, other_server.address, "--out", tmp_path / "again", "--captions-cache", cache)
+    assert other_server.answered(CHAT) - before == asked
+    assert (tmp_path / "again" / RECORDS).read_bytes() == (tmp_path / "out" / RECORDS).read_bytes()
