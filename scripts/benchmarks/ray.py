@@ -81,15 +81,13 @@ def convert(root: Path, version: str, out: Path, *flags: object) -> Conversion:
 
 
 def copy_world(root: Path, version: str, folder: Path, copies: int) -> Path:
-    """Write tables in which the scenes of the driving world occur several times, with the names of other scenes.
-
-    Images are not copied: the facts do not need them.
-    """
+    """Write tables in which the scenes of the driving world occur several times, with the names of other scenes."""
     tables = {path.stem: json.loads(path.read_text()) for path in (root / version).glob("*.json")}
     scenes = [row["name"] for row in tables["scene"]]
     names = iter(scene_names(len(scenes) * copies, mini=False))
     (folder / "v1.0-trainval").mkdir(parents=True)
-    (folder / "maps").symlink_to((root / "maps").resolve())
+    for name in ("maps", "samples"):
+        (folder / name).symlink_to((root / name).resolve())
     (folder / "can_bus").mkdir()
     for name in _COPIED:
         tables[name] = [_copied(row, number) for number in range(copies) for row in tables[name]]
