@@ -7,7 +7,7 @@
 #   VERSION    default v1.0-trainval; v1.0-mini, v1.0-test
 #   PYTHON     the interpreter (default: .venv of this repository, else python3)
 # To continue an interrupted run, run the same command again. Every further argument is a flag of `senna convert`:
-#   NUSCENES=/data/nuscenes sh data_tools/senna_nusc_converter.sh --captioner llava --shard 1/8
+#   NUSCENES=/data/nuscenes sh data_tools/senna_nusc_converter.sh --captioner llava --ray   # a captioner on each GPU
 set -eu
 ROOT=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 . "$ROOT/scripts/environment.sh"

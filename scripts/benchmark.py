@@ -84,6 +84,17 @@ def build_parser() -> argparse.ArgumentParser:
     memory.add_argument("--json", action="store_true", help="end with one line of JSON")
     memory.set_defaults(chart=None, threads=1)
 
+    ray = commands.add_parser("ray", help="senna convert --ray: facts against one process, captioners against one")
+    add_world(ray)
+    ray.add_argument("--part", choices=("facts", "captions"), help="measure only this part")
+    ray.add_argument("--copies", type=positive, default=1, help="facts: use the scenes so many times (synthetic world)")
+    ray.add_argument("--workers", type=positive, nargs="+", default=[1, 2], help="facts: numbers of processes")
+    ray.add_argument("--captioners", type=positive, nargs="+", default=[1, 2, 4, 8], help="numbers of captioners")
+    ray.add_argument("--seconds", type=positive, default=30, help="captioners: length of a run (default %(default)s)")
+    ray.add_argument("--repeats", type=positive, default=3, help="number of timed rounds (default %(default)s)")
+    ray.add_argument("--json", action="store_true", help="end with one line of JSON")
+    ray.set_defaults(chart=None)
+
     serve = commands.add_parser(
         "serve", help="a frame's questions to senna serve, with and without prefix caching, against generate"
     )

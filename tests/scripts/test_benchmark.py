@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from senna.data import Collator, PackCollator
+from senna.errors import UsageError
 from senna.synthetic import write_world
 from tests.helpers.forks import Run
 from tests.helpers.paths import REPOSITORY
@@ -41,7 +42,7 @@ def world(tmp_path_factory):
 def modules():
     """Return the modules of the subcommands."""
     sys.path.insert(0, str(REPOSITORY / "scripts"))
-    names = ("common", "evaluate", "models", "packing", "published", "synthetic", "train")
+    names = ("common", "evaluate", "models", "packing", "published", "ray", "synthetic", "train")
     yield SimpleNamespace(**{name: importlib.import_module(f"benchmarks.{name}") for name in names})
     sys.path.remove(str(REPOSITORY / "scripts"))
 
@@ -90,6 +91,23 @@ def test_convert_gives_the_facts_of_the_devkit_for_48_frames_with_hidden_objects
     assert 400 < figures["objects"] < len(rows)
     assert figures["differ"] == 0
     assert figures["ways"]["senna convert"]["ratio"] > 1
+
+
+def test_ray_gives_the_files_of_one_process_and_the_rate_of_a_slow_server(world):
+    flags = "--workers 2 --copies 2 --captioners 1 --seconds 3 --repeats 1 --json".split()
+    figures = json.loads(benchmark("ray", "--nuscenes", world, *flags).splitlines()[-1])
+    facts, captions = figures["facts"], figures["captions"]["1"]
+    assert facts["frames"] == 16  # the scene twice
+    for method in ("one process", "--ray --workers 2"):
+        assert facts[method]["per_second"] == pytest.approx(16 / facts[method]["seconds"])
+    assert 0 < captions["per_second_end_to_end"] < captions["per_second"] <= 1 / 0.2
+
+
+def test_the_rate_of_captioners_starts_when_all_are_busy(modules):
+    server = modules.ray.SlowServer(2, answered=[1.0, 2.0, 3.0, 4.0, 5.0], all_busy=2.5)
+    assert server.rate() == 3 / (5.0 - 2.5)
+    with pytest.raises(UsageError, match="2 captioners never had a question each"):
+        modules.ray.SlowServer(2, answered=[1.0]).rate()
 
 
 def test_packing_gives_the_gradient_of_unpacked_batches(tmp_path):
