@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -20,7 +20,7 @@ class CountingServer(ThreadingHTTPServer):
     Attributes:
         asked: key of the cache of answers -> how often the question arrived.
         delay: seconds for an answer.
-        held: keys of the questions that wait until ``release`` is set; `hold` decides which.
+        holds: returns whether questions about an image wait until ``release`` is set; it gets the SHA-256 of the image.
     """
 
     daemon_threads, request_queue_size = True, 128
@@ -29,9 +29,8 @@ class CountingServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.asked: Counter[str] = Counter()
         self.images: Counter[str] = Counter()
-        self.busy = 0
         self.delay, self.settings, self.lock = delay, f"max_tokens={max_tokens}", threading.Lock()
-        self.held_images: set[str] = set()
+        self.holds: Callable[[str], bool] = lambda image: False
         self.release = threading.Event()
 
     @property
@@ -60,7 +59,7 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.asked[key] += 1
             self.server.images[digest] += 1
-        if digest in self.server.held_images:
+        if self.server.holds(digest):
             self.server.release.wait(60)
         time.sleep(self.server.delay)
         is_light = "Answer with one word" in text["text"]

@@ -23,7 +23,7 @@ from tests.helpers.small_world import write_small_world
 pytest.importorskip("ray", reason="needs the extra: pip install -c constraints.txt -e '.[ray]'")
 pytest.importorskip("nuscenes", reason="needs the extra: pip install -c constraints.txt -e '.[nuscenes]'")
 
-SCENES, FRAMES = 40, 3
+SCENES, FRAMES = 40, 2
 QUESTIONS = 7 * SCENES * FRAMES  # six descriptions and the traffic light of each frame
 FILES = ("senna_nusc_train.jsonl", "senna_nusc_val.jsonl", "quality.json")
 NOISE = ("(raylet)", "WARNING", "INFO", "rpc_client", "gcs_client", "Traceback", "ray::")
@@ -94,31 +94,36 @@ def test_files_and_questions_after_a_node_an_actor_and_the_driver_were_killed(co
         assert set(server.asked.values()) == {1}
 
     out = tmp_path / "ray"
-    lost, kept = set(), set()  # questions that a kill may cause to be asked again; answers that had arrived before a kill
+    lost = set()  # questions that were asked before a kill and whose answers had not arrived
     with counting(delay=0.1) as server:
+        server.holds = lambda image: True
         flags += ["--ray", cluster.address, "--server", server.address, "--out", str(out)]
 
-        def kill(action):
+        def captioners(node):
+            return cluster.actors(node, "CaptionWorker")
+
+        def kill(action, captioners):
             before = stored(out)
             counts = {key: server.asked[key] for key in before}
             action()
+            until(lambda: not any(map(psutil.pid_exists, captioners)))  # they ask until they notice it
             lost.update(set(server.asked) - before)
-            kept.update(before)
             return counts
 
         run = Run(main, flags, REPOSITORY)
         head, doomed, other = cluster.nodes
+        until(lambda: len(server.asked) == 3 * 2)
+        assert all(captioners(node) for node in (doomed, other))
+        server.release.set()
         until(lambda: len(stored(out)) >= 60)
-        until(lambda: all(cluster.actors(node, "CaptionWorker") for node in (head, doomed, other)))
-        history = [kill(lambda: cluster.remove(doomed))]
-        until(lambda: len(stored(out)) >= 180)
-        history.append(kill(lambda: os.kill(cluster.actors(other, "CaptionWorker")[0], signal.SIGKILL)))
-        until(lambda: len(stored(out)) >= 320)
+        history = [kill(lambda: cluster.remove(doomed), captioners(doomed))]
+        until(lambda: len(stored(out)) >= 140)
+        (pid,) = captioners(other)[:1]
+        history.append(kill(lambda: os.kill(pid, signal.SIGKILL), [pid]))
+        until(lambda: len(stored(out)) >= 260)
         assert run.poll() is None
-        history.append(kill(run.kill))
-        until(lambda: not [pid for node in (head, other) for pid in cluster.actors(node, "CaptionWorker")])
-        lost.update(set(server.asked) - stored(out))  # also what the actors asked until they noticed the driver's death
-        assert len(stored(out)) < QUESTIONS - 100
+        history.append(kill(run.kill, captioners(head) + captioners(other)))
+        assert len(stored(out)) < QUESTIONS - 50
         printed = finish(Run(main, flags, REPOSITORY))
         assert "resuming: " in printed
         counts = dict(server.asked)
@@ -128,7 +133,9 @@ def test_files_and_questions_after_a_node_an_actor_and_the_driver_were_killed(co
         assert {key: counts[key] for key in before} == before, "a question was asked again whose answer had arrived"
     repeated = {key for key, count in counts.items() if count > 1}
     assert repeated <= lost
-    assert sum(counts.values()) - QUESTIONS <= 2 + 2 + 3 * 2 + 12  # in progress: of one actor, of one, of three; in transit
+    again = sum(counts.values()) - QUESTIONS
+    print(f"{again} questions were asked again")
+    assert again <= 2 + 2 + 3 * 2 + 12  # in progress: of one actor, of one, of three; in transit
     cluster.add(num_cpus=1)
 
 

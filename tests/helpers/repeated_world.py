@@ -45,7 +45,7 @@ def _names(count: int) -> list[str]:
     from nuscenes.utils import splits
 
     train, val = iter(splits.train), iter(splits.val)
-    return list(islice((next(val if number % 5 == 4 else train) for number in range(850)), count))
+    return list(islice(((number % 5 == 4 and next(val, None)) or next(train) for number in range(850)), count))
 
 
 def _renamed(row: dict, table: str, number: int) -> dict:
