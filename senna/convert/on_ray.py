@@ -39,6 +39,7 @@ _OBJECT_STORE = 256 << 20  # bytes; frames are small, and a container's /dev/shm
 _MOST_FRAME_WORKERS = 16  # with annotations; the driver writes about 1,500 frames/s
 _QUESTIONS = 8  # about as many has a frame for a captioner
 _NO_RESTARTS = {"max_restarts": 0, "max_task_retries": 0}  # the pool starts other actors
+_SOME_MEMORY = 1 << 20  # bytes; Ray puts actors that need nothing on random nodes, and does not spread them
 _OPENAI_CAPTIONERS = 2  # each waits for its last answers while the other one works
 
 _ANSWER_SECONDS = 10.0  # within which a cluster answers a connection
@@ -270,7 +271,7 @@ class RayEngine:
         return Pool("worker", lambda: worker.remote(self._settings), lambda: count, self._options.wait, f"{cpus} CPU")
 
     def _caption_pool(self) -> Pool:
-        needs = {"num_gpus": self._gpus, "num_cpus": 0}
+        needs = {"num_gpus": self._gpus, "num_cpus": 0, "memory": _SOME_MEMORY}
         if self._arguments["name"] == "llava" and not self._gpus:
             needs = {"num_cpus": 1}
         worker = ray.remote(CaptionWorker).options(**needs, scheduling_strategy="SPREAD", **_NO_RESTARTS)
