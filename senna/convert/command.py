@@ -221,9 +221,7 @@ def _engine(
     arguments = _captioner_arguments(args)
     if args.captioner == "openai":
         arguments["model"] = captioner.name.partition(":")[2]  # asked once, here
-    options = RayOptions(
-        args.captioners, args.gpus_per_captioner, args.workers, args.window, args.ray_wait, args.ray
-    )
+    options = RayOptions(args.captioners, args.gpus_per_captioner, args.workers, args.window, args.ray_wait, args.ray)
     return RayEngine(settings, captioner if is_model else None, arguments, _cache_path(args), options)
 
 

@@ -146,7 +146,9 @@ class Pool:
     async def _run(self, actor: ActorHandle, items: list[_Item]) -> None:
         is_alive = False
         try:
-            await actor.ready.remote()  # it may have died while it had nothing to do, for which the items are not to blame
+            await (
+                actor.ready.remote()
+            )  # it may have died while it had nothing to do, for which the items are not to blame
             is_alive = True
             async for results in actor.run.options(num_returns="streaming").remote([item.value for item in items]):
                 for index, result in await results:

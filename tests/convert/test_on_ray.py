@@ -1,5 +1,6 @@
 """`senna convert --ray`: the files of one process, whatever dies, and no answer is asked for twice that had arrived."""
 
+import asyncio
 import hashlib
 import json
 import os
@@ -162,7 +163,15 @@ def test_at_most_a_window_of_frames_is_asked_while_the_first_has_no_answer(conve
 
 
 def test_a_cluster_without_gpus_ends_the_run_after_the_wait(convert, cluster, tmp_path):
-    flags = [*convert, "--captioner", "llava", "--captioner-model", "llava-hf/llava-1.5-7b-hf", "--ray", cluster.address]
+    flags = [
+        *convert,
+        "--captioner",
+        "llava",
+        "--captioner-model",
+        "llava-hf/llava-1.5-7b-hf",
+        "--ray",
+        cluster.address,
+    ]
     start = time.monotonic()
     result = Run(main, [*flags, "--ray-wait", "3", "--out", str(tmp_path)], REPOSITORY).result()
     assert result.returncode == 1
@@ -234,6 +243,36 @@ def test_an_address_without_a_cluster_is_refused(convert, tmp_path, monkeypatch,
     assert f"--ray {address}" in result.stderr
     assert_quiet(result.stdout, result.stderr)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_driver_holds_few_scenes_however_many_there_are(monkeypatch, tmp_path):
+    from senna.convert import on_ray
+    from senna.convert.scenes import Scene
+
+    started = []
+
+    class Instant:
+        def __init__(self, *_):
+            self.size = self.alive = self.busy_with = 1
+
+        async def manage(self):
+            await asyncio.Event().wait()
+
+        async def process(self, scene):
+            started.append(scene.name)
+            return [scene.name]
+
+    monkeypatch.setattr(on_ray, "Pool", Instant)
+    monkeypatch.setattr(on_ray.ray, "cluster_resources", lambda: {"CPU": 3})
+    names = [f"scene-{number}" for number in range(850)]
+    options = on_ray.RayOptions(workers=3)
+    engine = on_ray.RayEngine(None, None, {"name": "annotations"}, tmp_path / "cache", options)
+    taken, ahead = [], []
+    for frame in engine.convert([Scene(name, "train", 1) for name in names], None):
+        taken.append(frame)
+        ahead.append(len(started) - len(taken))
+    assert taken == started == names
+    assert max(ahead) <= 2 * 3
 
 
 def run_without_ray(arguments):
