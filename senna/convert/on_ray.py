@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -90,7 +90,6 @@ def connected(address: str) -> Iterator[None]:
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # with uv run, Ray would send this folder to every node
     try:
         if address == LOCAL:
-            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # Ray's switch for 127.0.0.1
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             context = ray.init(address=LOCAL, _node_ip_address="127.0.0.1", object_store_memory=_OBJECT_STORE, **quiet)
         else:
@@ -312,13 +311,10 @@ def _run(results: AsyncGenerator[Result, None]) -> Iterator[Result]:
     loop = asyncio.new_event_loop()
     try:
         while True:
-            step = loop.create_task(_next(results))
             try:
-                result = loop.run_until_complete(step)
+                result = _interruptible(loop, _next(results))
             except StopAsyncIteration:
                 return
-            finally:
-                loop.run_until_complete(_cancel([step]))  # where Ctrl-C has interrupted the loop, and not the step
             yield result
     finally:
         loop.run_until_complete(results.aclose())
@@ -327,3 +323,29 @@ def _run(results: AsyncGenerator[Result, None]) -> Iterator[Result]:
 
 async def _next(results: AsyncGenerator[Result, None]) -> Result:
     return await anext(results)
+
+
+def _interruptible(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Result]) -> Result:
+    """Return the result of a coroutine. Ctrl-C and SIGTERM cancel it, and are handled when it has ended.
+
+    An exception of their handlers inside the loop would end only the task that happens to run, or leave tasks behind.
+    """
+    task, received = loop.create_task(work), []
+
+    def cancel(number: int, frame: Any) -> None:
+        if not received:
+            loop.call_soon_threadsafe(task.cancel)
+        received.append((number, frame))
+
+    handlers: dict[int, Callable] = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if callable(handler := signal.getsignal(number)):
+            handlers[number] = handler
+            signal.signal(number, cancel)
+    try:
+        return loop.run_until_complete(task)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number, frame in received:
+            handlers[number](number, frame)

@@ -133,7 +133,8 @@ class Pool:
             self._fail(error)
         finally:
             self.alive -= is_ready
-            ray.kill(actor)
+            if ray.is_initialized():  # otherwise Ray would start again
+                ray.kill(actor)
 
     async def _take(self, chunk: int) -> list[_Item]:
         """Return the next items: at most ``chunk``, and no more than the actor's share of what waits."""

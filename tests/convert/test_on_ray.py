@@ -77,6 +77,21 @@ def assert_quiet(*texts):
         assert not [noise for noise in NOISE if noise in text], text
 
 
+def listening(processes):
+    """Return the addresses at which processes accept connections."""
+    found = set()
+    for process in processes:
+        try:
+            found |= {
+                connection.laddr.ip.removeprefix("::ffff:")
+                for connection in process.net_connections(kind="inet")
+                if connection.status == psutil.CONN_LISTEN
+            }
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
 def finish(run):
     """Return what a run printed that must succeed."""
     result = run.result()
@@ -186,6 +201,7 @@ def test_ctrl_c_ends_a_run_on_this_machine_and_the_next_one_resumes(convert, tmp
         process = subprocess.Popen(
             [sys.executable, "-m", "senna", *flags],
             cwd=REPOSITORY,
+            env={name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -194,6 +210,7 @@ def test_ctrl_c_ends_a_run_on_this_machine_and_the_next_one_resumes(convert, tmp
         until(lambda: len(stored(tmp_path / "ray")) >= 70)
         children = psutil.Process(process.pid).children(recursive=True)
         assert actors_below(process.pid, "CaptionWorker")
+        assert listening([psutil.Process(process.pid), *children]) == {"127.0.0.1"}
         start = time.monotonic()
         os.killpg(process.pid, signal.SIGINT)  # a terminal signals the whole group
         out, err = process.communicate(timeout=60)
