@@ -138,7 +138,10 @@ def test_files_and_questions_after_a_node_an_actor_and_the_driver_were_killed(co
         history.append(kill(lambda: os.kill(pid, signal.SIGKILL), [pid]))
         until(lambda: len(stored(out)) >= 260)
         assert run.poll() is None
-        history.append(kill(run.kill, captioners(head) + captioners(other)))
+        killed = []
+        history.append(kill(lambda: killed.extend(run.kill()), captioners(head) + captioners(other)))
+        assert_quiet(*killed)
+        assert killed[1].count("a captioner was lost") == 2
         assert len(stored(out)) < QUESTIONS - 50
         printed = finish(Run(main, flags, REPOSITORY))
         assert "resuming: " in printed
