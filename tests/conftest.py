@@ -13,6 +13,8 @@ import pytest
 
 VISIBLE_GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch is imported; `pytest_configure` shows the GPUs to `-m gpu`
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # before ray is imported: its nodes then stay on 127.0.0.1
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 import torch  # noqa: E402
 from filelock import FileLock  # noqa: E402

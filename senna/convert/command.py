@@ -1,6 +1,7 @@
 """`senna convert`: convert nuScenes to QA records."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -162,6 +163,9 @@ def _connected(args: ConvertArguments) -> Iterator[None]:
     if args.ray is None:
         yield
         return
+    if args.ray == "local":
+        # Ray's switch for 127.0.0.1 is read when it is imported. Otherwise its processes listen on all addresses.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     from senna.convert.on_ray import connected
 
     with connected(args.ray):
@@ -223,7 +227,7 @@ def _engine(
     arguments = _captioner_arguments(args)
     if args.captioner == "openai":
         arguments["model"] = captioner.name.partition(":")[2]  # asked once, here
-    options = RayOptions(args.captioners, args.gpus_per_captioner, args.workers, args.window, args.ray_wait)
+    options = RayOptions(args.captioners, args.gpus_per_captioner, args.workers, args.window, args.ray_wait, args.ray)
     return RayEngine(settings, captioner if is_model else None, arguments, _cache_path(args), options)
 
 

@@ -8,8 +8,9 @@ import asyncio
 import math
 import os
 import signal
+import socket
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,10 +39,18 @@ _OBJECT_STORE = 256 << 20  # bytes; frames are small, and a container's /dev/shm
 _MOST_FRAME_WORKERS = 16  # with annotations; the driver writes about 1,500 frames/s
 _QUESTIONS = 8  # about as many has a frame for a captioner
 _NO_RESTARTS = {"max_restarts": 0, "max_task_retries": 0}  # the pool starts other actors
+_SOME_MEMORY = 1 << 20  # bytes; Ray puts actors that need nothing on random nodes, and does not spread them
 _OPENAI_CAPTIONERS = 2  # each waits for its last answers while the other one works
 
+_ANSWER_SECONDS = 10.0  # within which a cluster answers a connection
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000")  # of gRPC, with empty settings
+_SETTINGS = b"\4"  # the kind of the first HTTP/2 frame of both sides
+
+# Ray reads this when it is imported. It prints the deaths of processes even with log_to_driver=False; the pool reports them.
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*")
 try:
     import ray
+    from ray._private.services import canonicalize_bootstrap_address
 
     from senna.convert.ray_pool import Pool
 except ImportError as error:
@@ -60,6 +69,7 @@ class RayOptions:
     workers: int | None = None
     window: int | None = None
     wait: float = 300.0
+    address: str = LOCAL
 
 
 @contextmanager
@@ -80,12 +90,11 @@ def connected(address: str) -> Iterator[None]:
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # with uv run, Ray would send this folder to every node
     try:
         if address == LOCAL:
-            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # Ray's switch for 127.0.0.1
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             context = ray.init(address=LOCAL, _node_ip_address="127.0.0.1", object_store_memory=_OBJECT_STORE, **quiet)
         else:
-            context = ray.init(address=address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+            context = ray.init(address=_reachable(address), **quiet)
+    except (OSError, ValueError, RuntimeError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UsageError(
             f"--ray {address}: {reason}",
@@ -103,6 +112,26 @@ def connected(address: str) -> Iterator[None]:
     finally:
         ray.shutdown()
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _reachable(address: str) -> str:
+    """Return the host and port of a cluster. Where there is none, Ray itself would try for two minutes and print that.
+
+    Raises:
+        OSError: no cluster answers there.
+        ValueError: it is not an address.
+    """
+    resolved = str(canonicalize_bootstrap_address(address))
+    host, _, port = resolved.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") == "0":
+                connection.sendall(_PREFACE)
+                if connection.recv(9)[3:4] != _SETTINGS:
+                    raise ConnectionError("another server is there")
+    except OSError as error:
+        raise ConnectionError(f"no Ray cluster answers at {resolved} ({error.strerror or error})") from None
+    return resolved
 
 
 class _Terminated(BaseException):
@@ -134,6 +163,11 @@ class RayEngine:
         self._settings, self._captioner, self._options = settings, captioner, options
         self._arguments, self._cache = arguments, AnswerCache(cache)
         self._gpus = options.gpus_per_captioner if arguments["name"] == "llava" else 0
+        if options.address == LOCAL and self._gpus > (gpus := ray.cluster_resources().get("GPU", 0)):
+            raise UsageError(
+                f"each captioner needs {self._gpus} GPU{'s' * (self._gpus > 1)}, and this machine has {gpus:g}",
+                remedy="give --gpus-per-captioner 0 to run it on CPUs, or the address of a cluster: --ray HOST:PORT",
+            )
         self._asked: dict[str, asyncio.Task[str]] = {}  # key of the cache -> the question in progress
         self._captioners: Pool | None = None
         self._workers: Pool | None = None
@@ -236,7 +270,7 @@ class RayEngine:
         return Pool("worker", lambda: worker.remote(self._settings), lambda: count, self._options.wait, f"{cpus} CPU")
 
     def _caption_pool(self) -> Pool:
-        needs = {"num_gpus": self._gpus, "num_cpus": 0}
+        needs = {"num_gpus": self._gpus, "num_cpus": 0, "memory": _SOME_MEMORY}
         if self._arguments["name"] == "llava" and not self._gpus:
             needs = {"num_cpus": 1}
         worker = ray.remote(CaptionWorker).options(**needs, scheduling_strategy="SPREAD", **_NO_RESTARTS)
@@ -277,13 +311,10 @@ def _run(results: AsyncGenerator[Result, None]) -> Iterator[Result]:
     loop = asyncio.new_event_loop()
     try:
         while True:
-            step = loop.create_task(_next(results))
             try:
-                result = loop.run_until_complete(step)
+                result = _interruptible(loop, _next(results))
             except StopAsyncIteration:
                 return
-            finally:
-                loop.run_until_complete(_cancel([step]))  # where Ctrl-C has interrupted the loop, and not the step
             yield result
     finally:
         loop.run_until_complete(results.aclose())
@@ -292,3 +323,29 @@ def _run(results: AsyncGenerator[Result, None]) -> Iterator[Result]:
 
 async def _next(results: AsyncGenerator[Result, None]) -> Result:
     return await anext(results)
+
+
+def _interruptible(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Result]) -> Result:
+    """Return the result of a coroutine. Ctrl-C and SIGTERM cancel it, and are handled when it has ended.
+
+    An exception of their handlers inside the loop would end only the task that happens to run, or leave tasks behind.
+    """
+    task, received = loop.create_task(work), []
+
+    def cancel(number: int, frame: Any) -> None:
+        if not received:
+            loop.call_soon_threadsafe(task.cancel)
+        received.append((number, frame))
+
+    handlers: dict[int, Callable] = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if callable(handler := signal.getsignal(number)):
+            handlers[number] = handler
+            signal.signal(number, cancel)
+    try:
+        return loop.run_until_complete(task)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number, frame in received:
+            handlers[number](number, frame)

@@ -122,17 +122,19 @@ class Pool:
             cause = error.cause
             self._fail(cause if isinstance(cause, SennaError) else error)
         except _LOST as error:
-            self._report(error)
             self._failed_starts += not is_ready
-            if self._failed_starts >= _MOST_DEATHS:
+            if self._failed_starts >= _MOST_DEATHS or getattr(error, "actor_init_failed", False):
                 self._fail(self._cannot_start(error))
+            else:
+                self._report(error)
         except RayError as error:  # for example a node without this package
             self._fail(self._cannot_start(error))
         except Exception as error:
             self._fail(error)
         finally:
             self.alive -= is_ready
-            ray.kill(actor)
+            if ray.is_initialized():  # otherwise Ray would start again
+                ray.kill(actor)
 
     async def _take(self, chunk: int) -> list[_Item]:
         """Return the next items: at most ``chunk``, and no more than the actor's share of what waits."""
@@ -143,7 +145,12 @@ class Pool:
         return [self._queue.popleft() for _ in range(count)]
 
     async def _run(self, actor: ActorHandle, items: list[_Item]) -> None:
+        is_alive = False
         try:
+            await (
+                actor.ready.remote()
+            )  # it may have died while it had nothing to do, for which the items are not to blame
+            is_alive = True
             async for results in actor.run.options(num_returns="streaming").remote([item.value for item in items]):
                 for index, result in await results:
                     if not items[index].result.done():
@@ -151,7 +158,7 @@ class Pool:
         except _LOST as error:
             unfinished = [item for item in items if not item.result.done()]
             for item in unfinished:
-                item.deaths += 1
+                item.deaths += is_alive
                 if item.deaths >= _MOST_DEATHS:
                     self._fail(self._kills(item, error))
             self._queue.extendleft(reversed(unfinished))
@@ -168,7 +175,7 @@ class Pool:
     def _report(self, error: Exception) -> None:
         self._reports += 1
         if self._reports <= _MOST_REPORTS:
-            text = f"a {self._name} was lost ({_first_line(error)}); its work goes to the others"
+            text = f"a {self._name} was lost ({_short(error)}); its work goes to the others"
             tqdm.write(text, file=sys.stderr)
 
     def _nobody(self) -> SennaError:
@@ -183,7 +190,7 @@ class Pool:
 
     def _cannot_start(self, error: Exception) -> SennaError:
         return SennaError(
-            f"no {self._name} can be started: {_first_line(error)}; what was finished is saved",
+            f"no {self._name} can be started: {_short(error)}; what was finished is saved",
             remedy="install the same version of this package and of its dependencies on every node, see Ray's logs there, "
             "and run the same command again",
         )
@@ -192,11 +199,14 @@ class Pool:
         about = getattr(item.value, "image", item.value)
         return SennaError(
             f"{_MOST_DEATHS} {self._name} processes died, one after the other, with {about} in progress "
-            f"({_first_line(error)}); what was finished is saved",
+            f"({_short(error)}); what was finished is saved",
             remedy="see Ray's logs; if memory ran out, give a smaller --captioner-batch, and run the same command again",
         )
 
 
-def _first_line(error: Exception) -> str:
+def _short(error: Exception) -> str:
+    """Return the first line of an error; of a failed constructor the last, which is that of the constructor's error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and getattr(error, "actor_init_failed", False):
+        return lines[-1][:200]
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

@@ -65,10 +65,10 @@ class Run:
     def returncode(self) -> int | None:
         return self.poll()
 
-    def kill(self) -> None:
-        """Send SIGKILL to every process and its children, and wait until they have ended."""
+    def kill(self) -> tuple[str, str]:
+        """Send SIGKILL to every process and its children, wait until they have ended, and return what they printed."""
         self._kill()
-        self.communicate()
+        return self.communicate()
 
     def interrupt(self) -> None:
         """Send SIGINT, as Ctrl-C does, to every process."""
