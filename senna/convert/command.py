@@ -1,7 +1,6 @@
 """`senna convert`: convert nuScenes to QA records."""
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,14 +66,16 @@ class ConvertArguments:
         "with its own --concurrency)",
         None,
     )
-    gpus_per_captioner: int = flag("--ray, llava: GPUs of each captioner; 0 runs it on CPUs", 1)
+    gpus_per_captioner: int | None = flag("--ray, llava: GPUs of each captioner (default: 1); 0 runs it on CPUs", None)
     workers: int | None = flag(
         "--ray: number of processes that load the tables and compute frames (default: with annotations one for each CPU, at "
         "most 16; with a model 1)",
         None,
     )
     window: int | None = flag("--ray: most frames in progress (default: twice what keeps the captioners busy)", None)
-    ray_wait: float = flag("--ray: seconds to wait for the GPUs and CPUs of the cluster before giving up", 300.0)
+    ray_wait: float | None = flag(
+        "--ray: seconds to wait for the GPUs and CPUs of the cluster before giving up (default: 300)", None
+    )
     prompts: str | None = flag("another file of question and answer texts, in the format of senna/templates.yaml", None)
     compat: str | None = flag("original: published order of images, navigation command and STOP speed", None)
     format: str = flag("jsonl, or json for the published list", "jsonl")
@@ -138,19 +139,30 @@ def _check_flags(args: ConvertArguments) -> None:
         raise UsageError(f"--name {args.name} is not a file name", remedy="give a file name prefix without a folder")
     if args.compat not in (None, *COMPATS):
         raise UsageError(f"--compat {args.compat} is unknown", remedy=f"use one of {', '.join(COMPATS)}")
-    for name in ("captioners", "workers", "window"):
-        value = getattr(args, name)
-        if value is not None and (value < 1 or args.ray is None):
-            reason = "too small" if value < 1 else "for several processes"
-            raise UsageError(f"--{name} {value} is {reason}", remedy="give at least 1, with --ray")
-    if args.gpus_per_captioner < 0 or args.ray_wait <= 0:
-        raise UsageError(
-            f"--gpus-per-captioner {args.gpus_per_captioner} or --ray-wait {args.ray_wait:g} is too small",
-            remedy="give 0 or more GPUs, and more than 0 seconds",
-        )
+    _check_ray_flags(args)
     if args.version == "v1.0-test" and args.captioner == "annotations":
         raise UsageError(
             "v1.0-test has no annotations to compose answers from", remedy="use a model: --captioner llava or openai"
+        )
+
+
+def _check_ray_flags(args: ConvertArguments) -> None:
+    for name, least in {"captioners": 1, "gpus_per_captioner": 0, "workers": 1, "window": 1, "ray_wait": 0.001}.items():
+        value, spelling = getattr(args, name), f"--{name.replace('_', '-')}"
+        if value is None:
+            continue
+        if args.ray is None:
+            raise UsageError(f"{spelling} {value} needs --ray", remedy="add --ray, or leave it out")
+        if not value >= least:
+            raise UsageError(f"{spelling} {value} is too small", remedy=f"give at least {least}")
+        if name in ("captioners", "gpus_per_captioner", "window") and args.captioner == "annotations":
+            raise UsageError(
+                f"{spelling} {value} needs a model", remedy="add --captioner llava or openai, or leave it out"
+            )
+    if args.gpus_per_captioner and args.captioner == "openai":
+        raise UsageError(
+            f"--gpus-per-captioner {args.gpus_per_captioner} is for a model on this machine or cluster",
+            remedy="leave it out, or use --captioner llava",
         )
 
 
@@ -163,10 +175,7 @@ def _connected(args: ConvertArguments) -> Iterator[None]:
     if args.ray is None:
         yield
         return
-    if args.ray == "local":
-        # Ray's switch for 127.0.0.1 is read when it is imported. Otherwise its processes listen on all addresses.
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    from senna.convert.on_ray import connected
+    from senna.convert.ray_cluster import connected
 
     with connected(args.ray):
         yield
@@ -221,13 +230,13 @@ def _engine(
     from senna.convert.on_ray import RayEngine, RayOptions
     from senna.convert.ray_workers import FrameSettings
 
-    settings = FrameSettings(
-        images.dataroot, args.version, source.can_bus, args.compat, templates, args.captioner, leave_out
-    )
+    root = images.dataroot.absolute()  # Ray's processes work in another folder
+    can_bus = source.can_bus and source.can_bus.absolute()
+    settings = FrameSettings(root, args.version, can_bus, args.compat, templates, args.captioner, leave_out)
     arguments = _captioner_arguments(args)
     if args.captioner == "openai":
         arguments["model"] = captioner.name.partition(":")[2]  # asked once, here
-    options = RayOptions(args.captioners, args.gpus_per_captioner, args.workers, args.window, args.ray_wait, args.ray)
+    options = RayOptions(args.ray, args.captioners, args.gpus_per_captioner, args.workers, args.window, args.ray_wait)
     return RayEngine(settings, captioner if is_model else None, arguments, _cache_path(args), options)
 
 

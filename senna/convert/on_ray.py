@@ -8,19 +8,22 @@ import asyncio
 import math
 import os
 import signal
-import socket
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
+
+import ray
 
 from senna.convert.caption_checks import Caption, asking
 from senna.convert.caption_limits import CaptionLimits
 from senna.convert.captioners import Request, StreamingCaptioner
 from senna.convert.captioners.cache import AnswerCache, answer_key, content_hash
 from senna.convert.pipeline import FinishedFrame, PreparedFrame, finish_checked
+from senna.convert.ray_cluster import LOCAL
+from senna.convert.ray_pool import Pool
 from senna.convert.ray_workers import CaptionWorker, FrameSettings, FrameWorker
 from senna.convert.scenes import Scene
 from senna.errors import UsageError
@@ -28,118 +31,28 @@ from senna.record_checks import replace_surrogates
 
 Result = TypeVar("Result")
 
-LOCAL = "local"
-"""The address that stands for all of this machine."""
-
 _ENVIRONMENT = (
     *("OPENAI_API_KEY", "HF_TOKEN", "HF_HOME", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"),
     *(f"{name}_proxy" for name in ("http", "https", "all", "no")),
 )
-_OBJECT_STORE = 256 << 20  # bytes; frames are small, and a container's /dev/shm may be too
 _MOST_FRAME_WORKERS = 16  # with annotations; the driver writes about 1,500 frames/s
+_WAIT = 300.0  # seconds
 _QUESTIONS = 8  # about as many has a frame for a captioner
 _NO_RESTARTS = {"max_restarts": 0, "max_task_retries": 0}  # the pool starts other actors
 _SOME_MEMORY = 1 << 20  # bytes; Ray puts actors that need nothing on random nodes, and does not spread them
 _OPENAI_CAPTIONERS = 2  # each waits for its last answers while the other one works
-
-_ANSWER_SECONDS = 10.0  # within which a cluster answers a connection
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000")  # of gRPC, with empty settings
-_SETTINGS = b"\4"  # the kind of the first HTTP/2 frame of both sides
-
-# Ray reads this when it is imported. It prints the deaths of processes even with log_to_driver=False; the pool reports them.
-os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*")
-try:
-    import ray
-    from ray._private.services import canonicalize_bootstrap_address
-
-    from senna.convert.ray_pool import Pool
-except ImportError as error:
-    raise UsageError(
-        f"--ray needs the package ray, which cannot be imported ({error})",
-        remedy="pip install -c constraints.txt -e '.[ray]'",
-    ) from error
 
 
 @dataclass(frozen=True)
 class RayOptions:
     """The flags of a conversion that concern Ray, which describe them. None stands for the default."""
 
+    address: str
     captioners: int | None = None
-    gpus_per_captioner: int = 1
+    gpus_per_captioner: int | None = None
     workers: int | None = None
     window: int | None = None
-    wait: float = 300.0
-    address: str = LOCAL
-
-
-@contextmanager
-def connected(address: str) -> Iterator[None]:
-    """Connect to a Ray cluster, or start one on this machine, which ends with the block.
-
-    Args:
-        address: `LOCAL`, "auto" for the cluster of this node, or "host:port".
-
-    Raises:
-        UsageError: there is no cluster at the address.
-    """
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if "://" in address:
-        raise UsageError(
-            f"--ray {address} is not an address", remedy="run on a node of the cluster and give host:port or auto"
-        )
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # with uv run, Ray would send this folder to every node
-    try:
-        if address == LOCAL:
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            context = ray.init(address=LOCAL, _node_ip_address="127.0.0.1", object_store_memory=_OBJECT_STORE, **quiet)
-        else:
-            context = ray.init(address=_reachable(address), **quiet)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UsageError(
-            f"--ray {address}: {reason}",
-            remedy="start a cluster with ray start --head, give its address, or give --ray alone to use this machine",
-        ) from error
-    # Ray's own handler prints a stack, and lets nothing be closed.
-    before = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        if context.dashboard_url:
-            print(f"Ray's dashboard: http://{context.dashboard_url}", flush=True)
-        yield
-    except _Terminated:
-        # The files are closed. Ray's processes often got the signal too, and a shutdown would wait for them for a minute.
-        os._exit(128 + signal.SIGTERM)
-    finally:
-        ray.shutdown()
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-
-
-def _reachable(address: str) -> str:
-    """Return the host and port of a cluster. Where there is none, Ray itself would try for two minutes and print that.
-
-    Raises:
-        OSError: no cluster answers there.
-        ValueError: it is not an address.
-    """
-    resolved = str(canonicalize_bootstrap_address(address))
-    host, _, port = resolved.rpartition(":")
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS) as connection:
-            if os.environ.get("RAY_USE_TLS", "0") == "0":
-                connection.sendall(_PREFACE)
-                if connection.recv(9)[3:4] != _SETTINGS:
-                    raise ConnectionError("another server is there")
-    except OSError as error:
-        raise ConnectionError(f"no Ray cluster answers at {resolved} ({error.strerror or error})") from None
-    return resolved
-
-
-class _Terminated(BaseException):
-    """A SIGTERM."""
-
-
-def _terminate(*_: object) -> None:
-    raise _Terminated
+    wait: float | None = None
 
 
 class RayEngine:
@@ -161,8 +74,13 @@ class RayEngine:
         options: RayOptions,
     ) -> None:
         self._settings, self._captioner, self._options = settings, captioner, options
-        self._arguments, self._cache = arguments, AnswerCache(cache)
-        self._gpus = options.gpus_per_captioner if arguments["name"] == "llava" else 0
+        self._arguments, self._cache = dict(arguments), AnswerCache(cache)
+        self._wait = _WAIT if options.wait is None else options.wait
+        self._gpus = 0
+        if arguments["name"] == "llava":
+            self._gpus = 1 if options.gpus_per_captioner is None else options.gpus_per_captioner
+            if (model := arguments["model"]) and Path(model).is_dir():  # Ray's processes work in another folder
+                self._arguments["model"] = str(Path(model).absolute())
         if options.address == LOCAL and self._gpus > (gpus := ray.cluster_resources().get("GPU", 0)):
             raise UsageError(
                 f"each captioner needs {self._gpus} GPU{'s' * (self._gpus > 1)}, and this machine has {gpus:g}",
@@ -267,7 +185,7 @@ class RayEngine:
         )  # beside a model it hardly works, and must not wait for the captioners
         worker = ray.remote(FrameWorker).options(num_cpus=cpus, scheduling_strategy="SPREAD", **_NO_RESTARTS)
         count = self._worker_count
-        return Pool("worker", lambda: worker.remote(self._settings), lambda: count, self._options.wait, f"{cpus} CPU")
+        return Pool("worker", lambda: worker.remote(self._settings), lambda: count, self._wait, f"{cpus} CPU")
 
     def _caption_pool(self) -> Pool:
         needs = {"num_gpus": self._gpus, "num_cpus": 0, "memory": _SOME_MEMORY}
@@ -276,9 +194,7 @@ class RayEngine:
         worker = ray.remote(CaptionWorker).options(**needs, scheduling_strategy="SPREAD", **_NO_RESTARTS)
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         text = f"{self._gpus} GPU{'s' * (self._gpus > 1)}" if self._gpus else f"{needs['num_cpus']} CPU"
-        return Pool(
-            "captioner", lambda: worker.remote(self._arguments, environment), self._wanted, self._options.wait, text
-        )
+        return Pool("captioner", lambda: worker.remote(self._arguments, environment), self._wanted, self._wait, text)
 
     def _wanted(self) -> int:
         """Return the number of captioners: the given one, or what the GPUs of the cluster allow now."""

@@ -24,6 +24,10 @@ from senna.errors import SennaError
 _LOST = (RayActorError, ObjectLostError, WorkerCrashedError)
 _MANAGE_SECONDS = 1.0  # between two looks at the resources of the cluster
 _MOST_DEATHS = 5  # of actors that work on the same item, or of new actors one after the other
+MESSAGE = -1
+"""The index of a result that is no result but a line for the terminal."""
+
+_SAME_SECONDS = 60.0  # between two prints of the same message, which several actors may send
 _MOST_REPORTS = 20  # of lost actors; later ones are not printed
 
 
@@ -35,7 +39,7 @@ class Worker(Protocol):
         ...
 
     def run(self, values: Sequence[Any]) -> Iterator[list[tuple[int, Any]]]:
-        """Yield lists of (index of the value, result), in any order, each index once."""
+        """Yield lists of (index of the value, result), in any order, each index once, and messages with the index `MESSAGE`."""
         ...
 
 
@@ -65,6 +69,7 @@ class Pool:
         self._tasks: set[asyncio.Task] = set()
         self._failure: Exception | None = None
         self._failed_starts = self._reports = 0
+        self._printed: dict[str, float] = {}  # message -> when it was printed last
         self.size, self.alive, self.busy_with = 0, 0, 1
 
     async def process(self, value: Any, *, first: bool = False) -> Any:
@@ -153,7 +158,9 @@ class Pool:
             is_alive = True
             async for results in actor.run.options(num_returns="streaming").remote([item.value for item in items]):
                 for index, result in await results:
-                    if not items[index].result.done():
+                    if index == MESSAGE:
+                        self._print(result)
+                    elif not items[index].result.done():
                         items[index].result.set_result(result)
         except _LOST as error:
             unfinished = [item for item in items if not item.result.done()]
@@ -175,7 +182,12 @@ class Pool:
     def _report(self, error: Exception) -> None:
         self._reports += 1
         if self._reports <= _MOST_REPORTS:
-            text = f"a {self._name} was lost ({_short(error)}); its work goes to the others"
+            tqdm.write(f"a {self._name} was lost ({_short(error)}); its work goes to the others", file=sys.stderr)
+
+    def _print(self, text: str) -> None:
+        now = time.monotonic()
+        if now - self._printed.get(text, -math.inf) >= _SAME_SECONDS:
+            self._printed[text] = now
             tqdm.write(text, file=sys.stderr)
 
     def _nobody(self) -> SennaError:

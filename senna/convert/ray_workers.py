@@ -1,7 +1,11 @@
 """The actors of a conversion on Ray: `FrameWorker` computes frames, `CaptionWorker` answers questions."""
 
+import logging
 import os
+import queue
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,13 +16,14 @@ from senna.convert.captioners import ANNOTATIONS, Request, make_captioner
 from senna.convert.frames import Source, load_tables
 from senna.convert.images import Images
 from senna.convert.pipeline import FinishedFrame, PreparedFrame, Preparer, finish
+from senna.convert.ray_pool import MESSAGE
 from senna.convert.scenes import Scene
 from senna.templates import Templates
 
 
 @dataclass(frozen=True)
 class FrameSettings:
-    """What a process needs to compute frames.
+    """Everything that a process needs to compute frames.
 
     Attributes:
         root, version, can_bus, compat: see ``senna.convert.frames``.
@@ -81,10 +86,49 @@ class CaptionWorker:
         return self._captioner.window
 
     def run(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, str]]]:
-        """Yield each answer as it arrives."""
-        for answer in self._captioner.stream(requests):
-            yield [answer]
+        """Yield the answers as they arrive, and warnings of the captioner with the index `MESSAGE`."""
+        arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+        def answer() -> None:
+            try:
+                for pair in self._captioner.stream(requests):
+                    arrived.put(pair)
+                arrived.put(None)
+            except BaseException as error:
+                arrived.put(error)
+
+        with _passing_warnings(arrived):
+            threading.Thread(target=answer, daemon=True).start()
+            while True:
+                results = [arrived.get()]
+                while not arrived.empty():
+                    results.append(arrived.get())
+                yield [result for result in results if isinstance(result, tuple)]
+                if isinstance(results[-1], BaseException):
+                    raise results[-1]
+                if results[-1] is None:
+                    return
 
     @cached_property
     def _captioner(self) -> Any:
         return make_captioner(**self._options)
+
+
+class _Warnings(logging.Handler):
+    def __init__(self, arrived: queue.SimpleQueue[Any]) -> None:
+        super().__init__(logging.WARNING)
+        self._arrived = arrived
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._arrived.put((MESSAGE, self.format(record)))
+
+
+@contextmanager
+def _passing_warnings(arrived: queue.SimpleQueue[Any]) -> Iterator[None]:
+    """Put the warnings of this package into a queue within the block; no terminal shows what this process prints."""
+    logger, handler = logging.getLogger("senna"), _Warnings(arrived)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
