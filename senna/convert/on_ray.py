@@ -47,7 +47,7 @@ _OPENAI_CAPTIONERS = 2  # each waits for its last answers while the other one wo
 class RayOptions:
     """The flags of a conversion that concern Ray, which describe them. None stands for the default."""
 
-    address: str
+    address: str = LOCAL
     captioners: int | None = None
     gpus_per_captioner: int | None = None
     workers: int | None = None

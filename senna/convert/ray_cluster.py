@@ -31,6 +31,10 @@ def connected(address: str) -> Iterator[None]:
     Raises:
         UsageError: Ray is not installed, or there is no cluster at the address.
     """
+    if not address or "://" in address:
+        raise UsageError(
+            f"--ray {address} is not an address", remedy="run on a node of the cluster and give host:port or auto"
+        )
     _set_environment(address)
     try:
         import ray
@@ -102,8 +106,6 @@ def _reachable(address: str) -> str:
     """
     from ray._private.services import canonicalize_bootstrap_address
 
-    if not address or "://" in address:
-        raise ValueError("not an address; run on a node of the cluster and give host:port or auto")
     resolved = str(canonicalize_bootstrap_address(address))
     host, _, port = resolved.rpartition(":")
     try:
