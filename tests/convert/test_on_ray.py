@@ -173,18 +173,8 @@ def test_at_most_a_window_of_frames_is_asked_while_the_first_has_no_answer(conve
     with counting() as server:
         image = hashlib.sha256((world / first["filename"]).read_bytes()).hexdigest()
         server.holds = lambda asked, question: asked == image and "one word" not in question
-        flags = [
-            *convert,
-            *FLAGS,
-            "--concurrency",
-            "16",
-            "--captioners",
-            "1",
-            "--window",
-            "4",
-            "--ray",
-            cluster.address,
-        ]
+        flags = [*convert, *FLAGS, "--concurrency", "16", "--captioners", "2", "--window", "4"]
+        flags += ["--ray", cluster.address]
         run = Run(main, [*flags, "--server", server.address, "--out", str(tmp_path)], REPOSITORY)
         until(lambda: len(server.asked) >= 4 * 7)
         time.sleep(2)
