@@ -20,7 +20,7 @@ class CountingServer(ThreadingHTTPServer):
     Attributes:
         asked: key of the cache of answers -> how often the question arrived.
         delay: seconds for an answer.
-        holds: returns whether questions about an image wait until ``release`` is set; it gets the SHA-256 of the image.
+        holds: returns whether the answer waits until ``release`` is set; it gets the SHA-256 of the image and the question.
     """
 
     daemon_threads, request_queue_size = True, 128
@@ -30,7 +30,7 @@ class CountingServer(ThreadingHTTPServer):
         self.asked: Counter[str] = Counter()
         self.images: Counter[str] = Counter()
         self.delay, self.settings, self.lock = delay, f"max_tokens={max_tokens}", threading.Lock()
-        self.holds: Callable[[str], bool] = lambda image: False
+        self.holds: Callable[[str, str], bool] = lambda image, question: False
         self.release = threading.Event()
 
     @property
@@ -59,7 +59,7 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.asked[key] += 1
             self.server.images[digest] += 1
-        if self.server.holds(digest):
+        if self.server.holds(digest, text["text"]):
             self.server.release.wait(60)
         time.sleep(self.server.delay)
         is_light = "Answer with one word" in text["text"]
