@@ -93,16 +93,6 @@ def test_convert_gives_the_facts_of_the_devkit_for_48_frames_with_hidden_objects
     assert figures["ways"]["senna convert"]["ratio"] > 1
 
 
-def test_ray_gives_the_files_of_one_process_and_the_rate_of_a_slow_server(world):
-    flags = "--workers 2 --copies 2 --captioners 1 --seconds 3 --repeats 1 --json".split()
-    figures = json.loads(benchmark("ray", "--nuscenes", world, *flags).splitlines()[-1])
-    facts, captions = figures["facts"], figures["captions"]["1"]
-    assert facts["frames"] == 16  # the scene twice
-    for method in ("one process", "--ray --workers 2"):
-        assert facts[method]["per_second"] == pytest.approx(16 / facts[method]["seconds"])
-    assert 0 < captions["per_second_end_to_end"] < captions["per_second"] <= 1 / 0.2
-
-
 def test_the_rate_of_captioners_starts_when_all_are_busy(modules):
     server = modules.ray.SlowServer(2, answered=[1.0, 2.0, 3.0, 4.0, 5.0], all_busy=2.5)
     assert server.rate() == 3 / (5.0 - 2.5)

@@ -1,4 +1,4 @@
-"""What CI runs: the tests in three environments, with the tested versions, with the oldest supported ones, and with vLLM."""
+"""The commands of CI: the tests with the tested versions, on Ray clusters, with the oldest supported versions, and with vLLM."""
 
 import re
 import shutil
@@ -11,11 +11,11 @@ from tests.helpers.paths import REPOSITORY
 PIN = re.compile(r"^([\w-]+)==([\w.]+)$", re.M)
 
 
-SCRIPTS = ("test.sh", "test_oldest.sh", "test_serve.sh")
+SCRIPTS = ("test.sh", "test_ray.sh", "test_oldest.sh", "test_serve.sh")
 
 
-@pytest.mark.parametrize("codes", [(0, 0, 0), (0, 5, 0), (1, 0, 0), (0, 0, 1), (1, 1, 1)])
-def test_ci_runs_the_tests_in_all_environments_and_fails_if_any_fails(tmp_path, codes):
+@pytest.mark.parametrize("codes", [(0, 0, 0, 0), (0, 5, 0, 0), (1, 0, 0, 0), (0, 0, 0, 1), (0, 0, 1, 0), (1, 1, 1, 1)])
+def test_ci_runs_all_commands_and_fails_if_any_fails(tmp_path, codes):
     for name in (".ci", "scripts", "bin"):
         (tmp_path / name).mkdir()
     shutil.copy(REPOSITORY / ".ci" / "run", tmp_path / ".ci")
