@@ -1,4 +1,4 @@
-"""The commands of CI: the tests with the tested versions, on Ray clusters, with the oldest supported versions, and with vLLM."""
+"""The commands of CI: tests with the tested versions, on Ray clusters, with the oldest supported versions, and with vLLM."""
 
 import re
 import shutil
