@@ -54,12 +54,12 @@ class _Member:
 
     @property
     def is_used(self) -> bool:
-        """Whether it gets requests."""
+        """True while it gets requests."""
         return self.probe_at is None
 
     @property
     def is_given_up(self) -> bool:
-        """Whether the attempts of the retry policy have failed. It is probed nevertheless while another server is used."""
+        """True after all attempts of the retry policy have failed. It is probed nevertheless while another server is used."""
         return not self.is_used and self.failures >= self.connection.retry.attempts
 
     def fail(self, reason: str, wanted_pause: float | None = None) -> None:
