@@ -1,6 +1,6 @@
 #!/bin/sh
 # From a bare machine (python3 with venv) to passing tests: environment, ruff, import contracts, types, and pytest in two processes.
-# The tests that start Ray clusters have a command of their own: scripts/test_ray.sh.
+# The slow tests have a command of their own, scripts/test_slow.sh.
 # usage: sh scripts/test.sh [--lint-only] [any argument of pytest: -k NAME, -m 'not slow', -n 0, ...]
 set -eu
 ROOT=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
@@ -12,4 +12,4 @@ cd "$ROOT"
 "$PYTHON" -c 'from importlinter.cli import lint_imports_command; lint_imports_command()' --no-cache
 "$PYTHON" -m pyright --pythonpath "$PYTHON"
 [ "${1:-}" != --lint-only ] || exit 0
-exec "$PYTHON" -m pytest -n 2 --dist worksteal --ignore-glob="*/test_*ray*.py" "$@"
+exec "$PYTHON" -m pytest -n 2 --dist worksteal -m 'not slow' "$@"

@@ -22,6 +22,7 @@ from tests.helpers.repeated_world import write_repeated_world
 from tests.helpers.small_world import write_small_world
 
 pytest.importorskip("ray", reason="needs the extra: pip install -c constraints.txt -e '.[ray]'")
+pytestmark = pytest.mark.slow
 pytest.importorskip("nuscenes", reason="needs the extra: pip install -c constraints.txt -e '.[nuscenes]'")
 
 SCENES, FRAMES = 40, 2

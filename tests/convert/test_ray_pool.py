@@ -15,6 +15,7 @@ from senna.errors import DataError, SennaError
 from tests.convert.ray_cluster import ray_cluster
 
 ray = pytest.importorskip("ray", reason="needs the extra: pip install -c constraints.txt -e '.[ray]'")
+pytestmark = pytest.mark.slow
 
 from senna.convert.ray_pool import Pool  # noqa: E402
 

@@ -7,6 +7,7 @@ import pytest
 from tests.scripts.test_benchmark import benchmark, world  # noqa: F401
 
 pytest.importorskip("ray", reason="needs the extra: pip install -c constraints.txt -e '.[ray]'")
+pytestmark = pytest.mark.slow
 
 
 def test_ray_gives_the_files_of_one_process_and_the_rate_of_a_slow_server(world):  # noqa: F811

@@ -1,4 +1,4 @@
-"""The commands of CI: tests with the tested versions, on Ray clusters, with the oldest supported versions, and with vLLM."""
+"""The commands of CI: tests with the tested versions, the slow ones, the oldest supported versions, and vLLM."""
 
 import re
 import shutil
@@ -11,7 +11,7 @@ from tests.helpers.paths import REPOSITORY
 PIN = re.compile(r"^([\w-]+)==([\w.]+)$", re.M)
 
 
-SCRIPTS = ("test.sh", "test_ray.sh", "test_oldest.sh", "test_serve.sh")
+SCRIPTS = ("test.sh", "test_slow.sh", "test_oldest.sh", "test_serve.sh")
 
 
 @pytest.mark.parametrize("codes", [(0, 0, 0, 0), (0, 5, 0, 0), (1, 0, 0, 0), (0, 0, 0, 1), (0, 0, 1, 0), (1, 1, 1, 1)])

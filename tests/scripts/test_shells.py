@@ -32,7 +32,7 @@ CALLS = {
         "<-m><ruff><format><--check><.>",
         "<-c><from importlinter.cli import lint_imports_command; lint_imports_command()><--no-cache>",
         "<-m><pyright><--pythonpath><PYTHON>",
-        f"<-m><pytest><-n><2><--dist><worksteal><--ignore-glob=*/test_*ray*.py>{WORDS}",
+        f"<-m><pytest><-n><2><--dist><worksteal><-m><not slow>{WORDS}",
     ],
     "scripts/visualize.sh": [f"<-m><senna><launch><visualize>{WORDS}"],
     "train_tools/pretrain_senna_llava.sh": [f"<-m><senna><launch><pretrain>{WORDS}"],
@@ -42,7 +42,7 @@ CALLS = {
 }
 """The calls of the interpreter by each script."""
 
-OWN_ENVIRONMENTS = ["scripts/test_oldest.sh", "scripts/test_ray.sh", "scripts/test_serve.sh"]
+OWN_ENVIRONMENTS = ["scripts/test_oldest.sh", "scripts/test_serve.sh", "scripts/test_slow.sh"]
 """Scripts that use no active environment. CI runs them with the shell `sh`."""
 
 WITH_ENVIRONMENT = ["scripts/download_assets.sh", "scripts/quickstart.sh", "scripts/test.sh"]
