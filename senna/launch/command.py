@@ -13,7 +13,13 @@ from pathlib import Path
 from senna.errors import UsageError
 from senna.launch import hosts
 from senna.launch.devices import allocator_settings, optimizer_threads, visible_devices
-from senna.launch.processes import number_of_gpus, replace_process, start_command, uses_several_processes
+from senna.launch.processes import (
+    count_processes,
+    number_of_gpus,
+    replace_process,
+    start_command,
+    uses_several_processes,
+)
 from senna.launch.slurm import slurm_environment
 from senna.launch.tiny_preset import ENVIRONMENT, Inputs, fill_inputs
 from senna.launch.variables import plain_path, read_port
@@ -189,6 +195,8 @@ def _train(stage: int, recipe: Recipe, flags: list[str], environment: Mapping[st
     arguments += [word for config in configs[1:] for word in ("--config", str(config))]
     arguments += flags  # last, so that they win
     if only_prints:
+        if "--print" in flags and not any(flag.startswith("--processes") for flag in flags):
+            arguments += ["--processes", str(count_processes(environment, max(processes, 1)))]
         return Command(start_command(arguments, {}, 1), changes)
     for name, value, meaning in (
         ("MODEL_PATH", inputs.model, "the model to start from: a folder or a hub name"),

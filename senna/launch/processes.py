@@ -45,6 +45,17 @@ def uses_several_processes(environment: Mapping[str, str], processes: int) -> bo
     return bool(environment.get("HOSTFILE")) or number_of_machines(environment) > 1 or processes > 1
 
 
+def count_processes(environment: Mapping[str, str], processes: int) -> int:
+    """Return the number of processes of a run on all its machines, with ``processes`` on this one.
+
+    Raises:
+        UsageError: a variable is wrong, or HOSTFILE cannot be used.
+    """
+    if hostfile := environment.get("HOSTFILE"):
+        return sum(host.slots for host in read_hostfile(hostfile))
+    return number_of_machines(environment) * processes
+
+
 def start_command(arguments: list[str], environment: Mapping[str, str], processes: int) -> list[str]:
     """Return the command that starts `senna` with ``arguments`` in every process of a run.
 

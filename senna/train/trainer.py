@@ -95,7 +95,7 @@ class SennaTrainer(Trainer):
             data.multimodal,
             batch_size_per_device=args.per_device_train_batch_size,
             num_processes=args.world_size,
-            accumulation=args.gradient_accumulation_steps,
+            accumulation=args.gradient_accumulation_steps or 1,
             seed=args.seed if args.data_seed is None else args.data_seed,
             group=args.group_by_modality_length,
             draw=data.draw,
