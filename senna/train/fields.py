@@ -200,6 +200,11 @@ class TrainArguments(TrainingArguments):
     )
     save_steps: float = flag("steps between checkpoints; a killed run loses at most these", 200)
     save_total_limit: int | None = flag("number of checkpoints to keep, newest first", 1)
+    hang_timeout: float = flag(
+        "seconds without progress after which a process shows where it stands and ends; ten times as long for a first step, a "
+        "checkpoint or a validation. Several times the longest step, 0 for no limit; see MAX_RESTARTS of the training scripts",
+        0.0,
+    )
     logging_steps: float = flag("steps between log lines", 1)
     report_to: str = flag("where to send metrics: none, tensorboard, wandb, ...", "tensorboard")
 
@@ -297,6 +302,10 @@ class TrainArguments(TrainingArguments):
                 raise UsageError(f"--{name} {getattr(self, name)} is not supported", remedy=f"use one of {choices}")
         check_refused(self)
         self.batch.check()
+        if not 0 <= self.hang_timeout < float("inf"):
+            raise UsageError(
+                f"--hang_timeout {self.hang_timeout} is no number of seconds", remedy="use 0, or some minutes"
+            )
         if self.lora_enable and self.tune_mm_mlp_adapter:
             raise UsageError(
                 "--lora_enable excludes --tune_mm_mlp_adapter, which trains no part of the LLM",

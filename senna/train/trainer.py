@@ -33,6 +33,7 @@ from senna.train.arguments import TrainArguments
 from senna.train.checkpoint import TRAINED_WEIGHTS, checkpoints, prune, saving
 from senna.train.deepspeed import partition_weights
 from senna.train.manifest import write_manifest
+from senna.train.stop_signals import WorkerStart
 
 
 class NotFiniteError(SennaError):
@@ -149,6 +150,8 @@ class SennaTrainer(Trainer):
         """
         loader = super().get_train_dataloader()
         loader.device = None  # type: ignore[attr-defined]  # of accelerate's DataLoaderShard
+        for part in {loader, getattr(loader, "base_dataloader", loader)}:
+            part.worker_init_fn = WorkerStart(part.worker_init_fn)
         return loader
 
     def _prepare_input(self, data):  # read in transformers 5.17.0 to 5.23.0
