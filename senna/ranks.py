@@ -34,11 +34,18 @@ def is_launched(environment: Mapping[str, str] | None = None) -> bool:
 
 
 def forget_other_launchers(environment: MutableMapping[str, str] | None = None) -> None:
-    """Remove the rank variables from a process that no launcher started: accelerate and DeepSpeed would wait for others."""
+    """Remove the rank variables from a process that no launcher started, or that is the only one that torchrun started.
+
+    accelerate and DeepSpeed would wait for others, or make a group of one process.
+    """
     environment = os.environ if environment is None else environment
-    if is_launched(environment):
+    ranks = _launched(environment)
+    if ranks is not None and (ranks.world_size > 1 or not environment.get("TORCHELASTIC_RUN_ID")):
         return
-    for name in [name for name in environment if name in _FOREIGN_NAMES or name.startswith(_FOREIGN_PREFIXES)]:
+    names = (
+        _FOREIGN_NAMES if ranks is None else {*LAUNCHER_VARIABLES, "LOCAL_WORLD_SIZE", "TORCHELASTIC_USE_AGENT_STORE"}
+    )
+    for name in [name for name in environment if name in names or name.startswith(_FOREIGN_PREFIXES)]:
         del environment[name]
 
 

@@ -68,7 +68,6 @@ class Cell:
         files = [STAGE_FILES[self.stage], *METHOD_FILES.get(self.method, [])]
         words = [word for name in files for word in ("--config", str(CONFIGS / name))]
         words += ["--per_device_train_batch_size", str(self.rows), "--output_dir", "out"]
-        words += ["--gradient_accumulation_steps", str(self.accumulation)]
         if self.rank:
             words += ["--lora_r", str(self.rank), "--lora_alpha", str(2 * self.rank)]
         if self.method == "offload":
@@ -117,8 +116,9 @@ def arguments(flags: list[str]):
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: f"{cell.gpus}x{cell.gb}GB-stage{cell.stage}")
 def test_settings_fit_keep_the_global_batch_and_need_the_memory_in_the_table(cell):
-    assert cell.gpus * cell.rows * cell.accumulation == GLOBAL_BATCH[cell.stage]
-    needed = estimate(SENNA_7B, training_setup(arguments(cell.flags), SENNA_7B, cell.gpus)).total / 2**30
+    args = arguments(cell.flags)
+    assert cell.gpus * cell.rows * cell.accumulation == args.batch.global_batch == GLOBAL_BATCH[cell.stage]
+    needed = estimate(SENNA_7B, training_setup(args, SENNA_7B, cell.gpus)).total / 2**30
     assert needed == pytest.approx(cell.gib, abs=0.06)
     assert needed * (1 + RELATIVE_ERROR) <= USABLE * cell.gb
 
@@ -163,16 +163,16 @@ def test_the_page_shows_the_output_of_senna_doctor():
 
 
 @pytest.mark.parametrize(
-    ("stage", "flags", "gib"),
+    ("stage", "gib"),
     [
-        (2, ["--gradient_accumulation_steps", "8"], "batch 2 x 8, 7.0 GiB"),
-        (1, [], "13 GiB in stage 1 and 114 GiB for full"),
+        (2, "batch 2 x 8, 7.0 GiB"),
+        (1, "13 GiB in stage 1 and 114 GiB for full"),
     ],
 )
-def test_the_figures_for_offloading_are_those_of_the_memory_model(stage, flags, gib):
+def test_the_figures_for_offloading_are_those_of_the_memory_model(stage, gib):
     assert gib in PAGE.replace("\n", " ")
     offload = ["--deepspeed", str(CONFIGS / "deepspeed" / "zero3_offload.json"), "--output_dir", "out"]
-    args = arguments(["--config", str(CONFIGS / STAGE_FILES[stage]), *offload, *flags])
+    args = arguments(["--config", str(CONFIGS / STAGE_FILES[stage]), *offload])
     findings, _ = memory_findings(args, published_config(), None, 1)
     figures = [float(re.search(r"([\d.]+) GiB", finding.message)[1]) for finding in findings]
     assert figures == pytest.approx([7.0, 114] if stage == 2 else [6.1, 13], abs=0.55)

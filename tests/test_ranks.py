@@ -59,3 +59,19 @@ def test_usage_errors_are_printed_by_the_first_process_of_a_launcher_only(enviro
     environment(RANK_1)
     assert main(["doctor", "--gpu-memory", "-3"]) == 2
     assert capsys.readouterr().err == ""
+
+
+def test_the_only_process_of_torchrun_is_one_without_a_launcher():
+    launched = {
+        "LOCAL_RANK": "0",
+        "RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "29500",
+        "LOCAL_WORLD_SIZE": "1",
+    }
+    launched |= {"TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_USE_AGENT_STORE": "True", "HOME": "/root"}
+    alone, pair = {**launched, "WORLD_SIZE": "1"}, {**launched, "WORLD_SIZE": "2"}
+    forget_other_launchers(alone)
+    forget_other_launchers(pair)
+    assert alone == {"TORCHELASTIC_RUN_ID": "none", "HOME": "/root"}
+    assert pair == {**launched, "WORLD_SIZE": "2"}

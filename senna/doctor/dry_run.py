@@ -1,6 +1,6 @@
 """Check a run without starting it. The flags may be wrong, and the GPU may be in another machine."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -22,31 +22,43 @@ def run_findings(argv: list[str], gpu_memory: float | None = None, gpus: int | N
         gpu_memory: GB of a GPU that is not in this machine, as GPUs are sold.
         gpus: number of GPUs.
     """
-    args, problems = parse(argv)
+    is_remote = gpu_memory is not None
+
+    def count_processes(args: TrainArguments) -> int:
+        has_gpu = torch.cuda.is_available() and not args.use_cpu
+        return gpus or (torch.cuda.device_count() if has_gpu and not is_remote else 1)
+
+    args, problems = parse(argv, count_processes)
     yield from problems
     if args is None:
         return
     has_gpu = torch.cuda.is_available() and not args.use_cpu
-    context = RunContext(args, is_preflight=False, is_remote_gpu=gpu_memory is not None and not args.use_cpu)
+    context = RunContext(args, is_preflight=False, is_remote_gpu=is_remote and not args.use_cpu)
     if gpu_memory is not None and not args.use_cpu:
         context.gpu_bytes = round(USABLE * gpu_memory * 2**30)
     elif has_gpu:
         devices = range(torch.cuda.device_count())
         context.gpu_bytes = min(torch.cuda.get_device_properties(index).total_memory for index in devices)
-    context.num_processes = gpus or (torch.cuda.device_count() if has_gpu and not context.is_remote_gpu else 1)
+    context.num_processes = count_processes(args)
     context.local_processes = context.num_processes
     yield from run_checks(context, REQUIRED)
     yield from run_checks(context, FURTHER, WARN)
 
 
-def parse(argv: list[str]) -> tuple[TrainArguments | None, list[Finding]]:
+def parse(
+    argv: list[str], count_processes: Callable[[TrainArguments], int] | None = None
+) -> tuple[TrainArguments | None, list[Finding]]:
     """Return the arguments without flags and keys that cannot be used, and a finding for each of those.
 
     The arguments are None if the values exclude each other.
     """
     problems: list[Finding] = []
+
+    def report(error: UsageError) -> None:
+        problems.append(from_error("arguments", error))
+
     try:
-        args = parse_arguments(argv, on_error=lambda error: problems.append(from_error("arguments", error)))
+        args = parse_arguments(argv, report, count_processes)
     except UsageError as error:
         return None, [*problems, from_error("arguments", error)]
     return args, problems

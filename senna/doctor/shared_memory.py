@@ -33,7 +33,7 @@ def shared_memory(context: RunContext) -> Iterator[Finding]:
     each, (_, free) = batch_bytes(context), found
     ahead = workers * (args.dataloader_prefetch_factor or PREFETCH)
     if not args.dataloader_pin_memory:  # without pinned copies, the batches of the step stay in shared memory too
-        ahead += (args.gradient_accumulation_steps + 1) * context.local_processes
+        ahead += (args.batch.accumulation_on(context.num_processes) + 1) * context.local_processes
     message = f"{size(free)} free in {SHARED_MEMORY}, {size(ahead * each)} needed for {ahead} batches of {size(each)}"
     fitting = int(free / each / context.local_processes)
     fewer = f"--dataloader_num_workers {min(fitting // PREFETCH, args.dataloader_num_workers - 1)}"

@@ -13,7 +13,13 @@ from pathlib import Path
 from senna.errors import UsageError
 from senna.launch import hosts
 from senna.launch.devices import allocator_settings, optimizer_threads, visible_devices
-from senna.launch.processes import number_of_gpus, replace_process, start_command, uses_several_processes
+from senna.launch.processes import (
+    count_processes,
+    number_of_gpus,
+    replace_process,
+    start_command,
+    uses_several_processes,
+)
 from senna.launch.slurm import slurm_environment
 from senna.launch.tiny_preset import ENVIRONMENT, Inputs, fill_inputs
 from senna.launch.variables import plain_path, read_port
@@ -43,6 +49,8 @@ variables of the training recipes:
   LAUNCHER=slurm   several machines as tasks of srun; the variables of SLURM take the place of NNODES and so on
   DEEPSPEED_CONFIG   a DeepSpeed file; default with several processes: the recipe's own. A single process uses DeepSpeed only
                 if this is set (configs/deepspeed/zero3_offload.json: a large model on one card)
+  MAX_RESTARTS  times that all processes start again from the newest checkpoint when one of them fails; default 0. On one
+                machine; the flag --max_restarts is the same; see --hang_timeout of senna train
   PRESET=tiny   a small run on the CPU; the project's own small models and data replace every input that is not set
 
 With --print or --help nothing is started or made: on any machine, NUM_GPUS=8 senna launch full --print shows a run on eight
@@ -98,6 +106,8 @@ def prepare(recipe: str, flags: list[str], environment: Mapping[str, str]) -> Co
             f"senna launch needs the repository, whose configs/ it reads; {ROOT} has none",
             remedy="clone the repository, and run `pip install -e .` or the scripts of train_tools/ in it",
         )
+    flags, restarts = _take_restarts(flags)
+    environment = {**environment, **restarts}
     environment = {name: plain_path(value) if name in _PATHS else value for name, value in environment.items()}
     if recipe == "pretrain" or recipe in DRIVING:
         environment = _with_machines(environment, flags)
@@ -109,6 +119,20 @@ def prepare(recipe: str, flags: list[str], environment: Mapping[str, str]) -> Co
         return OTHERS[recipe](flags, environment)
     known = ", ".join(["pretrain", *DRIVING, *OTHERS])
     raise UsageError(f"unknown recipe {recipe}", remedy=f"use one of {known}")
+
+
+def _take_restarts(flags: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Return the flags without --max_restarts N, and its value as the variable MAX_RESTARTS."""
+    rest, variables, words = [], {}, iter(flags)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name.replace("-", "_") == "__max_restarts":
+            variables["MAX_RESTARTS"] = value if equals else next(words, "")
+        else:
+            rest.append(word)
+    if variables.get("MAX_RESTARTS") == "":
+        raise UsageError("--max_restarts has no value", remedy="give a number: --max_restarts 3")
+    return rest, variables
 
 
 def _with_machines(environment: Mapping[str, str], flags: list[str]) -> Mapping[str, str]:
@@ -189,6 +213,8 @@ def _train(stage: int, recipe: Recipe, flags: list[str], environment: Mapping[st
     arguments += [word for config in configs[1:] for word in ("--config", str(config))]
     arguments += flags  # last, so that they win
     if only_prints:
+        if "--print" in flags and not any(flag.startswith("--processes") for flag in flags):
+            arguments += ["--processes", str(count_processes(environment, max(processes, 1)))]
         return Command(start_command(arguments, {}, 1), changes)
     for name, value, meaning in (
         ("MODEL_PATH", inputs.model, "the model to start from: a folder or a hub name"),
@@ -229,7 +255,9 @@ def _evaluate(flags: list[str], environment: Mapping[str, str]) -> Command:
         *_optional(environment, {"--image-folder": "IMAGE_DATA", "--train-data": "TRAIN_DATA"}),
         *flags,
     ]
-    one_machine = {name: value for name, value in environment.items() if name not in ("HOSTFILE", "NNODES")}
+    one_machine = {
+        name: value for name, value in environment.items() if name not in ("HOSTFILE", "NNODES", "MAX_RESTARTS")
+    }
     processes = number_of_gpus(environment)
     return Command(start_command(arguments, one_machine, processes), visible_devices(one_machine, processes))
 

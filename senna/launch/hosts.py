@@ -16,17 +16,19 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from senna.errors import SennaError, UsageError
-from senna.launch.variables import Host, read_address, read_hostfile, read_port
+from senna.launch.variables import SAVE_SECONDS, Host, read_address, read_hostfile, read_port
 
 _PREFIXES = """HF_ HUGGING TRANSFORMERS_ TOKENIZERS_ OMP_ MKL_ KMP_ GOMP_ NCCL_ GLOO_ UCX_ MV2_ PYTHON TORCH PYTORCH_ CUDA_
 TRITON_ DS_ BNB_ MLFLOW WANDB_ ACCELERATE_ SENNA_ XDG_CACHE LD_LIBRARY_PATH""".split()
 _SECRET = re.compile(r"TOKEN$|_KEY$|SECRET|PASSWORD", re.IGNORECASE)
-_GRACE = 30.0  # seconds that the other machines have to end by themselves after one has failed
+_GRACE = 30.0  # seconds that the other machines have to end after one has failed, and again after a first request
+_LAST_GRACE = 10.0  # seconds that a machine has to end its processes at once
 
 
 def passed_on(environment: Mapping[str, str]) -> dict[str, str]:
@@ -146,28 +148,42 @@ def _failure(shells: Mapping[str, subprocess.Popen]) -> tuple[str, int] | None:
     return next(((name, shell.returncode) for name, shell in shells.items() if shell.poll()), None)
 
 
-def stop(shells: Mapping[str, subprocess.Popen]) -> None:
-    """Stop the run on all machines."""
+def stop(shells: Mapping[str, subprocess.Popen], seconds: float = _GRACE) -> None:
+    """Stop the run on all machines, and at once if it has not ended after some seconds, or at a second signal."""
+    try:
+        _tell(shells, lambda pipe: print(file=pipe, flush=True))
+        deadline = time.monotonic() + seconds
+        for shell in shells.values():
+            with suppress(subprocess.TimeoutExpired):
+                shell.wait(max(deadline - time.monotonic(), 0) if shell.stdin else 0)
+    finally:
+        _tell(shells, lambda pipe: pipe.close())
+        for shell in shells.values():
+            try:
+                shell.wait(_LAST_GRACE if shell.stdin else 0)
+            except subprocess.TimeoutExpired:
+                shell.terminate()
+
+
+def _tell(shells: Mapping[str, subprocess.Popen], message: Callable[[IO[str]], object]) -> None:
     for shell in shells.values():
         if shell.stdin:
-            with suppress(BrokenPipeError):
-                shell.stdin.close()
-    for shell in shells.values():
-        try:
-            shell.wait(10 if shell.stdin else 0)
-        except subprocess.TimeoutExpired:
-            shell.terminate()
+            with suppress(BrokenPipeError, ValueError):  # the machine has ended
+                message(shell.stdin)
 
 
 def main(argv: list[str]) -> int:
     """Run ``HOSTFILE WORDS`` and return the exit code: 0, or 1 if a machine failed."""
     hosts = read_hostfile(argv[0])
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     shells = start(hosts, argv[1:])
+    seconds = SAVE_SECONDS  # after a signal, all machines write a checkpoint together
     try:
         failure = wait(shells)
+        seconds = _GRACE
     finally:
-        stop(shells)
+        stop(shells, seconds)
     if failure:
         name, code = failure
         raise SennaError(

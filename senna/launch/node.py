@@ -1,7 +1,7 @@
 """The part of a run on one machine of HOSTFILE: torchrun, started by `senna.launch.hosts` through ssh or pdsh.
 
-With ``--stdin``, the first line of standard input holds secret variables as JSON, and the end of standard input, which comes
-when the first machine stops or ssh is cut off, stops torchrun.
+With ``--stdin``, the first line of standard input holds secret variables as JSON. Every further line stops torchrun as SIGTERM
+does, and so does the end of standard input, which comes when the first machine stops or ssh is cut off.
 """
 
 import json
@@ -17,9 +17,9 @@ def main(argv: list[str]) -> int:
     reads_secrets = argv[:1] == ["--stdin"]
     line = sys.stdin.readline() if reads_secrets else ""
     environment = {**os.environ, **(json.loads(line) if line else {})}
-    command = [sys.executable, "-m", "torch.distributed.run", *argv[reads_secrets:]]
+    command = [sys.executable, "-m", "senna.launch.torchrun", *argv[reads_secrets:]]
     torchrun = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: torchrun.terminate())
     if line:
         threading.Thread(target=_stop_at_end, args=(torchrun,), daemon=True).start()
@@ -27,7 +27,8 @@ def main(argv: list[str]) -> int:
 
 
 def _stop_at_end(torchrun: subprocess.Popen) -> None:
-    sys.stdin.read()
+    for _ in sys.stdin:
+        torchrun.terminate()
     torchrun.terminate()
 
 

@@ -9,7 +9,15 @@ from collections.abc import Mapping
 from itertools import takewhile
 
 from senna.errors import UsageError
-from senna.launch.variables import MOST_MACHINES, MOST_PROCESSES, read_address, read_count, read_hostfile, read_port
+from senna.launch.variables import (
+    MOST_MACHINES,
+    MOST_PROCESSES,
+    MOST_RESTARTS,
+    read_address,
+    read_count,
+    read_hostfile,
+    read_port,
+)
 
 
 def count_gpus(environment: Mapping[str, str]) -> int:
@@ -45,17 +53,44 @@ def uses_several_processes(environment: Mapping[str, str], processes: int) -> bo
     return bool(environment.get("HOSTFILE")) or number_of_machines(environment) > 1 or processes > 1
 
 
+def count_processes(environment: Mapping[str, str], processes: int) -> int:
+    """Return the number of processes of a run on all its machines, with ``processes`` on this one.
+
+    Raises:
+        UsageError: a variable is wrong, or HOSTFILE cannot be used.
+    """
+    if hostfile := environment.get("HOSTFILE"):
+        return sum(host.slots for host in read_hostfile(hostfile))
+    return number_of_machines(environment) * processes
+
+
+def restart_flags(environment: Mapping[str, str]) -> list[str]:
+    """Return the flags of torchrun for MAX_RESTARTS; none without restarts.
+
+    Raises:
+        UsageError: MAX_RESTARTS is no number, or the run has several machines.
+    """
+    restarts = read_count(environment, "MAX_RESTARTS", 0, 0, MOST_RESTARTS)
+    if restarts and (environment.get("HOSTFILE") or number_of_machines(environment) > 1):
+        raise UsageError(
+            f"MAX_RESTARTS={restarts}: a run on several machines does not start again by itself",
+            remedy="unset MAX_RESTARTS, and run the same command again after a failure, for example by a requeued job",
+        )
+    return ["--max_restarts", str(restarts)] if restarts else []
+
+
 def start_command(arguments: list[str], environment: Mapping[str, str], processes: int) -> list[str]:
     """Return the command that starts `senna` with ``arguments`` in every process of a run.
 
     Args:
-        environment: the environment variables; HOSTFILE and NNODES select several machines.
+        environment: the environment variables; HOSTFILE and NNODES select several machines, MAX_RESTARTS restarts.
         processes: number of processes on this machine.
 
     Raises:
         UsageError: a variable is missing or wrong, or HOSTFILE cannot be used.
     """
     python = sys.executable
+    restarts = restart_flags(environment)
     if hostfile := environment.get("HOSTFILE"):
         read_hostfile(hostfile)
         return [python, "-m", "senna", "launch", "hosts", hostfile, *arguments]
@@ -71,15 +106,16 @@ def start_command(arguments: list[str], environment: Mapping[str, str], processe
             *("--nnodes", str(nodes), "--node_rank", str(read_count(environment, "NODE_RANK", 0, 0, nodes - 1))),
             *("--master_addr", read_address(environment, "MASTER_ADDR"), "--master_port", str(read_port(environment))),
         ]
-    elif processes > 1:
+    elif processes > 1 or restarts:
         rendezvous = ["--standalone"]
     else:
         return [python, "-m", "senna", *arguments]
     return [
         python,
         "-m",
-        "torch.distributed.run",
+        "senna.launch.torchrun",
         *rendezvous,
+        *restarts,
         "--nproc_per_node",
         str(max(processes, 1)),
         "-m",

@@ -8,7 +8,10 @@ from typing import NamedTuple
 from senna.errors import UsageError
 
 MASTER_PORT = 29500
-MOST_PROCESSES, MOST_MACHINES, LAST_PORT = 1024, 100_000, 65_535
+MOST_PROCESSES, MOST_MACHINES, MOST_RESTARTS, LAST_PORT = 1024, 100_000, 1000, 65_535
+
+SAVE_SECONDS = 1800
+"""Seconds that processes have to write a checkpoint after a signal, unless TORCH_ELASTIC_SHUTDOWN_TIMEOUT says otherwise."""
 
 
 class Host(NamedTuple):

@@ -71,6 +71,12 @@ class UnknownArgument(ArgumentError):
         )  # fmt: skip
 
 
+def _positive(word: str) -> int:
+    if not word.isascii() or not word.isdigit() or len(word) > 6 or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word!r} is not a number from 1")
+    return int(word)
+
+
 class _HelpAll(argparse.Action):
     def __call__(self, parser, *_):
         build_parser(every_field=True).print_help()
@@ -94,6 +100,12 @@ def build_parser(every_field: bool = False) -> ArgumentParser:
     add = parser.add_argument
     add("--config", action="append", default=[], metavar="FILE", help="YAML file with any of the flags; repeatable")
     add("--print", action="store_true", help="print the value and the source of each field, and exit")
+    add(
+        "--processes",
+        type=_positive,
+        metavar="N",
+        help="with --print: the processes of the run that is shown (default: 1)",
+    )
     add("--help_all", action=_HelpAll, nargs=0, help="show every field, including transformers' other fields, and exit")
     for heading, names in grouped_fields().items():
         group = parser.add_argument_group(heading)
@@ -186,6 +198,7 @@ class _CommandLine(NamedTuple):
     configs: list[str]
     settings: dict[str, Setting]
     is_print: bool
+    processes: int | None
 
 
 def _read_command_line(argv: list[str], options: Mapping[str, Option], on_error: OnError) -> _CommandLine:
@@ -199,7 +212,7 @@ def _read_command_line(argv: list[str], options: Mapping[str, Option], on_error:
             word = f"--{PUBLISHED_NAMES[old_name]}{equals}{value}"
         words.append(word)
     namespace, unknown = build_parser().parse_known_args(words)
-    known = [*options, "config", "print", "help", "help_all"]
+    known = [*options, "config", "print", "processes", "help", "help_all"]
     for index, word in enumerate(unknown):
         if word.startswith("--") or index == 0:  # other words are values of the unknown flag in front of them
             on_error(UnknownArgument(word.split("=")[0], known))
@@ -209,10 +222,14 @@ def _read_command_line(argv: list[str], options: Mapping[str, Option], on_error:
         for name, value in vars(namespace).items()
         if name in options
     }
-    return _CommandLine(namespace.config, settings, namespace.print)
+    if namespace.processes is not None and not namespace.print:
+        raise UsageError("--processes only goes with --print", remedy="NUM_GPUS=N for a training script, or torchrun")
+    return _CommandLine(namespace.config, settings, namespace.print, namespace.processes)
 
 
-def parse_arguments(argv: list[str], on_error: OnError | None = None) -> TrainArguments:
+def parse_arguments(
+    argv: list[str], on_error: OnError | None = None, count_processes: Callable[[TrainArguments], int] | None = None
+) -> TrainArguments:
     """Return the arguments that the command line and its --config files give. Later files and then flags win.
 
     With --print, print each value with its source (in the main process only) and raise SystemExit, as --help does.
@@ -220,6 +237,7 @@ def parse_arguments(argv: list[str], on_error: OnError | None = None) -> TrainAr
     Args:
         on_error: is called with each unknown flag or key and each unusable key or file instead of raising; parsing then
             goes on without it.
+        count_processes: return the number of processes of a run (default: --processes, else those that were started).
 
     Raises:
         UnknownArgument: an unknown flag or key.
@@ -235,6 +253,9 @@ def parse_arguments(argv: list[str], on_error: OnError | None = None) -> TrainAr
         args = TrainArguments(**{name: settings[-1].value for name, settings in trail.items()})
     except (ValueError, TypeError, ImportError) as error:
         raise UsageError(f"the arguments cannot be used: {error}", remedy=SEE_HELP) from error
+    batch = trail.get("global_batch_size")
+    processes = count_processes(args) if count_processes else command_line.processes or read_ranks().world_size
+    args.spread(processes, batch[-1].source if batch else "")
     if command_line.is_print:
         if read_ranks().rank == 0:
             print(explain(args, trail, command_line.configs))

@@ -58,6 +58,8 @@ def describe_source(args: TrainArguments, name: str, settings: list[Setting], de
         defaults: arguments for which nothing is given.
     """
     value = format_field(args, name, settings)
+    if not settings and name == "gradient_accumulation_steps" and args.batch.global_batch:
+        return f"follows: {_split(args)}"
     if not settings:
         return "default" if value == format_value(getattr(defaults, name)) else "follows from other fields"
 
@@ -71,6 +73,17 @@ def describe_source(args: TrainArguments, name: str, settings: list[Setting], de
     if text(last) != value:
         notes.insert(0, f"given as {text(last)}")
     return last.source + (f" ({', '.join(notes)})" if notes else "")
+
+
+def _split(args: TrainArguments) -> str:
+    """Return a global batch as the product of its factors: ``16 = 2 x 1 x 8 processes``."""
+    rows, steps, total = (
+        args.per_device_train_batch_size,
+        args.gradient_accumulation_steps or 1,
+        args.global_batch_size or 0,
+    )
+    processes = total // (rows * steps)
+    return f"{total} = {rows} x {steps} x {processes} process{'es' * (processes > 1)}"
 
 
 def explain(args: TrainArguments, trail: Mapping[str, list[Setting]], files: list[str]) -> str:

@@ -113,7 +113,7 @@ def _run_arguments(checkpoint: Path, moved: Mapping[str, str | None]) -> TrainAr
     known = options_of(TrainArguments)
     values: dict[str, Any] = {name: value for name, value in settings.items() if name in known and value is not None}
     values |= {name: value for name, value in moved.items() if value is not None}
-    values |= {"use_cpu": True, "output_dir": str(checkpoint.parent)}
+    values |= {"use_cpu": True, "output_dir": str(checkpoint.parent), "global_batch_size": None}
     return TrainArguments(**values)
 
 

@@ -1,6 +1,6 @@
 """The dataclass of `senna train`: its fields are the command-line flags, the YAML keys and the help."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -9,7 +9,9 @@ from transformers import TrainingArguments
 from senna.data.mixture import parse_data_path
 from senna.errors import UsageError
 from senna.flags import flag
+from senna.ranks import read_ranks
 from senna.train.deepspeed import read_deepspeed, start_deepspeed
+from senna.train.global_batch import BatchSettings
 from senna.train.refused import check_refused
 
 FIXED = {
@@ -142,14 +144,16 @@ class TrainArguments(TrainingArguments):
     )
 
     # Batch size, steps and learning rate
-    per_device_train_batch_size: int = flag(
-        "samples (frames with pack_frames) per GPU and forward pass. If they do not fit, halve this and double "
-        "gradient_accumulation_steps",
-        8,
+    global_batch_size: int | None = flag(
+        "samples (frames with pack_frames) per optimizer step over all GPUs; the accumulation steps follow from it. 0, and the "
+        "default: batch size x accumulation x GPUs",
+        None,
     )
-    gradient_accumulation_steps: int = flag(
-        "forward passes per optimizer step. Global batch = batch size x accumulation x GPUs: keep it if you change a factor",
-        1,
+    per_device_train_batch_size: int = flag(
+        "samples (frames with pack_frames) per GPU and forward pass. If they do not fit, halve this", 8
+    )
+    gradient_accumulation_steps: int | None = flag(
+        "forward passes per optimizer step; default: what global_batch_size needs, or 1 without it", None
     )
     num_train_epochs: float = flag("passes over the data", 3.0)
     max_steps: int = flag("stop after this many optimizer steps, whatever the epochs; -1 for no limit", -1)
@@ -196,6 +200,11 @@ class TrainArguments(TrainingArguments):
     )
     save_steps: float = flag("steps between checkpoints; a killed run loses at most these", 200)
     save_total_limit: int | None = flag("number of checkpoints to keep, newest first", 1)
+    hang_timeout: float = flag(
+        "seconds without progress after which a process shows where it stands and ends; ten times as long for a first step, a "
+        "checkpoint or a validation. Several times the longest step, 0 for no limit; see MAX_RESTARTS of the training scripts",
+        0.0,
+    )
     logging_steps: float = flag("steps between log lines", 1)
     report_to: str = flag("where to send metrics: none, tensorboard, wandb, ...", "tensorboard")
 
@@ -212,6 +221,10 @@ class TrainArguments(TrainingArguments):
     logging_nan_inf_filter: bool = flag("hide losses that are not finite (they stop the run)", False)
 
     def __post_init__(self):
+        self.batch = BatchSettings(
+            self.per_device_train_batch_size, self.gradient_accumulation_steps, self.global_batch_size or None
+        )
+        self.gradient_accumulation_steps = self.gradient_accumulation_steps or 1  # until `spread` sets it
         self._check()
         self._has_started, self.distributed_state, self._n_gpu = False, None, 0
         # transformers validates and normalizes here too, but also looks for a GPU, initializes process groups and starts
@@ -239,6 +252,7 @@ class TrainArguments(TrainingArguments):
             )
         if isinstance(self.deepspeed, dict):
             start_deepspeed(self.deepspeed, self.use_cpu)
+        self.spread(read_ranks().world_size)
         self._has_started = True
         try:
             super().__post_init__()
@@ -249,6 +263,19 @@ class TrainArguments(TrainingArguments):
             ) from error
         # transformers counts all visible GPUs here and would spread one process over them (DataParallel).
         self._n_gpu = min(self.n_gpu, 1)
+
+    def spread(self, processes: int, source: str = "") -> None:
+        """Set the accumulation steps and the global batch of a run on a number of processes.
+
+        Args:
+            source: the file and line, or the flag, that gives ``global_batch_size``, for the message of an error.
+
+        Raises:
+            UsageError: the global batch cannot be split so.
+        """
+        self.batch = replace(self.batch, rows=self.per_device_train_batch_size, source=source or self.batch.source)
+        self.gradient_accumulation_steps = self.batch.accumulation_on(processes)
+        self.global_batch_size = self.per_device_train_batch_size * self.gradient_accumulation_steps * processes
 
     def required(self, name: str) -> str:
         """Return an argument that every run needs. Raise UsageError if it is not set."""
@@ -274,6 +301,11 @@ class TrainArguments(TrainingArguments):
                 choices = ", ".join(str(value) for value in known if value)
                 raise UsageError(f"--{name} {getattr(self, name)} is not supported", remedy=f"use one of {choices}")
         check_refused(self)
+        self.batch.check()
+        if not 0 <= self.hang_timeout < float("inf"):
+            raise UsageError(
+                f"--hang_timeout {self.hang_timeout} is no number of seconds", remedy="use 0, or some minutes"
+            )
         if self.lora_enable and self.tune_mm_mlp_adapter:
             raise UsageError(
                 "--lora_enable excludes --tune_mm_mlp_adapter, which trains no part of the LLM",
@@ -323,11 +355,6 @@ class TrainArguments(TrainingArguments):
         """The dtype of frozen weights and of the final model."""
         return torch.bfloat16 if self.bf16 else torch.float16 if self.fp16 else torch.float32
 
-    @property
-    def global_batch_size(self) -> int:
-        """Samples per optimizer step over all processes; frames with ``pack_frames``."""
-        return self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
-
 
 OWN_FIELDS = list(TrainArguments.__annotations__)
 """The fields that `senna train --help` shows: Senna's own, and the fields of transformers that most runs set."""
@@ -337,7 +364,7 @@ HEADINGS = {
     "version": "Prompts, images and packing",
     "tune_mm_mlp_adapter": "Trained parts",
     "lora_enable": "LoRA and QLoRA",
-    "per_device_train_batch_size": "Batch size, steps and learning rate",
+    "global_batch_size": "Batch size, steps and learning rate",
     "bf16": "Hardware",
     "output_dir": "Output and logging",
     "mm_projector_type": "Fixed values, accepted so that the published scripts run",

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from transformers import ProgressCallback, set_seed
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_callback import PrinterCallback, TrainerState
 
 from senna.data import Collator, ConversationDataset, FrameDataset, Mixture, PackCollator, open_mixture
 from senna.data.shared_memory import SharedCollate, worker_errors
@@ -20,8 +20,10 @@ from senna.train import checkpoint
 from senna.train.arguments import TrainArguments
 from senna.train.build_model import build_model
 from senna.train.export import save_final
+from senna.train.hang import HangWatch
 from senna.train.out_of_memory import out_of_memory
 from senna.train.progress import EndEarly, LogFile, Progress
+from senna.train.stop_signals import StopSignals
 from senna.train.summary import describe_results, describe_run
 from senna.train.trainer import SennaTrainer
 
@@ -78,6 +80,7 @@ def train(args: TrainArguments, records: Mixture | None = None) -> None:
 
     Raises:
         UsageError: a required argument is missing, or ``args.output_dir`` holds something other than this run.
+        SystemExit: SIGTERM or SIGUSR1 stopped the run, which has written a checkpoint; with 128 and the signal's number.
     """
     args.required("model_name_or_path")
     args.required("data_path")
@@ -129,6 +132,19 @@ def _start_or_continue(args: TrainArguments, settings: dict[str, Any], records: 
         _train(args, trainer, start_from, damaged)
 
 
+def _train_until_stopped(
+    args: TrainArguments, trainer: SennaTrainer, start_from: Path | None
+) -> tuple[StopSignals, TrainerState]:
+    """Train to the end, or until a signal stops the run."""
+    stop = StopSignals()
+    trainer.add_callback(stop)
+    if args.hang_timeout:
+        trainer.add_callback(HangWatch(args.hang_timeout))
+    with stop.listening():
+        trainer.train(resume_from_checkpoint=None if start_from is None else str(start_from))
+    return stop, trainer.state
+
+
 def _train(args: TrainArguments, trainer: SennaTrainer, start_from: Path | None, damaged: dict[Path, str]) -> None:
     output_dir = Path(args.output_dir)
     is_main = trainer.is_world_process_zero()
@@ -139,8 +155,13 @@ def _train(args: TrainArguments, trainer: SennaTrainer, start_from: Path | None,
             print(message, flush=True)
         if start_from is not None:
             print(f"continue {start_from}", flush=True)
-    trainer.train(resume_from_checkpoint=None if start_from is None else str(start_from))
-    state = trainer.state
+    stop, state = _train_until_stopped(args, trainer, start_from)
+    if stop.agreed:
+        if is_main:
+            done = f"after step {state.global_step} of {state.max_steps}, with a checkpoint"
+            print(f"stopped  by {stop.name} {done}; run the same command again to continue", flush=True)
+        trainer.accelerator.wait_for_everyone()  # a launcher stops all processes when the first one ends
+        raise SystemExit(stop.exit_code)
     if is_main and state.global_step < state.max_steps:
         checkpoint.note_early_end(output_dir, state.global_step)
         print(f"ended    early, after step {state.global_step} of {state.max_steps}, as --max_steps asks", flush=True)

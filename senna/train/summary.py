@@ -93,7 +93,7 @@ def describe_run(trainer: SennaTrainer) -> str:
     args, model, data = trainer.args, trainer.model, trainer.train_dataset
     samples = data.dataset if isinstance(data, FrameDataset) else data
     tokens = token_statistics(samples, args.model_max_length, model.config.mm_adapter_tokens)
-    step_size, epoch_size = args.global_batch_size, data.draw.epoch_size
+    step_size, epoch_size = args.global_batch_size or 1, data.draw.epoch_size
     unit = "samples" if len(data) == len(samples) else "frames"
     steps = args.max_steps if args.max_steps > 0 else -(-epoch_size // step_size) * args.num_train_epochs
     zero = f", ZeRO-{args.zero_stage}" if args.zero_stage else ""

@@ -33,6 +33,7 @@ from senna.train.arguments import TrainArguments
 from senna.train.checkpoint import TRAINED_WEIGHTS, checkpoints, prune, saving
 from senna.train.deepspeed import partition_weights
 from senna.train.manifest import write_manifest
+from senna.train.stop_signals import WorkerStart
 
 
 class NotFiniteError(SennaError):
@@ -95,7 +96,7 @@ class SennaTrainer(Trainer):
             data.multimodal,
             batch_size_per_device=args.per_device_train_batch_size,
             num_processes=args.world_size,
-            accumulation=args.gradient_accumulation_steps,
+            accumulation=args.gradient_accumulation_steps or 1,
             seed=args.seed if args.data_seed is None else args.data_seed,
             group=args.group_by_modality_length,
             draw=data.draw,
@@ -149,6 +150,8 @@ class SennaTrainer(Trainer):
         """
         loader = super().get_train_dataloader()
         loader.device = None  # type: ignore[attr-defined]  # of accelerate's DataLoaderShard
+        for part in {loader, getattr(loader, "base_dataloader", loader)}:
+            part.worker_init_fn = WorkerStart(part.worker_init_fn)
         return loader
 
     def _prepare_input(self, data):  # read in transformers 5.17.0 to 5.23.0

@@ -72,9 +72,15 @@ class Run:
 
     def interrupt(self) -> None:
         """Send SIGINT, as Ctrl-C does, to every process."""
+        self.send_signal(signal.SIGINT)
+
+    def send_signal(self, number: int, with_children: bool = False) -> None:
+        """Send a signal to every process, and to its children if they are wanted."""
         for process in self._processes:
-            if process.pid:
-                os.kill(process.pid, signal.SIGINT)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                parent = psutil.Process(process.pid)
+                for member in [*(parent.children(recursive=True) if with_children else []), parent]:
+                    member.send_signal(number)
 
     def _kill(self) -> None:
         stopped = []

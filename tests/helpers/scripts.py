@@ -13,7 +13,7 @@ SHELLS = [shell for shell in (["dash"], ["busybox", "sh"], ["bash"]) if shutil.w
 TOOLS = REPOSITORY / "train_tools"
 PRETRAIN = TOOLS / "pretrain_senna_llava.sh"
 VARIABLES = {"MODEL_PATH", "DATA", "IMAGE_DATA", "VISION_TOWER", "OUT_DIR", "PRESET", "NUM_GPUS", "HOSTFILE", "NNODES",
-             "DEEPSPEED_CONFIG"}  # fmt: skip
+             "DEEPSPEED_CONFIG", "MAX_RESTARTS"}  # fmt: skip
 
 
 def sh(script, *flags, cwd, shell=("sh",), **environment):

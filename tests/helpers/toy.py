@@ -30,8 +30,9 @@ class Toy:
     def flags(self, output_dir: Path, configs=("stage1_pretrain.yaml",), **changes) -> list[str]:
         values = {
             "model_name_or_path": self.llm, "vision_tower": self.clip, "data_path": self.data, "image_folder": self.images,
-            "output_dir": output_dir, "mm_adapter_tokens": 3, "per_device_train_batch_size": 4, "num_train_epochs": 2,
-            "save_steps": 4, "bf16": False, "gradient_checkpointing": False, "use_cpu": True, "learning_rate": 1e-2,
+            "output_dir": output_dir, "mm_adapter_tokens": 3, "global_batch_size": 0,
+            "per_device_train_batch_size": 4, "num_train_epochs": 2, "save_steps": 4, "bf16": False,
+            "gradient_checkpointing": False, "use_cpu": True, "learning_rate": 1e-2,
             "dataloader_num_workers": 0, "dataloader_pin_memory": False, "model_max_length": 64, **changes,
         }  # fmt: skip
         files = [word for name in configs for word in ("--config", str(REPOSITORY / "configs" / name))]

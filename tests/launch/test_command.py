@@ -53,7 +53,7 @@ def test_several_gpus_train_under_the_zero_stage_of_the_recipe(recipe, zero):
     assert flags_of(words)["--deepspeed"] == str(ROOT / "configs" / "deepspeed" / f"zero{zero}.json")
     chosen = prepare(recipe, [], {**GIVEN, "DEEPSPEED_CONFIG": "mine.json"}).words
     assert flags_of(chosen)["--deepspeed"] == "mine.json"
-    assert "torch.distributed.run" not in chosen
+    assert "senna.launch.torchrun" not in chosen
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_the_driving_recipes_refuse_stage_1():
 @pytest.mark.parametrize("question", ["--print", "--help"])
 def test_a_question_needs_no_gpu_and_no_inputs_and_starts_one_process(question):
     words = prepare("full", [question], {"NUM_GPUS": "8", "CUDA_VISIBLE_DEVICES": ""}).words
-    assert "torch.distributed.run" not in words
+    assert "senna.launch.torchrun" not in words
     assert flags_of(words)["--deepspeed"].endswith("zero3.json")
     assert "--model_name_or_path" not in words
 
@@ -144,6 +144,21 @@ def test_the_tiny_preset_continues_from_the_stage_before(made, tmp_path, monkeyp
 def test_a_question_under_the_tiny_preset_makes_nothing(made):
     prepare("full", ["--print"], {"PRESET": "tiny"})
     assert made == []
+
+
+@pytest.mark.parametrize("flags", [["--max_restarts", "3"], ["--max-restarts=3"], []])
+def test_restarts_are_a_variable_and_a_flag_of_the_training_recipes(flags):
+    environment = GIVEN if flags else {**GIVEN, "MAX_RESTARTS": "3"}
+    words = prepare("full", [*flags, "--seed", "1"], environment).words
+    assert words[2:6] == ["senna.launch.torchrun", "--standalone", "--max_restarts", "3"]
+    assert words[-2:] == ["--seed", "1"]
+    assert not [word for word in words[words.index("senna") :] if "restarts" in word]
+    assert "senna.launch.torchrun" not in prepare("evaluate", [], {**GIVEN, "MAX_RESTARTS": "3"}).words
+
+
+def test_a_flag_of_restarts_without_a_number_is_refused():
+    with pytest.raises(UsageError, match="--max_restarts has no value"):
+        prepare("full", ["--max_restarts"], GIVEN)
 
 
 def test_other_recipes_take_their_variables_and_flags():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -115,6 +116,25 @@ def test_a_machine_that_fails_is_named_and_ends_the_run_on_the_others(hostfile, 
     assert "7" in error.value.message
     assert "ssh" in error.value.remedy
     assert time.monotonic() - begun < 8
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_leaves_the_machines_the_time_to_write_a_checkpoint(hostfile, stand_in, tmp_path, number):
+    node = "read secrets; echo begun; read line; sleep 1; echo saved; read line || echo ended"
+    program = f"""
+from senna.launch import hosts
+hosts.remote_shell, hosts.node_script, hosts._GRACE = (lambda _: "ssh"), (lambda *_: {node!r}), 0.1
+raise SystemExit(hosts.main([{str(hostfile)!r}, "train"]))
+"""
+    environment = {**os.environ, "PATH": stand_in("ssh"), "LOG": str(tmp_path), "PYTHONPATH": str(REPOSITORY)}
+    run = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=environment)
+    assert [run.stdout.readline() for _ in range(2)] == ["begun\n"] * 2
+    run.send_signal(number)
+    time.sleep(1.5)
+    run.send_signal(number)  # the second one stops at once
+    out, _ = run.communicate(timeout=60)
+    assert sorted(out.split()) == ["ended", "ended", "saved", "saved"]
+    assert run.returncode == 128 + number
 
 
 def test_the_end_of_standard_input_stops_the_processes_of_a_machine(tmp_path):

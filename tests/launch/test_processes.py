@@ -38,9 +38,24 @@ def test_one_process_needs_no_launcher():
     assert start_command(SENNA, {}, 1) == [sys.executable, "-m", "senna", *SENNA]
 
 
+def test_restarts_need_torchrun_for_one_process_too():
+    words = [
+        sys.executable,
+        "-m",
+        "senna.launch.torchrun",
+        "--standalone",
+        "--max_restarts",
+        "3",
+        "--nproc_per_node",
+        "1",
+    ]
+    assert start_command(SENNA, {"MAX_RESTARTS": "3"}, 1) == [*words, "-m", "senna", *SENNA]
+    assert start_command(SENNA, {"MAX_RESTARTS": "0"}, 1) == [sys.executable, "-m", "senna", *SENNA]
+
+
 def test_several_gpus_run_under_torchrun():
     assert start_command(SENNA, {}, 4) == [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "4", "-m", "senna"),
+        *(sys.executable, "-m", "senna.launch.torchrun", "--standalone", "--nproc_per_node", "4", "-m", "senna"),
         *SENNA,
     ]
 
@@ -48,7 +63,7 @@ def test_several_gpus_run_under_torchrun():
 def test_several_machines_run_under_torchrun_with_one_rendezvous():
     words = start_command(SENNA, MACHINES, 8)
     assert words[2:14] == [
-        *("torch.distributed.run", "--nnodes", "2", "--node_rank", "1", "--master_addr", "10.0.0.1"),
+        *("senna.launch.torchrun", "--nnodes", "2", "--node_rank", "1", "--master_addr", "10.0.0.1"),
         *("--master_port", "29500", "--nproc_per_node", "8", "-m"),
     ]
     assert "29501" in start_command(SENNA, {**MACHINES, "MASTER_PORT": "29501"}, 8)
@@ -68,6 +83,9 @@ def test_a_hostfile_starts_the_run_on_its_machines(tmp_path):
         ({"NNODES": "2", "NODE_RANK": "0"}, "MASTER_ADDR"),
         ({"NNODES": "2", "MASTER_ADDR": "a"}, "NODE_RANK"),
         ({"NNODES": "1:4"}, "NNODES=1:4"),
+        ({"MAX_RESTARTS": "-1"}, "MAX_RESTARTS=-1"),
+        ({**MACHINES, "MAX_RESTARTS": "2"}, "MAX_RESTARTS=2: a run on several machines"),
+        ({"HOSTFILE": "hosts", "MAX_RESTARTS": "2"}, "MAX_RESTARTS=2: a run on several machines"),
         ({"NNODES": "0"}, "NNODES=0"),
         ({**MACHINES, "NODE_RANK": "one"}, "NODE_RANK=one"),
         ({**MACHINES, "NODE_RANK": "2"}, "NODE_RANK=2"),

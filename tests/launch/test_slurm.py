@@ -17,7 +17,7 @@ GIVEN = {**TASK, "LAUNCHER": "slurm", "MODEL_PATH": "m", "DATA": "d.json"}
 
 def torchrun_flags(environment, recipe="full"):
     words = prepare(recipe, [], environment).words
-    words = words[words.index("torch.distributed.run") + 1 : words.index("senna") - 1]
+    words = words[words.index("senna.launch.torchrun") + 1 : words.index("senna") - 1]
     return dict(zip(words[::2], words[1::2], strict=True))
 
 

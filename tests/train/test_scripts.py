@@ -168,7 +168,7 @@ def test_more_processes_start_under_the_zero_stage_of_their_script(toy, stage1, 
     for script, zero in zip(DRIVING, ("ZeRO-3", "ZeRO-3", "ZeRO-2"), strict=True):
         paths = paths_of(toy, script, stage1, tmp_path / script.stem)
         launcher, arguments = started(RECIPES[script], *flags, NUM_GPUS=2, **paths)
-        assert launcher == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        assert launcher == ["-m", "senna.launch.torchrun", "--standalone", "--nproc_per_node", "2"]
         result = Run(main, arguments, tmp_path, processes=2).result()
         assert result.returncode == 0, result.stderr
         assert f"2 processes, {zero}" in result.stdout

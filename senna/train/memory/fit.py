@@ -83,7 +83,7 @@ def training_setup(args: TrainArguments, shape: ModelShape, gpus: int | None = N
         others="bf16" if half else "fp32",
         fp32_copies=bool(stage) and half,
         gradient_bytes=trained_bytes,
-        accumulates=args.gradient_accumulation_steps > 1,
+        accumulates=args.batch.accumulation_on(gpus) > 1,
         checkpointing=bool(args.gradient_checkpointing or getattr(args, "activation_checkpointing", False)),
         attention=Attention(
             eager=args.attn_implementation == "eager" and not args.pack_frames,
@@ -143,10 +143,20 @@ def alternatives(setup: Setup, gpus: int) -> Iterator[tuple[str, str, Setup]]:
         yield "QLoRA", "sh train_tools/train_senna_llava_qlora.sh", nf4
 
 
-def batch_splits(args: TrainArguments) -> list[tuple[int, int]]:
+def batch_splits(args: TrainArguments, gpus: int) -> list[tuple[int, int]]:
     """Return all (batch size, accumulation steps) with the same global batch, the largest batch first."""
-    product = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    product = args.per_device_train_batch_size * args.batch.accumulation_on(gpus)
     return [(rows, product // rows) for rows in range(product, 0, -1) if product % rows == 0]
+
+
+def batch_flags(args: TrainArguments, rows: int, accumulation: int, gpus: int, is_script: bool) -> str:
+    """Return the flags of a batch size and accumulation steps. A script reads a global batch from the file of its stage."""
+    flags = f"--per_device_train_batch_size {rows}"
+    if args.batch.global_batch and args.batch.accumulation is None:
+        return flags
+    if is_script and not args.batch.global_batch:
+        return f"{flags} --global_batch_size {rows * accumulation * gpus}"
+    return f"{flags} --gradient_accumulation_steps {accumulation}"
 
 
 def choices(args: TrainArguments, shape: ModelShape, gpu_bytes: float, gpus: int) -> list[Choice]:
@@ -156,7 +166,8 @@ def choices(args: TrainArguments, shape: ModelShape, gpu_bytes: float, gpus: int
     checkpointing, which are faster. If none fits, they are the largest batch of each other method.
     """
     setup = training_setup(args, shape, gpus)
-    given = (args.per_device_train_batch_size, args.gradient_accumulation_steps)
+    given = (args.per_device_train_batch_size, args.batch.accumulation_on(gpus))
+    splits_of_all = batch_splits(args, gpus)
 
     def largest_batch(name: str, flags: str, setup: Setup, splits: list[tuple[int, int]]) -> list[Choice]:
         """Return the first of ``splits`` that fits, or nothing."""
@@ -164,14 +175,15 @@ def choices(args: TrainArguments, shape: ModelShape, gpu_bytes: float, gpus: int
             candidate = replace(setup, micro_batch=micro_batch(args, shape, rows), accumulates=accumulation > 1)
             needed = estimate(shape, candidate)
             if needed.total * (1 + RELATIVE_ERROR) <= gpu_bytes:
-                batch = f"--per_device_train_batch_size {rows} --gradient_accumulation_steps {accumulation}"
                 # A script of another method may set another batch, so that the batch must be given.
-                words = [flags] if (rows, accumulation) == given and ".sh" not in flags else [flags, batch]
+                is_script = ".sh" in flags
+                batch = batch_flags(args, rows, accumulation, gpus, is_script)
+                words = [flags] if (rows, accumulation) == given and not is_script else [flags, batch]
                 return [Choice(name, rows, accumulation, " ".join(filter(None, words)), needed)]
         return []
 
     found = largest_batch("as given", "", setup, [given])
-    other_batch = largest_batch("another batch", "", setup, batch_splits(args))
+    other_batch = largest_batch("another batch", "", setup, splits_of_all)
     found += [choice for choice in other_batch if (choice.rows, choice.accumulation) != given]
     if found and setup.checkpointing:
         faster = replace(setup, checkpointing=False)
@@ -180,12 +192,12 @@ def choices(args: TrainArguments, shape: ModelShape, gpu_bytes: float, gpus: int
         return found
     methods = list(alternatives(setup, gpus))
     for name, flags, other in methods:
-        found += largest_batch(name, flags, other, batch_splits(args))
+        found += largest_batch(name, flags, other, splits_of_all)
     if not found and setup.trained.method != "adapters":
         _, flags, last = methods[-1] if methods else ("", "", setup)  # QLoRA
         low_rank = replace(last, trained=replace(last.trained, rank=LOW_RANK))
         flags = f"{flags} --lora_r {LOW_RANK} --lora_alpha {2 * LOW_RANK}".strip()
-        found += largest_batch(f"QLoRA of rank {LOW_RANK}", flags, low_rank, batch_splits(args))
+        found += largest_batch(f"QLoRA of rank {LOW_RANK}", flags, low_rank, splits_of_all)
     return found
 
 

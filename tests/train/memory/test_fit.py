@@ -70,7 +70,8 @@ def test_recommended_settings_fit_with_the_margin_of_error_and_keep_the_global_b
     assert found
     for choice in found:
         assert choice.estimate.total * (1 + RELATIVE_ERROR) <= gib * GIB
-        assert choice.rows * choice.accumulation == args.per_device_train_batch_size * args.gradient_accumulation_steps
+        assert choice.rows * choice.accumulation * gpus == args.batch.global_batch
+        assert "accumulation" not in choice.flags
     scripts = {word for choice in found for word in choice.flags.split() if "/" in word}
     for script in scripts:
         assert Path(REPOSITORY / script.rpartition("=")[2]).is_file(), script
