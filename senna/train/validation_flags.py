@@ -1,0 +1,47 @@
+"""The flags of validation: what they need of each other, and defaults that follow from other flags."""
+
+from typing import TYPE_CHECKING
+
+from senna.errors import UsageError
+
+if TYPE_CHECKING:
+    from senna.train.fields import TrainArguments
+
+_NEED_VALIDATION = ("eval_strategy", "metric_for_best_model", "load_best_model_at_end", "early_stopping_patience")
+_AT_LEAST_ONE = ("eval_limit", "per_device_eval_batch_size", "early_stopping_patience")
+
+
+def settle_validation(args: "TrainArguments") -> None:
+    """Set the flags of validation that follow from others.
+
+    Raises:
+        UsageError: a flag lacks another one, or a number is too small.
+    """
+    for name in _AT_LEAST_ONE:
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} {value} is too small", remedy="use 1 or more, or omit it")
+    if args.eval_steps is not None and args.eval_steps <= 0:
+        raise UsageError(f"--eval_steps {args.eval_steps:g} is not above 0", remedy="use 1 or more, or omit it")
+    strategy = getattr(args.eval_strategy, "value", args.eval_strategy)
+    for name in _NEED_VALIDATION:
+        value = strategy if name == "eval_strategy" else getattr(args, name)
+        if value in (None, False, "no"):
+            continue
+        if not args.eval_data_path:
+            raise UsageError(
+                f"--{name} {value} is not supported without validation", remedy="add --eval_data_path, or omit it"
+            )
+        if strategy == "no":
+            raise UsageError(f"--{name} {value} is not supported with --eval_strategy no", remedy="omit one of them")
+    for name in ("load_best_model_at_end", "early_stopping_patience"):
+        if getattr(args, name) and args.metric_for_best_model is None:
+            raise UsageError(
+                f"--{name} {getattr(args, name)}: the figure that decides is not given",
+                remedy="add --metric_for_best_model eval_loss, or eval_plan_macro_f1",
+            )
+    args.eval_strategy = strategy or ("steps" if args.eval_data_path else "no")
+    if args.eval_steps is None:
+        args.eval_steps = args.save_steps
+    if args.per_device_eval_batch_size is None:
+        args.per_device_eval_batch_size = args.per_device_train_batch_size
