@@ -6,7 +6,7 @@ Everything follows from the log history, which a checkpoint holds, so that a con
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -21,7 +21,7 @@ def best_validation(history: Sequence[Entry], args: TrainArguments) -> Entry | N
 
     None without ``metric_for_best_model``, and if no entry has a number.
     """
-    metric, sign = args.metric_for_best_model, -1 if args.greater_is_better else 1
+    metric, sign = args.metric_for_best_model or "", -1 if args.greater_is_better else 1
     numbers = [entry for entry in history if math.isfinite(entry.get(metric, math.nan))]
     return min(numbers, key=lambda entry: sign * entry[metric], default=None)
 
@@ -55,5 +55,5 @@ class StopEarly(TrainerCallback):
         self.on_evaluate(args, state, control)
 
     def on_evaluate(self, args, state, control, **kwargs):
-        if is_patience_over(state.log_history, args):
+        if is_patience_over(state.log_history, cast(TrainArguments, args)):
             control.should_training_stop = True

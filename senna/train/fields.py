@@ -11,7 +11,7 @@ from senna.errors import UsageError
 from senna.flags import flag
 from senna.train.deepspeed import read_deepspeed, start_deepspeed
 from senna.train.refused import check_refused
-from senna.train.validation_flags import settle_validation
+from senna.train.validation_flags import best_rule, settle_validation
 
 FIXED = {
     "mm_projector_type": "mlp2x_gelu", "mm_use_im_start_end": False, "mm_use_im_patch_token": False, "lazy_preprocess": True,
@@ -280,10 +280,7 @@ class TrainArguments(TrainingArguments):
         self._n_gpu = min(self.n_gpu, 1)
 
     def _validate(self) -> None:
-        """Let transformers validate and normalize its fields.
-
-        It would want checkpoints to coincide with validations; here every best validation has a checkpoint anyway.
-        """
+        """Let transformers validate and normalize its fields, but not ask that checkpoints coincide with validations."""
         loads_best, self.load_best_model_at_end = self.load_best_model_at_end, False
         try:
             super().__post_init__()
@@ -361,13 +358,8 @@ class TrainArguments(TrainingArguments):
 
     @property
     def best_checkpoint_by(self) -> str | None:
-        """The rule that chooses the best checkpoint, which must not change within a run; None without one."""
-        if self.metric_for_best_model is None:
-            return None
-        files = parse_data_path(self.required("eval_data_path"), "--eval_data_path")
-        listed = ",".join(f"{path.name} of {path.stat().st_size} bytes:{weight:g}" for path, weight in files)
-        limit = "" if self.eval_limit is None else f", --eval_limit {self.eval_limit}"
-        return f"{self.metric_for_best_model} on {listed}{limit}"
+        """The figure and the records that choose the best checkpoint, which must not change within a run."""
+        return best_rule(self)
 
     @property
     def precision(self) -> torch.dtype:

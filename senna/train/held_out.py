@@ -117,10 +117,10 @@ class HeldOut(Dataset):
         """Return the records whose loss is computed, the plans of ``plans`` first; one may occur in both parts."""
         return [*(plan.record for plan in self.plans), *(record for frame in self.frames for record in frame)]
 
-    def batches(self, size: int) -> list[range]:
+    def batches(self, size: int) -> list[list[int]]:
         """Return batches of at most ``size`` items, either plans or frames."""
         parts = [(0, len(self.plans)), (len(self.plans), len(self))]
-        return [range(i, min(i + size, stop)) for start, stop in parts for i in range(start, stop, size)]
+        return [list(range(i, min(i + size, stop))) for start, stop in parts for i in range(start, stop, size)]
 
 
 def choose_frames(dataset: FrameDataset, limit: int | None) -> list[list[int]]:

@@ -120,7 +120,7 @@ def best_lines(trainer: SennaTrainer) -> list[str]:
     if not args.load_best_model_at_end:
         made = f"senna export --checkpoint {shlex.quote(str(path))} --out DIR"
     return [
-        f"best     {args.metric_for_best_model} {entry[args.metric_for_best_model]:.4f} at step {entry['step']}: {made}"
+        f"best     {args.metric_for_best_model} {entry[str(args.metric_for_best_model)]:.4f} at step {entry['step']}: {made}"
     ]
 
 

@@ -262,7 +262,7 @@ class SennaTrainer(Trainer):
         """Validate, log the figures and return them. All processes must call it."""
         assert self.validation is not None
         started = time.perf_counter()
-        forward = self.model_wrapped if self.is_deepspeed_enabled else self.model
+        forward: Any = self.model_wrapped if self.is_deepspeed_enabled else self.model
         figures = self.validation.run(self.unwrapped_model(), forward, self._reduced)
         self.log({**figures, "eval_seconds": time.perf_counter() - started})
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, figures)
@@ -297,7 +297,7 @@ class SennaTrainer(Trainer):
         if self.is_deepspeed_enabled:
             deepspeed_load_checkpoint(self.model_wrapped, str(path), load_module_strict=False)
         else:
-            self._load_from_checkpoint(path)
+            self._load_from_checkpoint(str(path))
 
     # ---- checkpoints
 

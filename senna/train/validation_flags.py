@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from senna.data.mixture import parse_data_path
 from senna.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,8 +41,18 @@ def settle_validation(args: "TrainArguments") -> None:
                 f"--{name} {getattr(args, name)}: the figure that decides is not given",
                 remedy="add --metric_for_best_model eval_loss, or eval_plan_macro_f1",
             )
-    args.eval_strategy = strategy or ("steps" if args.eval_data_path else "no")
+    args.eval_strategy = strategy or ("steps" if args.eval_data_path else "no")  # type: ignore[assignment]
     if args.eval_steps is None:
         args.eval_steps = args.save_steps
     if args.per_device_eval_batch_size is None:
         args.per_device_eval_batch_size = args.per_device_train_batch_size
+
+
+def best_rule(args: "TrainArguments") -> str | None:
+    """Return the figure and the held-out records that choose the best checkpoint; None if none is kept."""
+    if args.metric_for_best_model is None:
+        return None
+    files = parse_data_path(args.required("eval_data_path"), "--eval_data_path")
+    listed = ",".join(f"{path.name}:{weight:g} ({path.stat().st_size} bytes)" for path, weight in files)
+    limit = "" if args.eval_limit is None else f", --eval_limit {args.eval_limit}"
+    return f"{args.metric_for_best_model} on {listed}{limit}"
