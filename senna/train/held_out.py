@@ -98,7 +98,7 @@ class HeldOut(Dataset):
         self._frames = dataset
         self.records: Mixture = dataset.records
         chosen = choose_frames(dataset, limit)
-        self.plans, self.ending = _find_plans(self.records, [record for frame in chosen for record in frame])
+        self.plans, self.ending = _find_plans(self.records, sorted(record for frame in chosen for record in frame))
         scored = {plan.record for plan in self.plans if plan.gives_loss}
         others = [[record for record in frame if record not in scored] for frame in chosen]
         self.frames = [frame for frame in others if frame]

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from senna.contents import file_content
 from senna.data.mixture import parse_data_path
 from senna.errors import UsageError
 
@@ -53,6 +54,6 @@ def best_rule(args: "TrainArguments") -> str | None:
     if args.metric_for_best_model is None:
         return None
     files = parse_data_path(args.required("eval_data_path"), "--eval_data_path")
-    listed = ",".join(f"{path.name}:{weight:g} ({path.stat().st_size} bytes)" for path, weight in files)
+    listed = ",".join(f"{path.name}:{weight:g} ({file_content(str(path))[:12]})" for path, weight in files)
     limit = "" if args.eval_limit is None else f", --eval_limit {args.eval_limit}"
     return f"{args.metric_for_best_model} on {listed}{limit}"
