@@ -47,7 +47,7 @@ class RecordFile:
         kinds: int16 (N,), index in ``kind_names`` of each record's kind (``record_kind``).
         kind_names: the kinds in the order of their first record.
         frames: int32 (N,), equal for records that show the same images (``frame_key``), numbered by first appearance.
-        scenes: int32 (N,), index in ``scene_names`` of each record's ``scene_token``, whose name is "" if it has none.
+        scenes: integers (N,), index in ``scene_names`` of each record's ``scene_token``, whose name is "" if it has none.
         scene_names: the scenes in the order of their first record.
         bad: index -> error of the records that cannot be used; empty unless ``open_records`` may skip some. Reading such a
             record raises its error. It has no words and images, and the kind ``OTHER`` if its own cannot be known.
@@ -60,7 +60,7 @@ class RecordFile:
         self.kinds = np.array(index.kinds, dtype=np.int16)
         self.kind_names = tuple(index.kind_codes)
         self.bad = index.bad
-        self.scenes = np.array(index.scenes, dtype=np.int32)
+        self.scenes = np.array(index.scenes, dtype=np.min_scalar_type(len(index.scene_codes)))
         self.scene_names = tuple(index.scene_codes)
         self.frames = number_keys(np.array(index.frame_keys, dtype=np.int64))
         self._starts = np.array(index.starts, dtype=np.int64)

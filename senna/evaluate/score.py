@@ -121,7 +121,7 @@ class PlanScorer:
         packed = PackCollator(self._pad, limit, per_image, limit)(frames)
         return {**packed, "answers": [frame["answers"] for frame in frames]}
 
-    @torch.no_grad()  # not inference_mode: a model that trains on could not use weights that ZeRO-3 gathers here
+    @torch.no_grad()  # not inference_mode: a training run validates with it and goes on
     def score(self, batch: Mapping[str, Any]) -> list[PlanScores]:
         """Return the scores of the F frames of a batch of `collate`."""
         device = self.model.device

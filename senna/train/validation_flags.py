@@ -1,19 +1,16 @@
 """The flags of validation: what they need of each other, and defaults that follow from other flags."""
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from senna.contents import file_content
 from senna.data.mixture import parse_data_path
 from senna.errors import UsageError
 
-if TYPE_CHECKING:
-    from senna.train.fields import TrainArguments
-
 _NEED_VALIDATION = ("eval_strategy", "metric_for_best_model", "load_best_model_at_end", "early_stopping_patience")
 _AT_LEAST_ONE = ("eval_limit", "per_device_eval_batch_size", "early_stopping_patience")
 
 
-def settle_validation(args: "TrainArguments") -> None:
+def settle_validation(args: Any) -> None:
     """Set the flags of validation that follow from others.
 
     Raises:
@@ -42,14 +39,14 @@ def settle_validation(args: "TrainArguments") -> None:
                 f"--{name} {getattr(args, name)}: the figure that decides is not given",
                 remedy="add --metric_for_best_model eval_loss, or eval_plan_macro_f1",
             )
-    args.eval_strategy = strategy or ("steps" if args.eval_data_path else "no")  # type: ignore[assignment]
+    args.eval_strategy = strategy or ("steps" if args.eval_data_path else "no")
     if args.eval_steps is None:
         args.eval_steps = args.save_steps
     if args.per_device_eval_batch_size is None:
         args.per_device_eval_batch_size = args.per_device_train_batch_size
 
 
-def best_rule(args: "TrainArguments") -> str | None:
+def best_rule(args: Any) -> str | None:
     """Return the figure and the held-out records that choose the best checkpoint; None if none is kept."""
     if args.metric_for_best_model is None:
         return None
