@@ -288,7 +288,7 @@ def _count_taken(file: RecordFile, weight: float, size: int, items: str) -> int:
     count = round(weight * size)
     if size and not count:
         raise UsageError(
-            f"--data_path {file.path}:{weight:g}: that is less than one of its {size} {items} an epoch",
+            f"{file.path}:{weight:g}: that is less than one of its {size} {items} an epoch",
             remedy=f"give a weight of {1 / size:.2g} or more, or leave the file out",
         )
     return count
@@ -321,7 +321,7 @@ def _no_records(files: Sequence[RecordFile], stage: int | None) -> DataError:
     stage_3 = " and ".join(kind.name for kind in all_kinds() if kind.stage == 3)
     taken = f"the kind {stage_3} alone" if stage == 3 else f"every kind but {stage_3}"
     return DataError(
-        f"nothing to train on: stage {stage} takes {taken}, and the records are: {present}",
+        f"nothing to use: stage {stage} takes {taken}, and the records are: {present}",
         remedy="give other data or another --stage; the kind of a record is its 'kind', or follows from its answers",
         file=", ".join(str(file.path) for file in files),
     )

@@ -216,6 +216,6 @@ def plan_figures(
         "eval_plan_log_loss": float("nan") if probabilities["log_loss"] is None else probabilities["log_loss"],
         "eval_plan_majority_accuracy": float(constant.accuracies[0]),
         "eval_plan_majority_macro_f1": float(constant.macro_f1s[0]),
-        "eval_plan_majority_log_loss": probabilities["log_loss_frequencies"],
+        "eval_plan_majority_log_loss": probabilities["log_loss_frequencies"] + 0.0,  # not -0.0
         "eval_plans": len(truth),
     }

@@ -88,7 +88,7 @@ def test_a_registered_kind_of_stage_3_is_left_out_of_stage_2(files):
 
 def test_a_stage_without_records_raises_an_error_with_the_kinds_of_the_file(files):
     write_records(files / "c.json", [a_record(0, kind="description"), a_record(1, "Red"), a_record(2, "None")])
-    with pytest.raises(DataError, match=r"nothing to train on: stage 3 .* 1 description, 2 traffic_light") as error:
+    with pytest.raises(DataError, match=r"nothing to use: stage 3 .* 1 description, 2 traffic_light") as error:
         open_mixture("c.json", 3)
     assert error.value.file == "c.json"
     assert open_mixture("c.json,b.jsonl", 3).counts_by_kind() == {"plan": 7}, (

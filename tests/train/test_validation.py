@@ -121,6 +121,7 @@ def test_a_run_prints_and_draws_its_validations(opposed):
     assert "24 samples of 4 scenes, of which 24 plans are scored; every 3 steps and after the last" in printed
     command = f"senna export --checkpoint {folder}/checkpoint-{best['step']} --out DIR"
     assert f"best     eval_loss {best['eval_loss']:.4f} at step {best['step']}: {command}" in printed
+    assert any(b"eval/plan_macro_f1" in file.read_bytes() for file in (folder / "runs").rglob("events.out.tfevents.*"))
     history = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
     assert Image.open(folder / "loss.png").height == 780  # two panels
     assert plot_losses([entry for entry in history if "loss" in entry], folder / "losses.png", "")
