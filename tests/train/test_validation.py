@@ -223,11 +223,16 @@ def test_losses_and_weights_are_bit_for_bit_those_without_validation_even_after_
     ids=["full ZeRO-3 stage 2", "full ZeRO-3", "LoRA ZeRO-2", "QLoRA ZeRO-2"],
 )
 def test_two_processes_share_a_validation_and_agree_with_one(toy, stage1, held_out, tmp_path, how, zero, stage):
-    """In stage 2, one process has text-only records while the other gathers the adapters for six views."""
+    """In stage 2, one process has text-only records while the other gathers the adapters for six views; in stage 3, there are
+    five batches, so that one process has a batch more than the other."""
     if how == "qlora":
         pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     options = {"stage": stage, "how": how, "max_steps": 4, "eval_data_path": held_out, "eval_steps": 2}
-    options |= {"per_device_eval_batch_size": 1, "metric_for_best_model": "eval_loss", "load_best_model_at_end": True}
+    options |= {
+        "per_device_eval_batch_size": 1 if stage == 2 else 5,
+        "metric_for_best_model": "eval_loss",
+        "load_best_model_at_end": True,
+    }
     options |= {"lora_dropout": 0.0} if how else {}
     assert toy.drive(tmp_path / "one", stage1, **options).returncode == 0
     several = {"processes": 2, "per_device_train_batch_size": 1, "deepspeed": zero}
