@@ -1,7 +1,7 @@
 """Random access to a file of records: a small index in memory, the records in a memory map.
 
 A record is parsed on access, so memory does not grow with the length of the texts. The index holds the byte
-offset, length, kind and frame of each record, less than 30 bytes together.
+offset, length, kind, frame and scene of each record, about 30 bytes together.
 """
 
 import json
@@ -19,7 +19,7 @@ from senna.errors import DataError
 from senna.frame_keys import frame_key, number_keys
 from senna.kinds import OTHER
 from senna.record_checks import has_surrogate, replace_surrogates
-from senna.records import Record, record_kind, record_name, validate_record
+from senna.records import Record, record_kind, record_name, record_scene, validate_record
 
 _CHUNK = 1 << 20  # bytes that are read at a time
 _BOM = b"\xef\xbb\xbf"
@@ -47,6 +47,8 @@ class RecordFile:
         kinds: int16 (N,), index in ``kind_names`` of each record's kind (``record_kind``).
         kind_names: the kinds in the order of their first record.
         frames: int32 (N,), equal for records that show the same images (``frame_key``), numbered by first appearance.
+        scenes: integers (N,), index in ``scene_names`` of each record's ``scene_token``, whose name is "" if it has none.
+        scene_names: the scenes in the order of their first record.
         bad: index -> error of the records that cannot be used; empty unless ``open_records`` may skip some. Reading such a
             record raises its error. It has no words and images, and the kind ``OTHER`` if its own cannot be known.
     """
@@ -58,6 +60,8 @@ class RecordFile:
         self.kinds = np.array(index.kinds, dtype=np.int16)
         self.kind_names = tuple(index.kind_codes)
         self.bad = index.bad
+        self.scenes = np.array(index.scenes, dtype=np.min_scalar_type(len(index.scene_codes)))
+        self.scene_names = tuple(index.scene_codes)
         self.frames = number_keys(np.array(index.frame_keys, dtype=np.int64))
         self._starts = np.array(index.starts, dtype=np.int64)
         self._sizes = np.array(index.sizes, dtype=np.int32)
@@ -130,8 +134,9 @@ class _Index:
         self.bad: dict[int, DataError] = {}
         self.starts, self.sizes, self.lines = array("q"), array("l"), array("l")
         self.words, self.images, self.kinds = array("l"), array("h"), array("h")
-        self.frame_keys = array("q")
+        self.frame_keys, self.scenes = array("q"), array("l")
         self.kind_codes: dict[str, int] = {}
+        self.scene_codes: dict[str, int] = {}
 
     def add(self, value: object, start: int, stop: int, line: int | None) -> None:
         """Validate a record and add it, with the bytes ``[start, stop)`` that it takes in the file."""
@@ -144,7 +149,7 @@ class _Index:
         except DataError as error:
             self.add_bad(error, value, start, stop, line)
             return
-        self._append(start, stop, line, words, images, code, key)
+        self._append(start, stop, line, words, images, code, key, record_scene(record))
 
     def add_bad(self, error: DataError, value: object, start: int, stop: int, line: int | None) -> None:
         """Add a record that cannot be used, or raise its error if there are more of them than may be skipped."""
@@ -165,13 +170,16 @@ class _Index:
         is_new = kind not in self.kind_codes
         return OTHER if has_surrogate(kind) or (is_new and len(self.kind_codes) >= _MOST_KINDS) else kind
 
-    def _append(self, start: int, stop: int, line: int | None, words: int, images: int, code: int, key: int) -> None:
+    def _append(
+        self, start: int, stop: int, line: int | None, words: int, images: int, code: int, key: int, scene: str = ""
+    ) -> None:
         self.starts.append(start)
         self.sizes.append(stop - start)
         self.words.append(words)
         self.images.append(images)
         self.kinds.append(code)
         self.frame_keys.append(key)
+        self.scenes.append(self.scene_codes.setdefault(scene, len(self.scene_codes)))
         if line is not None:
             self.lines.append(line)
 

@@ -97,6 +97,11 @@ def record_name(record: Mapping[str, Any], index: int | str) -> str:
     return str(record.get("id") or record.get("token") or index)
 
 
+def record_scene(record: Mapping[str, Any]) -> str:
+    """Return the ``scene_token`` of a record, "" if it has none."""
+    return str(record.get("scene_token") or "")
+
+
 def image_paths(record: Mapping[str, Any]) -> list[str]:
     """Return the image paths that a record's questions refer to: ``images`` if it has several ``<image>``, else ``image``.
 

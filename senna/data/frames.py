@@ -44,7 +44,11 @@ class FrameDataset(Dataset):
     def __getitem__(self, frame: int) -> FrameSample:
         if frame == PADDING:
             return {"records": [], "images": self.dataset.no_images()}
-        members, texts = self.draw.members(frame).tolist(), self.texts(frame)
+        return self.sample(self.draw.members(frame).tolist())
+
+    def sample(self, members: list[int]) -> FrameSample:
+        """Return these records of one frame, one or more, as an item."""
+        texts = [self.dataset.text(index) for index in members]
         paths = next((text["paths"] for text in texts if "error" not in text), [])
         images = self.dataset.no_images()
         try:

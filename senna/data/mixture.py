@@ -103,6 +103,19 @@ class Mixture:
         counts = np.bincount(self.kinds[self.epoch(seed, epoch)], minlength=len(self.kind_names)).tolist()
         return {name: count for name, count in zip(self.kind_names, counts, strict=True) if count}
 
+    def scene(self, index: int) -> str:
+        """Return the scene of a record, "" if it has none."""
+        file, number = self._find(index)
+        return file.scene_names[file.scenes[number]]
+
+    def scenes(self) -> list[str]:
+        """Return the scenes of these records without repetition, in the order of their first record; "" is no scene."""
+        found: dict[str, None] = {}
+        for file, start, stop in zip(self.files, self.starts, self.starts[1:], strict=False):
+            codes, first = np.unique(file.scenes[self._taken[start:stop]], return_index=True)
+            found |= dict.fromkeys(file.scene_names[code] for code in codes[np.argsort(first)])
+        return list(found)
+
     def _file_number(self, index: int) -> int:
         if not 0 <= index < len(self):
             raise IndexError(f"the data have {len(self)} records, there is no record {index}")
@@ -182,17 +195,18 @@ class _Draws:
         return np.concatenate([np.tile(items, repeats), np.sort(chosen)])
 
 
-def open_mixture(data_path: str, stage: int | None = None, skip_bad: int = 0) -> Mixture:
+def open_mixture(data_path: str, stage: int | None = None, skip_bad: int = 0, flag: str = "--data_path") -> Mixture:
     """Index and validate the files of ``--data_path`` (see ``parse_data_path``) and take the records of a stage.
 
     Args:
         skip_bad: the number of records of all files that may be unusable, see ``open_records``.
+        flag: the flag that gives ``data_path``, for errors.
 
     Raises:
         UsageError, DataError: see ``parse_data_path``, ``open_records`` and ``Mixture``.
     """
     files: list[tuple[RecordFile, float]] = []
-    for path, weight in parse_data_path(data_path):
+    for path, weight in parse_data_path(data_path, flag):
         try:
             file = open_records(path, skip_bad)
         except DataError as error:
@@ -206,7 +220,7 @@ def open_mixture(data_path: str, stage: int | None = None, skip_bad: int = 0) ->
     return Mixture(files, stage)
 
 
-def parse_data_path(data_path: str) -> list[tuple[Path, float]]:
+def parse_data_path(data_path: str, flag: str = "--data_path") -> list[tuple[Path, float]]:
     """Return the files of ``a.json:1.0,b.jsonl:0.5`` and their weights, 1.0 if none is given.
 
     If a file has exactly that name, with colons and commas, it is this file.
@@ -216,41 +230,41 @@ def parse_data_path(data_path: str) -> list[tuple[Path, float]]:
     """
     if os.path.isfile(data_path):  # Path.is_file raises an error if a list of files is too long for a name
         return [(Path(data_path), 1.0)]
-    files = [_parse_file(part, data_path) for part in data_path.split(",")]
+    files = [_parse_file(part, data_path, flag) for part in data_path.split(",")]
     seen: set[Path] = set()
     for path, _ in files:
         if path.resolve() in seen:
-            raise UsageError(f"--data_path names {path} twice", remedy="name it once, with the sum of the weights")
+            raise UsageError(f"{flag} names {path} twice", remedy="name it once, with the sum of the weights")
         seen.add(path.resolve())
     return files
 
 
-def _parse_file(text: str, data_path: str) -> tuple[Path, float]:
+def _parse_file(text: str, data_path: str, flag: str) -> tuple[Path, float]:
     text = text if os.path.isfile(text) else text.strip()
     if os.path.isfile(text):
         return Path(text), 1.0
     name, colon, weight_text = text.rpartition(":")
     if not colon or not os.path.isfile(name):
         has_weight = bool(colon) and _parse_number(weight_text) is not None
-        raise _no_file(name if has_weight else text, data_path)
+        raise _no_file(name if has_weight else text, data_path, flag)
     weight = _parse_number(weight_text)
     if weight is None or not 0 < weight < math.inf:
         raise UsageError(
-            f"--data_path {text}: the weight {weight_text!r} is not a number above 0",
+            f"{flag} {text}: the weight {weight_text!r} is not a number above 0",
             remedy=f"write for example {name}:0.5, which takes a random half of the file every epoch, or leave the file out",
         )
     return Path(name), weight
 
 
-def _no_file(name: str, data_path: str) -> UsageError:
+def _no_file(name: str, data_path: str, flag: str) -> UsageError:
     if not name:
-        return UsageError(f"--data_path {data_path!r} has an empty name", remedy=f"write {_SYNTAX}")
+        return UsageError(f"{flag} {data_path!r} has an empty name", remedy=f"write {_SYNTAX}")
     if os.path.isdir(name):
         return UsageError(
-            f"--data_path {name} is a folder, not a file of records", remedy="give the .json or .jsonl file in it"
+            f"{flag} {name} is a folder, not a file of records", remedy="give the .json or .jsonl file in it"
         )
     return UsageError(
-        f"--data_path {name}: no such file", remedy=f"give a JSON list or JSON Lines file of records: {_SYNTAX}"
+        f"{flag} {name}: no such file", remedy=f"give a JSON list or JSON Lines file of records: {_SYNTAX}"
     )
 
 
@@ -274,7 +288,7 @@ def _count_taken(file: RecordFile, weight: float, size: int, items: str) -> int:
     count = round(weight * size)
     if size and not count:
         raise UsageError(
-            f"--data_path {file.path}:{weight:g}: that is less than one of its {size} {items} an epoch",
+            f"{file.path}:{weight:g}: that is less than one of its {size} {items} an epoch",
             remedy=f"give a weight of {1 / size:.2g} or more, or leave the file out",
         )
     return count
@@ -307,7 +321,7 @@ def _no_records(files: Sequence[RecordFile], stage: int | None) -> DataError:
     stage_3 = " and ".join(kind.name for kind in all_kinds() if kind.stage == 3)
     taken = f"the kind {stage_3} alone" if stage == 3 else f"every kind but {stage_3}"
     return DataError(
-        f"nothing to train on: stage {stage} takes {taken}, and the records are: {present}",
+        f"nothing to use: stage {stage} takes {taken}, and the records are: {present}",
         remedy="give other data or another --stage; the kind of a record is its 'kind', or follows from its answers",
         file=", ".join(str(file.path) for file in files),
     )

@@ -17,6 +17,7 @@ from senna.doctor.context import RunContext
 from senna.doctor.findings import FAIL, OK, WARN, Finding, some
 from senna.errors import DataError, UsageError
 from senna.records import Record, image_paths, prompt_images
+from senna.train.held_out import has_unknown_scenes, open_held_out
 from senna.views import IMAGE_TOKEN, VIEWS, paths_by_camera
 
 SAMPLE = 64  # records whose images are checked
@@ -62,6 +63,21 @@ def records(context: RunContext) -> Iterator[Finding]:
         yield Finding(
             WARN, "data", message, f"repair or remove them; --skip_bad_samples {args.skip_bad_samples} skips them"
         )
+
+
+def held_out(context: RunContext) -> Iterator[Finding]:
+    """Check that the held-out records of validations can be used and are not among the training records.
+
+    Raises:
+        UsageError, DataError: an error of `open_held_out`.
+    """
+    if context.records is None or (records := open_held_out(context.args, context.records)) is None:
+        return
+    scenes = len(set(records.scenes()) - {""})
+    yield Finding(OK, "held-out data", f"{len(records)} records of {scenes} scenes, none of which is trained on")
+    if has_unknown_scenes(context.records, records):
+        message = "records without a scene_token: they may be among both the training and the held-out records"
+        yield Finding(WARN, "held-out data", message, "make sure yourself that --eval_data_path holds other samples")
 
 
 def images(context: RunContext) -> Iterator[Finding]:

@@ -30,7 +30,7 @@ def weight_counts(args: TrainArguments, config: SennaConfig) -> tuple[int, int]:
 
 
 def disk(context: RunContext) -> Iterator[Finding]:
-    """Check the space for the checkpoint that is kept, the next one that is written beside it, and the final folder."""
+    """Check the space for the checkpoints that are kept, the next one that is written beside them, and the final folder."""
     folder = Path(context.args.output_dir)
     parent = nearest_existing(folder)
     if not os.access(parent, os.W_OK | os.X_OK):
@@ -43,7 +43,8 @@ def disk(context: RunContext) -> Iterator[Finding]:
         return
     trained, stored = weight_counts(context.args, context.config)
     each, final = CHECKPOINT_BYTES * trained, stored * context.args.precision.itemsize
-    number = 2 - min(1, len(checkpoint.checkpoints(folder)))
+    kept = 2 if context.args.metric_for_best_model else 1  # the newest one, and the best
+    number = kept + 1 - min(kept, len(checkpoint.checkpoints(folder)))
     needed = number * each + final
     message = f"{size(free)} free at {parent}, {size(needed)} needed"
     message += f" ({number} checkpoint{'s' * (number > 1)} of {size(each)} and the final model of {size(final)})"

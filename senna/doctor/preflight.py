@@ -146,6 +146,7 @@ REQUIRED: tuple[tuple[str, Check], ...] = (
     ("model", models.config),
     ("output", _output),
     ("data", data.records),
+    ("held-out data", data.held_out),
 )
 """(topic, check) of the checks without which no run can start. `--skip_checks` does not skip them."""
 

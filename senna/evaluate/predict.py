@@ -18,7 +18,7 @@ from senna.evaluate.score import AnswerEncoder, PlanScorer, answer_ending
 from senna.meta_actions import parse_meta_action
 from senna.model.senna_llava_llama import SennaLlavaLlamaForCausalLM
 from senna.record_file import RecordFile
-from senna.records import Record, record_kind, record_name
+from senna.records import Record, record_kind, record_name, record_scene
 from senna.views import IMAGE_TOKEN
 
 Item = dict[str, Any]
@@ -87,7 +87,7 @@ def facts_of(record: Record, paths: Sequence[str]) -> Fields:
     return {
         "id": record_name(record, ""),
         "token": str(record.get("token") or ""),
-        "scene": str(record.get("scene_token") or ""),
+        "scene": record_scene(record),
         "kind": record_kind(record),
         "images": list(paths),
         "question": turns[-2]["value"].rpartition(IMAGE_TOKEN)[2].strip(),
@@ -161,10 +161,11 @@ def generated_fields(generator: TextGenerator) -> Callable[[list[Item]], list[Fi
 
 @dataclass
 class SkipBudget:
-    """The number of records that may be skipped because they cannot be used."""
+    """The number of records that may be skipped because they cannot be used, and the flag that sets it."""
 
     allowed: int
     skipped: int = 0
+    flag: str = "--skip-bad-samples"
 
     def skip(self, error: str) -> None:
         """Count a skipped record. Raises DataError if more are skipped than allowed."""
@@ -173,10 +174,10 @@ class SkipBudget:
             return
         if self.allowed:
             raise DataError(
-                f"more than --skip-bad-samples {self.allowed} records cannot be used, the last one: {error}",
-                remedy="repair the records, or give a larger --skip-bad-samples",
+                f"more than {self.flag} {self.allowed} records cannot be used, the last one: {error}",
+                remedy=f"repair the records, or give a larger {self.flag}",
             )
-        raise DataError(error, remedy="repair the record, or skip up to N such records with --skip-bad-samples N")
+        raise DataError(error, remedy=f"repair the record, or skip up to N such records with {self.flag} N")
 
 
 @dataclass(frozen=True)

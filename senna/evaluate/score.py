@@ -4,7 +4,7 @@ Letters: F frames of a batch, n positions in the trees of their answers (104 per
 occur in an answer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -62,7 +62,8 @@ class PlanScorer:
         version: the prompt format (`senna.data.conversation.TEMPLATES`).
         ending: the text after the meta-action in an answer of the training data.
         pack_attention: attention for the branches (`senna.model.packed_attention.PACKED`), set on the model; other calls of
-            the model still compute what they compute with ``sdpa``.
+            the model still compute what they compute with ``sdpa``. None: the model has one already.
+        forward: is called instead of the model, for example a wrapper of it; default: the model.
 
     Raises:
         UsageError: the model's attention cannot be set.
@@ -74,10 +75,13 @@ class PlanScorer:
         tokenizer: PreTrainedTokenizerBase,
         version: str = "v1",
         ending: str = "\n",
-        pack_attention: str = "auto",
+        pack_attention: str | None = "auto",
+        forward: Callable[..., Any] | None = None,
     ) -> None:
-        use_packed_attention(model, pack_attention)
+        if pack_attention is not None:
+            use_packed_attention(model, pack_attention)
         self.model, self.encoder = model, AnswerEncoder(tokenizer, version, ending)
+        self._forward = forward or model
         self._pad: Any = tokenizer.pad_token_id or 0
 
     def __call__(self, questions: Sequence[Turns], images: Sequence[torch.Tensor]) -> list[PlanScores]:
@@ -117,7 +121,7 @@ class PlanScorer:
         packed = PackCollator(self._pad, limit, per_image, limit)(frames)
         return {**packed, "answers": [frame["answers"] for frame in frames]}
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: a training run validates with it and goes on
     def score(self, batch: Mapping[str, Any]) -> list[PlanScores]:
         """Return the scores of the F frames of a batch of `collate`."""
         device = self.model.device
@@ -126,7 +130,7 @@ class PlanScorer:
             packed[name] = batch[name].to(device)
         if batch["images"] is not None:
             packed["images"] = batch["images"].to(device)
-        logits = self.model(**packed).logits.float()  # (n, vocabulary)
+        logits = self._forward(**packed).logits.float()  # (n, vocabulary)
         tokens = sorted({token for answers in batch["answers"] for answer in answers for token in answer})
         most_likely = logits.argmax(-1).tolist()
         log_probs_nW = (logits[:, tokens] - logits.logsumexp(-1, keepdim=True)).double().cpu().numpy()

@@ -208,6 +208,7 @@ def _train(stage: int, recipe: Recipe, flags: list[str], environment: Mapping[st
         "--vision_tower": inputs.tower,
         "--deepspeed": deepspeed,
         "--mm_adapter_tokens": inputs.adapter_tokens,
+        "--eval_data_path": inputs.held_out,
     }
     arguments += [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
     arguments += [word for config in configs[1:] for word in ("--config", str(config))]

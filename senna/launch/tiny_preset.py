@@ -29,6 +29,7 @@ class Inputs:
         images: folder that image paths are relative to.
         tower: folder or hub name of a vision tower.
         adapter_tokens: tokens per view of a new driving vision adapter.
+        held_out: file of records to validate on.
     """
 
     model: str | None = None
@@ -36,6 +37,7 @@ class Inputs:
     images: str | None = None
     tower: str | None = None
     adapter_tokens: int | None = None
+    held_out: str | None = None
 
 
 def is_language_model_only(folder: str) -> bool:
@@ -66,7 +68,7 @@ def fill_inputs(inputs: Inputs, stage: int, root: Path, environment: Mapping[str
     needs_tower = inputs.tower is None and (model is None or model == language_model or is_language_model_only(model))
     if make and (model is None or needs_tower or (stage == 1 and inputs.data is None)):
         _run("synthesize", "--stage1", "--out", embedded)
-    data, images = inputs.data, inputs.images
+    data, images, held_out = inputs.data, inputs.images, inputs.held_out
     if data is None and stage == 1:
         data, images = str(embedded / "pictures" / "captions.json"), str(embedded / "pictures" / "images")
     elif data is None:
@@ -76,7 +78,8 @@ def fill_inputs(inputs: Inputs, stage: int, root: Path, environment: Mapping[str
             _run("convert", "--nuscenes", embedded / "nuscenes", *version, "--out", embedded / "qa")
         data = str(embedded / "qa" / "senna_nusc_train.jsonl") + (f":{STAGE2_SHARE}" if stage == 2 else "")
         images = str(embedded / "nuscenes")
-    inputs = replace(inputs, model=model or language_model, data=data, images=images)
+        held_out = str(embedded / "qa" / "senna_nusc_val.jsonl") if stage == 3 else None
+    inputs = replace(inputs, model=model or language_model, data=data, images=images, held_out=held_out)
     if needs_tower:
         inputs = replace(inputs, tower=str(embedded / "clip"), adapter_tokens=ADAPTER_TOKENS)
     return inputs

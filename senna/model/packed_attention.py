@@ -10,7 +10,8 @@ Shapes: B rows, L tokens per row, H query heads, G key and value heads (G divide
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -196,6 +197,19 @@ def use_packed_attention(
     # A plain string would be set in the configurations of submodels too.
     model.config._attn_implementation = {"": PACKED[kind]}  # type: ignore[assignment]  # the setter takes a dict
     packed_kind(model.config)
+
+
+@contextmanager
+def packed_rows(
+    model: PreTrainedModel, kind: str, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+) -> Iterator[None]:
+    """Select the attention of packed rows as `use_packed_attention` does, and the earlier one again at the end."""
+    before = model.config._attn_implementation
+    try:
+        use_packed_attention(model, kind, device, dtype)
+        yield
+    finally:
+        model.config._attn_implementation = {"": before}  # type: ignore[assignment]
 
 
 def packed_kind(config: PretrainedConfig) -> str:

@@ -174,10 +174,11 @@ class SennaLlavaLlamaForCausalLM(LlamaForCausalLM):
         no_views = text.new_zeros(0, self.config.mm_adapter_tokens, text.shape[-1])  # (0, K, D)
         spliced = splice_embeddings(source, text, no_views)  # (B, L, D)
         adapters = [*self.model.mm_projector.parameters(), *self.model.img_adapter.parameters()]
-        if not self.training or not any(p.requires_grad or hasattr(p, "ds_id") for p in adapters):
+        needs_gradient = self.training and any(p.requires_grad for p in adapters)
+        if not needs_gradient and not any(hasattr(p, "ds_id") for p in adapters):
             return spliced
         # Encode an empty image with weight 0. Otherwise a batch of text would give projector and adapter no gradient, and
-        # other ranks, which gather (ZeRO-3) or reduce these weights now, would wait forever.
+        # other ranks, which gather (ZeRO-3, in validation too) or reduce these weights now, would wait forever.
         side = self.config.image_side
         return spliced + 0.0 * self.model.encode_images(text.new_zeros(1, 3, side, side)).sum()
 

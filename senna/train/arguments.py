@@ -13,7 +13,8 @@ from senna.errors import UsageError
 from senna.flags import ArgumentParser
 from senna.ranks import read_ranks
 from senna.train.explain import Setting, explain, relative_path
-from senna.train.fields import OWN_FIELDS, TrainArguments, grouped_fields
+from senna.train.field_groups import OWN_FIELDS, grouped_fields
+from senna.train.fields import TrainArguments
 from senna.train.options import Option, options_of
 
 PUBLISHED_NAMES = {"evaluation_strategy": "eval_strategy", "warmup_ratio": "warmup_steps"}

@@ -29,7 +29,7 @@ image_aspect_ratio image_decode model_max_length group_by_modality_length pack_f
 loss_weight mm_vision_select_layer mm_adapter_tokens
 tune_mm_mlp_adapter freeze_mm_mlp_adapter freeze_img_adapter freeze_backbone init_weight_img_adapter mm_projector_lr
 lora_enable lora_r lora_alpha lora_dropout bits learning_rate lr_scheduler_type warmup_steps weight_decay max_grad_norm
-num_train_epochs max_steps seed bf16 fp16 global_batch_size world_size zero_stage""".split()
+num_train_epochs max_steps seed bf16 fp16 global_batch_size world_size zero_stage best_checkpoint_by""".split()
 """The arguments that must be the same for a run to continue as if it had never stopped."""
 
 
@@ -52,12 +52,15 @@ def checkpoints(output_dir: Path) -> list[Path]:
     return sorted(found, key=lambda path: found[path])
 
 
-def prune(output_dir: Path, keep: int | None) -> None:
-    """Delete all checkpoints but the newest ``keep``; None or 0 keeps all. The newest one that matches its manifest stays."""
+def prune(output_dir: Path, keep: int | None, best: Path | None = None) -> None:
+    """Delete all checkpoints but the newest ``keep``; None or 0 keeps all.
+
+    The newest one that matches its manifest stays, and ``best``.
+    """
     found = checkpoints(output_dir)
     last_intact = next((path for path in reversed(found) if has_manifest(path)), None) if keep else None
     for path in found[: -max(keep, 1)] if keep else []:
-        if path != last_intact:
+        if path not in (last_intact, best):
             shutil.rmtree(path, ignore_errors=True)
 
 

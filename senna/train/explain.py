@@ -8,7 +8,8 @@ from dataclasses import fields
 from enum import Enum
 from typing import Any, NamedTuple
 
-from senna.train.fields import OWN_FIELDS, TrainArguments, grouped_fields
+from senna.train.field_groups import OWN_FIELDS, grouped_fields
+from senna.train.fields import TrainArguments
 
 VALUE_WIDTH = 44
 """Maximum width of the column of values, in characters; longer values push their source to the right."""

@@ -13,6 +13,7 @@ from senna.ranks import read_ranks
 from senna.train.deepspeed import read_deepspeed, start_deepspeed
 from senna.train.global_batch import BatchSettings
 from senna.train.refused import check_refused
+from senna.train.validation_flags import best_rule, settle_validation
 
 FIXED = {
     "mm_projector_type": "mlp2x_gelu", "mm_use_im_start_end": False, "mm_use_im_patch_token": False, "lazy_preprocess": True,
@@ -172,6 +173,34 @@ class TrainArguments(TrainingArguments):
     weight_decay: float = flag("weight decay of AdamW; norms and biases have none", 0.0)
     seed: int = flag("random seed of new weights, data order and dropout", 42)
 
+    # Validation
+    eval_data_path: str | None = flag(
+        "held-out records, written like data_path; records of the run's stage. No scene may be in both; default: no validation",
+        None,
+    )
+    eval_strategy: Literal["no", "steps", "epoch"] | None = flag(
+        "when to validate: every eval_steps and after the last step, or after each epoch; default: steps, with eval_data_path",
+        None,
+    )
+    eval_steps: float | None = flag("steps between validations; default: save_steps", None)
+    eval_limit: int | None = flag(
+        "use at most this many held-out records: whole scenes, always the same; default: all", None
+    )
+    per_device_eval_batch_size: int | None = flag(
+        "records (frames with pack_frames) per GPU and forward pass of a validation; default: per_device_train_batch_size",
+        None,
+    )  # type: ignore[assignment]
+    metric_for_best_model: Literal["eval_loss", "eval_plan_macro_f1"] | None = flag(
+        "save a checkpoint whenever this figure is better than ever before, and keep the best one beside the newest",
+        None,
+    )
+    load_best_model_at_end: bool = flag(
+        "make the final folder of the best checkpoint; default: of the last step", False
+    )
+    early_stopping_patience: int | None = flag(
+        "end the run after this many validations in a row without a better metric_for_best_model", None
+    )
+
     # Hardware
     bf16: bool = flag("compute in bfloat16 and keep frozen weights in it; for GPUs since Ampere (RTX 30, A100)", False)
     fp16: bool = flag("the same in float16, for older GPUs (V100, T4); not together with bf16", False)
@@ -232,7 +261,7 @@ class TrainArguments(TrainingArguments):
         names = ["deepspeed", "fsdp", "use_cpu", "tf32", "dataloader_pin_memory"]
         requested = {name: getattr(self, name) for name in names}
         self.deepspeed, self.fsdp, self.use_cpu, self.tf32 = None, None, True, None
-        super().__post_init__()
+        self._validate()
         if requested["use_cpu"]:
             del requested["dataloader_pin_memory"]
         self.__dict__.update(requested)
@@ -255,7 +284,7 @@ class TrainArguments(TrainingArguments):
         self.spread(read_ranks().world_size)
         self._has_started = True
         try:
-            super().__post_init__()
+            self._validate()
         except (ValueError, ImportError) as error:
             raise UsageError(
                 f"this machine cannot run these arguments: {error}",
@@ -276,6 +305,14 @@ class TrainArguments(TrainingArguments):
         self.batch = replace(self.batch, rows=self.per_device_train_batch_size, source=source or self.batch.source)
         self.gradient_accumulation_steps = self.batch.accumulation_on(processes)
         self.global_batch_size = self.per_device_train_batch_size * self.gradient_accumulation_steps * processes
+
+    def _validate(self) -> None:
+        """Let transformers validate and normalize its fields, but not ask that checkpoints coincide with validations."""
+        loads_best, self.load_best_model_at_end = self.load_best_model_at_end, False
+        try:
+            super().__post_init__()
+        finally:
+            self.load_best_model_at_end = loads_best
 
     def required(self, name: str) -> str:
         """Return an argument that every run needs. Raise UsageError if it is not set."""
@@ -323,6 +360,7 @@ class TrainArguments(TrainingArguments):
                 "hold the longest sample",
                 remedy="raise --pack_max_tokens or lower --model_max_length",
             )
+        settle_validation(self)
         self.deepspeed = read_deepspeed(self.deepspeed)
         if self.bits < 16 and self.zero_stage == 3:
             raise UsageError(
@@ -351,33 +389,11 @@ class TrainArguments(TrainingArguments):
         return sum(path.stat().st_size for path, _ in parse_data_path(self.required("data_path")))
 
     @property
+    def best_checkpoint_by(self) -> str | None:
+        """The figure and the records that choose the best checkpoint, which must not change within a run."""
+        return best_rule(self)
+
+    @property
     def precision(self) -> torch.dtype:
         """The dtype of frozen weights and of the final model."""
         return torch.bfloat16 if self.bf16 else torch.float16 if self.fp16 else torch.float32
-
-
-OWN_FIELDS = list(TrainArguments.__annotations__)
-"""The fields that `senna train --help` shows: Senna's own, and the fields of transformers that most runs set."""
-
-HEADINGS = {
-    "model_name_or_path": "Model and data",
-    "version": "Prompts, images and packing",
-    "tune_mm_mlp_adapter": "Trained parts",
-    "lora_enable": "LoRA and QLoRA",
-    "global_batch_size": "Batch size, steps and learning rate",
-    "bf16": "Hardware",
-    "output_dir": "Output and logging",
-    "mm_projector_type": "Fixed values, accepted so that the published scripts run",
-}
-"""Headings of `OWN_FIELDS` by the first field below each; the same as the comments in `TrainArguments`."""
-
-
-def grouped_fields() -> dict[str, list[str]]:
-    """Return `OWN_FIELDS` by heading."""
-    groups: dict[str, list[str]] = {}
-    group: list[str] = []
-    for name in OWN_FIELDS:
-        if name in HEADINGS:
-            group = groups.setdefault(HEADINGS[name], [])
-        group.append(name)
-    return groups

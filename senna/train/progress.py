@@ -1,4 +1,4 @@
-"""The progress of a run: a progress bar or log lines, a log file, and the loss curve."""
+"""The progress of a run: a progress bar or log lines, and a log file."""
 
 import json
 import sys
@@ -8,7 +8,6 @@ from pathlib import Path
 from tqdm import tqdm
 from transformers import TrainerCallback
 
-from senna.files import atomic_write
 from senna.train.checkpoint import saving
 
 FORMATS = {
@@ -36,13 +35,31 @@ LABELS = {
 
 
 def format_entry(logs: dict) -> str:
-    """Return the numbers of a log entry as a line: "loss 1.2345 (plan 0.2210), lr 1.00e-03, ..."."""
+    """Return the numbers of a log entry as a line: "loss 1.2345 (plan 0.2210), lr 1.00e-03, ..."; "" for a validation."""
     numbers = {key: value for key, value in logs.items() if isinstance(value, int | float)}
     parts = [f"{LABELS.get(key, key)} {numbers[key]:{form}}" for key, form in FORMATS.items() if key in numbers]
     kinds = [f"{key.removeprefix('loss_')} {value:.4f}" for key, value in logs.items() if key.startswith("loss_")]
     if kinds and parts:
         parts[0] += f" ({', '.join(kinds)})"
     return ", ".join(parts)
+
+
+def format_validation(logs: dict) -> str:
+    """Return the figures of a validation as a line, those of plans beside the majority class; "" for another log entry."""
+    if "eval_loss" not in logs:
+        return ""
+    kinds = [f"{key.removeprefix('eval_loss_')} {logs[key]:.4f}" for key in logs if key.startswith("eval_loss_")]
+    parts = [f"loss {logs['eval_loss']:.4f}" + (f" ({', '.join(kinds)})" if kinds else "")]
+    if "eval_plans" in logs:
+        parts += [
+            f"{name} {logs[f'eval_plan_{key}']:.{digits}f} (majority {logs[f'eval_plan_majority_{key}']:.{digits}f})"
+            for name, key, digits in (
+                ("accuracy", "accuracy", 3),
+                ("macro F1", "macro_f1", 3),
+                ("log loss", "log_loss", 3),
+            )
+        ]
+    return ", ".join([*parts, f"{logs['eval_records']} records, {logs['eval_seconds']:.1f} s"])
 
 
 class Progress(TrainerCallback):
@@ -62,8 +79,14 @@ class Progress(TrainerCallback):
             self.bar.update(state.global_step - self.bar.n)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
+        if not state.is_world_process_zero:
+            return
+        if held_out := format_validation(logs or {}):
+            tqdm.write(f"held out {held_out}" if self.bar else f"step {state.global_step}, held out: {held_out}")
+            sys.stdout.flush()
+            return
         text = format_entry(logs or {})
-        if not text or not state.is_world_process_zero:
+        if not text:
             return
         if self.bar is not None:
             self.bar.set_postfix_str(text)
@@ -105,39 +128,3 @@ class LogFile(TrainerCallback):
         if state.is_world_process_zero:
             with saving(self.path.parent), self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(state.log_history[-1]) + "\n")
-
-
-def plot_losses(history: list[dict], path: Path, title: str) -> bool:
-    """Draw the losses of a log history (entries with "step" and "loss") to a PNG file.
-
-    Returns:
-        False if there are fewer than two losses; no file is written then.
-
-    Raises:
-        SennaError: the file cannot be written.
-    """
-    points = [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
-    if len(points) < 2:
-        return False
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    steps, losses = zip(*points, strict=True)
-    smoothed, average = [], losses[0]
-    for loss in losses:
-        average = 0.9 * average + 0.1 * loss
-        smoothed.append(average)
-    figure, axes = plt.subplots(figsize=(8, 4.5), dpi=120)
-    axes.plot(steps, losses, color="#9ecae1", linewidth=1, label="each log step")
-    axes.plot(steps, smoothed, color="#08519c", linewidth=2, label="smoothed (0.9)")
-    axes.set(xlabel="step", ylabel="loss (nats per target token)", title=title)
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.tight_layout()
-    with atomic_write(path) as partial:
-        figure.savefig(partial, format="png")
-    plt.close(figure)
-    return True

@@ -6,7 +6,7 @@ from typing import Any
 
 from senna.errors import UsageError
 
-_EVALUATION = ("training makes no evaluation", "omit it, and run senna evaluate on the trained model")
+_EVALUATION = ("validation has flags of its own", "omit it; see --eval_data_path")
 _HUB = ("training uploads nothing", "omit it, and upload the finished folder with hf upload")
 _SAMPLER = ("Senna orders the samples itself", "omit it; see --group_by_modality_length")
 
@@ -22,10 +22,9 @@ REFUSED: dict[str, tuple[str, str]] = {
     "enable_jit_checkpoint": ("a stopped run continues from its last checkpoint", "omit it, and lower --save_steps"),
     "restore_callback_states_from_checkpoint": ("Senna's callbacks have no state", "omit it"),
     **dict.fromkeys(
-        """do_eval do_predict eval_strategy eval_steps eval_delay eval_on_start eval_accumulation_steps
-        eval_do_concat_batches eval_use_gather_object batch_eval_metrics include_for_metrics prediction_loss_only
-        bf16_full_eval fp16_full_eval load_best_model_at_end metric_for_best_model greater_is_better label_names
-        include_inputs_for_metrics""".split(),
+        """do_eval do_predict eval_delay eval_on_start eval_accumulation_steps eval_do_concat_batches
+        eval_use_gather_object batch_eval_metrics include_for_metrics prediction_loss_only bf16_full_eval fp16_full_eval
+        greater_is_better label_names include_inputs_for_metrics""".split(),
         _EVALUATION,
     ),
     **dict.fromkeys(
@@ -60,8 +59,10 @@ def check_refused(args: Any) -> None:
             reason, remedy = REFUSED[field.name]
             raise UsageError(f"--{field.name} {value} is not supported: {reason}", remedy=remedy)
     if _plain(args.save_strategy) == "best":
-        reason, _ = _EVALUATION
-        raise UsageError(f"--save_strategy best is not supported: {reason}", remedy="use --save_strategy steps")
+        raise UsageError(
+            "--save_strategy best is not supported: a run continues from its newest checkpoint",
+            remedy="use --save_strategy steps with --metric_for_best_model, which keeps the best checkpoint too",
+        )
     if args.loss_weight == "record" and not args.average_tokens_across_devices:
         raise UsageError(
             "--average_tokens_across_devices False is not supported with --loss_weight record",

@@ -1,5 +1,6 @@
 """`senna train`: from arguments to a final folder that `load_model` opens."""
 
+import functools
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
@@ -18,14 +19,17 @@ from senna.processes import call_in_first
 from senna.run_folder import read_settings
 from senna.train import checkpoint
 from senna.train.arguments import TrainArguments
+from senna.train.best import StopEarly, ValidateAtEnd, is_patience_over
 from senna.train.build_model import build_model
 from senna.train.export import save_final
 from senna.train.hang import HangWatch
+from senna.train.held_out import HeldOut, majority_plan, open_held_out
 from senna.train.out_of_memory import out_of_memory
 from senna.train.progress import EndEarly, LogFile, Progress
 from senna.train.stop_signals import StopSignals
 from senna.train.summary import describe_results, describe_run
 from senna.train.trainer import SennaTrainer
+from senna.train.validation import Validation
 
 
 def build_trainer(args: TrainArguments, records: Mixture | None = None) -> SennaTrainer:
@@ -37,6 +41,7 @@ def build_trainer(args: TrainArguments, records: Mixture | None = None) -> Senna
     args.start()
     if records is None:
         records = open_mixture(args.required("data_path"), args.stage, args.skip_bad_samples)
+    held_out = open_held_out(args, records)
     source = ModelSource.resolve(args.required("model_name_or_path"), args.model_base, args.vision_tower)
     set_seed(args.seed)  # new adapters are initialized from the seed
     model = build_model(args, source)
@@ -44,28 +49,37 @@ def build_trainer(args: TrainArguments, records: Mixture | None = None) -> Senna
     tokenizer = load_tokenizer(source.tokenizer, args.model_max_length)
     image_processor = source.load_image_processor()
     tokens_per_image = config.mm_adapter_tokens
-    dataset = ConversationDataset(
-        records,
-        tokenizer,
-        image_processor,
-        args.image_folder,
+    samples = functools.partial(
+        ConversationDataset,
+        tokenizer=tokenizer,
+        image_processor=image_processor,
+        image_folder=args.image_folder,
         version=args.version,
         aspect_ratio=args.image_aspect_ratio,
         decode=args.image_decode,
         tokens_per_image=tokens_per_image,
     )
+    dataset = samples(records)
     lengths = (cast(int, tokenizer.pad_token_id), args.model_max_length, tokens_per_image)
     collator = PackCollator(*lengths, args.pack_max_tokens) if args.pack_frames else Collator(*lengths)
     if args.pack_frames:
         use_packed_attention(model, args.pack_attention, args.device, args.precision)
+    validation = None
+    if held_out is not None:
+        chosen = HeldOut(FrameDataset(samples(held_out), together=args.version != "plain"), args.eval_limit)
+        validation = Validation(chosen, args, model, tokenizer, majority_plan(records))
     trainer = SennaTrainer(
         model=model,
         args=args,
         # A caption directly follows its image, so captions share no tokens and each stays a frame of its own.
         train_dataset=FrameDataset(dataset, together=args.version != "plain") if args.pack_frames else dataset,
+        eval_dataset=validation and validation.data,
         data_collator=SharedCollate(collator),
-        callbacks=[Progress(), LogFile(Path(args.output_dir) / "train_log.jsonl")],
+        callbacks=[Progress(), LogFile(Path(args.output_dir) / "train_log.jsonl"), ValidateAtEnd()],
     )
+    trainer.validation = validation
+    if args.early_stopping_patience is not None:
+        trainer.add_callback(StopEarly())
     trainer.source, trainer.image_processor, trainer.tokenizer = source, image_processor, tokenizer
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
@@ -164,7 +178,10 @@ def _train(args: TrainArguments, trainer: SennaTrainer, start_from: Path | None,
         raise SystemExit(stop.exit_code)
     if is_main and state.global_step < state.max_steps:
         checkpoint.note_early_end(output_dir, state.global_step)
-        print(f"ended    early, after step {state.global_step} of {state.max_steps}, as --max_steps asks", flush=True)
+        flag = "--early_stopping_patience" if is_patience_over(state.log_history, args) else "--max_steps"
+        print(f"ended    early, after step {state.global_step} of {state.max_steps}, as {flag} asks", flush=True)
+    if args.load_best_model_at_end:
+        trainer.load_best()
     save_final(trainer)
     if is_main:
         print(describe_results(trainer), flush=True)

@@ -10,8 +10,9 @@ from senna.data.statistics import TokenStatistics, packing_statistics, token_sta
 from senna.errors import SennaError
 from senna.model.packed_attention import packed_kind
 from senna.model.parts import DRIVING_ADAPTER, LLM, LORA, PROJECTOR, VISION_TOWER, part_of
+from senna.train.best import best_checkpoint, best_validation
 from senna.train.build_model import count_weights
-from senna.train.progress import plot_losses
+from senna.train.curve import plot_losses
 from senna.train.trainer import SennaTrainer
 
 TITLES = {
@@ -88,6 +89,41 @@ def packing_lines(trainer: SennaTrainer) -> list[str]:
     ]
 
 
+def validation_lines(trainer: SennaTrainer) -> list[str]:
+    """Return the held-out records and when they are used; an empty list for a run without validation."""
+    args, validation = trainer.args, trainer.validation
+    if validation is None:
+        return []
+    data = validation.data
+    scenes = len({data.records.scene(record) for record in data.all_records()} - {""})
+    when = (
+        "after each epoch" if args.eval_strategy == "epoch" else f"every {args.eval_steps:g} steps and after the last"
+    )
+    lines = [
+        f"held out {args.eval_data_path}: {len(data.all_records()):,} samples of {scenes:,} scenes, "
+        f"of which {len(data.plans):,} plans are scored; {when}"
+    ]
+    if args.metric_for_best_model:
+        patience = args.early_stopping_patience
+        end = f"; the run ends after {patience} validations without a better one" if patience else ""
+        lines.append(f"         the checkpoint of the best {args.metric_for_best_model} is kept{end}")
+    return lines
+
+
+def best_lines(trainer: SennaTrainer) -> list[str]:
+    """Return the best validation and how to use its checkpoint; an empty list for a run that keeps none."""
+    args, history = trainer.args, trainer.state.log_history
+    entry, path = best_validation(history, args), best_checkpoint(history, args)
+    if entry is None or path is None:
+        return []
+    made = "the final folder is made of it"
+    if not args.load_best_model_at_end:
+        made = f"senna export --checkpoint {shlex.quote(str(path))} --out DIR"
+    return [
+        f"best     {args.metric_for_best_model} {entry[str(args.metric_for_best_model)]:.4f} at step {entry['step']}: {made}"
+    ]
+
+
 def describe_run(trainer: SennaTrainer) -> str:
     """Return the text that is printed before the first step: model, data, steps and output folder."""
     args, model, data = trainer.args, trainer.model, trainer.train_dataset
@@ -104,6 +140,7 @@ def describe_run(trainer: SennaTrainer) -> str:
         *(f"         {line}" for line in parameter_table(model).splitlines()),
         *data_lines(trainer, tokens),
         *packing_lines(trainer),
+        *validation_lines(trainer),
         f"run      {steps:.0f} steps of {step_size} {unit} ({args.per_device_train_batch_size} x "
         f"{args.gradient_accumulation_steps} x {args.world_size} processes{zero}), learning rate {args.learning_rate:g}",
         f"output   {args.output_dir}",
@@ -150,9 +187,10 @@ def describe_results(trainer: SennaTrainer) -> str:
     is_drawn = plot_losses(history, output_dir / "loss.png", f"{output_dir.name}: training loss")
     last = losses[-max(len(losses) // 10, 1) :]
     label = "LoRA  " if trainer.args.lora_enable else "model "
-    return (
-        f"loss     {losses[0]:.4f} at the start, {sum(last) / len(last):.4f} over the last {len(last)} log steps\n"
-        f"curve    {output_dir / 'loss.png' if is_drawn else 'not drawn: too few steps'}\n"
-        f"{label}   {output_dir} (senna.model.load_model opens it)\n"
-        f"next     {next_command(trainer)}"
-    )
+    return "\n".join([
+        f"loss     {losses[0]:.4f} at the start, {sum(last) / len(last):.4f} over the last {len(last)} log steps",
+        *best_lines(trainer),
+        f"curve    {output_dir / 'loss.png' if is_drawn else 'not drawn: too few steps'}",
+        f"{label}   {output_dir} (senna.model.load_model opens it)",
+        f"next     {next_command(trainer)}",
+    ])  # fmt: skip

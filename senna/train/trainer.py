@@ -30,10 +30,12 @@ from senna.model.parts import is_adapter_weight, own_name
 from senna.model.source import ModelSource
 from senna.run_folder import RUN_FILE
 from senna.train.arguments import TrainArguments
+from senna.train.best import best_checkpoint, best_validation
 from senna.train.checkpoint import TRAINED_WEIGHTS, checkpoints, prune, saving
 from senna.train.deepspeed import partition_weights
 from senna.train.manifest import write_manifest
 from senna.train.stop_signals import WorkerStart
+from senna.train.validation import Validation
 
 
 class NotFiniteError(SennaError):
@@ -74,6 +76,7 @@ class SennaTrainer(Trainer):
     train_dataset: ConversationDataset | FrameDataset
     tokenizer: PreTrainedTokenizerBase
     source: ModelSource
+    validation: Validation | None = None
     image_processor: Any
 
     def __init__(self, *args, **kwargs):
@@ -256,6 +259,49 @@ class SennaTrainer(Trainer):
         total = self.accelerator.reduce(values.to(self.args.device), "sum")
         return total.tolist()  # type: ignore[union-attr]
 
+    # ---- validation
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
+        """Validate, log the figures and return them. All processes must call it."""
+        assert self.validation is not None
+        started = time.perf_counter()
+        forward: Any = self.model_wrapped if self.is_deepspeed_enabled else self.model
+        figures = self.validation.run(self.unwrapped_model(), forward, self._reduced)
+        self.log({**figures, "eval_seconds": time.perf_counter() - started})
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, figures)
+        self.started += time.perf_counter() - started  # the throughput excludes the time for validations
+        return figures
+
+    def _reduced(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the sum of a tensor over the processes, on the host."""
+        if self.args.world_size == 1:
+            return values
+        return self.accelerator.reduce(values.to(self.args.device), "sum").cpu()  # type: ignore[union-attr]
+
+    def _determine_best_metric(self, metrics, trial):  # read in transformers 5.17.0 to 5.23.0
+        """Return whether this validation is the best one, and let its checkpoint be saved then."""
+        best = best_validation(self.state.log_history, self.args)
+        is_best = best is not None and best["step"] == self.state.global_step
+        self.control.should_save |= is_best
+        return is_best
+
+    def load_best(self) -> None:
+        """Load the weights of the best checkpoint. All processes must call it.
+
+        Raises:
+            SennaError: it is not there, or no validation had a finite figure.
+        """
+        path = best_checkpoint(self.state.log_history, self.args)
+        if path is None or not path.is_dir():
+            raise SennaError(
+                f"--load_best_model_at_end: the best checkpoint{f', {path},' if path else ''} is missing",
+                remedy="put it back, or run the same command again with --load_best_model_at_end False",
+            )
+        if self.is_deepspeed_enabled:
+            deepspeed_load_checkpoint(self.model_wrapped, str(path), load_module_strict=False)
+        else:
+            self._load_from_checkpoint(str(path))
+
     # ---- checkpoints
 
     def unwrapped_model(self) -> SennaLlavaLlamaForCausalLM:
@@ -324,7 +370,8 @@ class SennaTrainer(Trainer):
                 write_manifest(staging / name)
                 publish(staging / name, output_dir / name)
                 staging.rmdir()
-                prune(output_dir, self.args.save_total_limit)
+                best = best_checkpoint(self.state.log_history, self.args)
+                prune(output_dir, self.args.save_total_limit, best)
         del self._get_output_dir
         self.started += time.perf_counter() - started  # the throughput excludes the time for saving
         self.accelerator.wait_for_everyone()

@@ -88,7 +88,7 @@ def test_a_registered_kind_of_stage_3_is_left_out_of_stage_2(files):
 
 def test_a_stage_without_records_raises_an_error_with_the_kinds_of_the_file(files):
     write_records(files / "c.json", [a_record(0, kind="description"), a_record(1, "Red"), a_record(2, "None")])
-    with pytest.raises(DataError, match=r"nothing to train on: stage 3 .* 1 description, 2 traffic_light") as error:
+    with pytest.raises(DataError, match=r"nothing to use: stage 3 .* 1 description, 2 traffic_light") as error:
         open_mixture("c.json", 3)
     assert error.value.file == "c.json"
     assert open_mixture("c.json,b.jsonl", 3).counts_by_kind() == {"plan": 7}, (
@@ -281,3 +281,21 @@ def test_frames_need_a_few_bytes_for_each_record(tmp_path):
     write_records(tmp_path / "a.jsonl", records_of_frames([10] * 500))
     frames = Frames(open_mixture(f"{tmp_path}/a.jsonl"))
     assert len(pickle.dumps(frames)) < 7 * 5000 + 6000
+
+
+def test_scenes_are_those_of_the_records_of_the_stage(tmp_path):
+    plan = {"answer": "KEEP, STRAIGHT"}
+    write_records(
+        tmp_path / "a.jsonl", [a_record(0, scene_token="x"), a_record(1, scene_token="y", **plan), a_record(2)]
+    )
+    write_records(tmp_path / "b.jsonl", [a_record(3, scene_token="z", **plan), a_record(4, scene_token="y", **plan)])
+    everything, plans = (open_mixture(f"{tmp_path}/a.jsonl,{tmp_path}/b.jsonl", stage) for stage in (None, 3))
+    assert everything.scenes() == ["x", "y", "", "z"]
+    assert [everything.scene(index) for index in range(5)] == ["x", "y", "", "z", "y"]
+    assert plans.scenes() == ["y", "z"]
+
+
+def test_errors_name_the_flag_that_gives_the_files(tmp_path):
+    for path in ("gone.json", f"{tmp_path}", "a.json:x"):
+        with pytest.raises(UsageError, match=r"^--eval_data_path"):
+            open_mixture(path, flag="--eval_data_path")

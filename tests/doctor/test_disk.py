@@ -55,6 +55,17 @@ def test_a_continued_run_needs_space_for_one_more_checkpoint_only(tmp_path, monk
     assert found.level == "ok"
 
 
+def test_the_best_checkpoint_needs_space_beside_the_newest(tmp_path, monkeypatch):
+    set_free_space(monkeypatch, 10**9)
+    best = context(tmp_path, "--eval_data_path", "val.jsonl", "--metric_for_best_model", "eval_loss")
+    [found] = disk.disk(best)
+    assert "(3 checkpoints of 81.1 GB" in found.message
+    for step, left in ((200, "2 checkpoints"), (400, "1 checkpoint"), (600, "1 checkpoint")):
+        (tmp_path / "out" / f"checkpoint-{step}").mkdir(parents=True)
+        [found] = disk.disk(best)
+        assert f"({left} of 81.1 GB" in found.message
+
+
 def test_training_refuses_too_little_disk_space(check_run, refusal, monkeypatch):
     set_free_space(monkeypatch, 10**5)
     assert "100 kB free" in only_failure(check_run(), "disk").message

@@ -124,6 +124,9 @@ def test_the_tiny_preset_creates_the_inputs_that_are_not_given(made, tmp_path, m
     flags = flags_of(prepare("full", [], {"PRESET": "tiny"}).words)
     assert [words[0] for words in made] == ["synthesize", "synthesize", "convert"]
     assert flags["--data_path"] == f"{embedded}/qa/senna_nusc_train.jsonl:0.4"
+    assert "--eval_data_path" not in flags
+    flags = flags_of(prepare("full", ["--stage", "3"], {"PRESET": "tiny"}).words)
+    assert flags["--eval_data_path"] == f"{embedded}/qa/senna_nusc_val.jsonl"
 
 
 def test_the_tiny_preset_continues_from_the_stage_before(made, tmp_path, monkeypatch):
@@ -138,6 +141,7 @@ def test_the_tiny_preset_continues_from_the_stage_before(made, tmp_path, monkeyp
         found = flags_of(prepare("full", flags, given).words)
         assert found["--model_name_or_path"] == str(tmp_path / "outputs" / before)
         assert "--vision_tower" not in found
+        assert "--eval_data_path" not in found  # the data are the user's
     assert made == []
 
 

@@ -15,7 +15,8 @@ from transformers.training_args import ParallelMode
 from senna.cli import COMMANDS, main
 from senna.errors import UsageError
 from senna.train.arguments import ArgumentError, UnknownArgument, build_parser, parse_arguments
-from senna.train.fields import HEADINGS, OWN_FIELDS, TrainArguments, grouped_fields
+from senna.train.field_groups import HEADINGS, OWN_FIELDS, grouped_fields
+from senna.train.fields import TrainArguments
 from senna.train.options import options_of
 from tests.helpers.paths import REPOSITORY
 

@@ -37,6 +37,14 @@ def test_the_newest_checkpoints_are_kept(tmp_path, keep, expected):
     assert [path.name for path in checkpoint.checkpoints(tmp_path)] == [f"checkpoint-{step}" for step in expected]
 
 
+def test_the_best_checkpoint_is_kept_beside_the_newest(tmp_path):
+    make(tmp_path, "checkpoint-10", "checkpoint-20", "checkpoint-30", "checkpoint-40")
+    checkpoint.prune(tmp_path, 1, best=tmp_path / "checkpoint-20")
+    assert [path.name for path in checkpoint.checkpoints(tmp_path)] == ["checkpoint-20", "checkpoint-40"]
+    checkpoint.prune(tmp_path, 1, best=tmp_path / "checkpoint-40")
+    assert [path.name for path in checkpoint.checkpoints(tmp_path)] == ["checkpoint-40"]
+
+
 def test_only_folders_named_exactly_checkpoint_n_are_pruned_or_continued(tmp_path):
     write_settings(tmp_path, {"seed": 1})
     own = ["checkpoint-1", "checkpoint-30", "checkpoint-200"]

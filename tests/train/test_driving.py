@@ -215,7 +215,7 @@ def test_another_tower_is_refused_under_lora_because_its_folder_cannot_hold_a_to
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"stage": 3, "data": "text"}, "nothing to train on: stage 3 takes the kind plan alone"),
+        ({"stage": 3, "data": "text"}, "nothing to use: stage 3 takes the kind plan alone"),
         ({"bits": 4}, "quantized weights cannot be trained"),
         ({"how": "qlora", "deepspeed": ZERO3}, "ZeRO-3 cannot partition quantized weights"),
         ({"how": "lora", "tune_mm_mlp_adapter": True}, "--lora_enable"),

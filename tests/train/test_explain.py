@@ -11,7 +11,8 @@ from senna.cli import main
 from senna.train.arguments import parse_arguments
 from senna.train.deepspeed import read_deepspeed
 from senna.train.explain import format_value
-from senna.train.fields import OWN_FIELDS, TrainArguments
+from senna.train.field_groups import OWN_FIELDS
+from senna.train.fields import TrainArguments
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.scripts import PRETRAIN, sh
 from tests.test_ranks import RANK_1

@@ -16,8 +16,8 @@ from senna.train.refused import REFUSED
 @pytest.mark.parametrize(
     "flags",
     """--save_only_model|--save_on_each_node True|--enable_jit_checkpoint|--push_to_hub|--hub_model_id me/model|
-    --do_eval|--do_predict True|--eval_strategy steps|--evaluation_strategy epoch|--eval_steps 5|--eval_on_start|
-    --load_best_model_at_end|--metric_for_best_model loss|--label_names a|--train_sampling_strategy sequential|
+    --do_eval|--do_predict True|--eval_strategy steps|--evaluation_strategy epoch|--eval_delay 5|--eval_on_start|
+    --load_best_model_at_end|--metric_for_best_model eval_loss|--label_names a|--train_sampling_strategy sequential|
     --accelerator_config {"split_batches":true}|--fsdp full_shard|--auto_find_batch_size|--label_smoothing_factor 0.1|
     --neftune_noise_alpha 5|--liger_kernel_config {"rope":true}|--use_cache|--bf16_full_eval|--save_strategy best|
     --prediction_loss_only|--loss_weight record --average_tokens_across_devices False""".replace("\n", "").split("|"),

@@ -13,6 +13,7 @@ PRIVATE = {
     "_prepare_input": ["data"],
     "_get_grad_norm": ["model", "grad_norm"],
     "_load_from_checkpoint": ["resume_from_checkpoint", "model"],
+    "_determine_best_metric": ["metrics", "trial"],
     "_save_checkpoint": ["model", "trial"],
     "_prepare_for_training": ["max_steps", "train_dataloader", "resume_from_checkpoint"],
 }
@@ -22,6 +23,7 @@ PUBLIC = {
     "compute_loss": ["model", "inputs", "return_outputs", "num_items_in_batch"],
     "create_optimizer": ["model"],
     "log": ["logs", "start_time"],
+    "evaluate": ["eval_dataset", "ignore_keys", "metric_key_prefix"],
     "save_model": ["output_dir", "_internal_call"],
 }
 CALLED = {
