@@ -23,7 +23,7 @@ READERS = {
     "training": lambda path: load_image(path, PROCESSOR),
     "training_fast": lambda path: load_image(path, PROCESSOR, decode="fast"),
     "captioner": lambda path: llava._pixels(path, PROCESSOR),
-    "captions_cache": cache._content_hash,
+    "captions_cache": cache.content_hash,
     "demo_example": lambda path: _thumbnail([path] * 6, 40.0),
     "demo_upload": lambda path: uploads.open_upload(path, "front", 40.0),
     "visualize": album.open_upload,
