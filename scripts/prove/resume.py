@@ -84,6 +84,7 @@ def _start(folder: Path, name: str, device: str) -> subprocess.Popen:
         "image_folder": folder / "images",
         "output_dir": folder / name,
         "mm_adapter_tokens": 4,
+        "global_batch_size": 8,
         "per_device_train_batch_size": 8,
         "num_train_epochs": STEPS * 8 // IMAGES,
         "save_steps": SAVE_STEPS,
