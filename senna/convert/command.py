@@ -118,7 +118,10 @@ def run(args: ConvertArguments) -> int:
     out, splits = Path(args.out), scenes_of(args.nuscenes, args.version)
     captioner = make_captioner(**_captioner_arguments(args), cache=_cache_path(args))
     settings = _settings(args, captioner, templates)
-    check_same_run(out, read_settings(out / WORK / RUN_FILE), settings, remedy=_start_again(out))
+    stored = read_settings(out / WORK / RUN_FILE)
+    if stored and stored.get("shards") == 1:  # of an earlier version, which could divide a run; this one was not
+        del stored["shards"]
+    check_same_run(out, stored, settings, remedy=_start_again(out))
     if is_complete(out / WORK):
         print(f"{out} is complete; to convert again, delete {out / WORK} and the files beside it")
         return 0

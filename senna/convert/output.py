@@ -18,7 +18,7 @@ from senna.files import atomic_write, write_json
 from senna.record_file import open_records
 from senna.records import write_records
 
-COMPLETE = "complete.json"  # in the work folder; exists where OUT is complete
+COMPLETE = "joined.json"  # in the work folder, named as by earlier versions; exists where OUT is complete
 SHOWN_FRAMES = 50  # on quality.html
 
 

@@ -99,6 +99,15 @@ def test_json_has_the_records_of_json_lines(convert, complete, tmp_path):
     assert reports[0] == reports[1]
 
 
+def test_a_finished_run_of_an_earlier_version_is_complete(convert, complete, tmp_path, capsys):
+    shutil.copytree(complete, tmp_path / "out")
+    run = tmp_path / "out" / ".convert" / "run.json"
+    run.write_text(json.dumps(json.loads(run.read_text()) | {"shards": 1}))
+    assert (tmp_path / "out" / ".convert" / "joined.json").is_file()
+    assert main([*convert, "--out", str(tmp_path / "out")]) == 0
+    assert "is complete" in capsys.readouterr().out
+
+
 def test_limit_gives_the_first_frames(convert, complete, tmp_path):
     assert main([*convert, "--out", str(tmp_path), "--limit", "5"]) == 0
     assert frames_in(tmp_path / "senna_nusc_train.jsonl") == frames_in(complete / "senna_nusc_train.jsonl")[:5]
