@@ -180,9 +180,8 @@ class RayEngine:
         return self._options.workers or max(default, 1)
 
     def _worker_pool(self) -> Pool:
-        cpus = (
-            1 if self._captioner is None else 0
-        )  # beside a model it hardly works, and must not wait for the captioners
+        # Beside a model it hardly works, and must not wait for the captioners.
+        cpus = 1 if self._captioner is None else 0
         worker = ray.remote(FrameWorker).options(num_cpus=cpus, scheduling_strategy="SPREAD", **_NO_RESTARTS)
         count = self._worker_count
         return Pool("worker", lambda: worker.remote(self._settings), lambda: count, self._wait, f"{cpus} CPU")
@@ -193,7 +192,7 @@ class RayEngine:
             needs = {"num_cpus": 1}
         worker = ray.remote(CaptionWorker).options(**needs, scheduling_strategy="SPREAD", **_NO_RESTARTS)
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-        text = f"{self._gpus} GPU{'s' * (self._gpus > 1)}" if self._gpus else f"{needs['num_cpus']} CPU"
+        text = f"{self._gpus} GPU{'s' * (self._gpus > 1)}" if self._gpus else "1 CPU" if needs["num_cpus"] else "1 MiB"
         return Pool("captioner", lambda: worker.remote(self._arguments, environment), self._wanted, self._wait, text)
 
     def _wanted(self) -> int:
