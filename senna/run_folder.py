@@ -38,7 +38,8 @@ _BYSTANDER_FILES = (
     *(re.escape(LOCK), rf"\.{re.escape(RUN_FILE)}\.\d+", r"\..+\.\d+\.partial(\..+)?"),  # of a run that was killed
 )
 _BYSTANDER_FOLDERS = (
-    *(r"lost\+found", r"wandb", r"mlruns", r"__pycache__", r"\.ipynb_checkpoints", r"\.vscode", r"\.idea"),
+    *(r"lost\+found", r"__pycache__", r"\.ipynb_checkpoints", r"\.vscode", r"\.idea"),
+    *(r"wandb", r"trackio", r"swanlog", r"mlruns"),  # trackers
     *(r"\.snapshots?", r"\.zfs", r"\.trash.*", r"\$recycle\.bin", r"system volume information", r"@eadir"),
 )
 _is_bystander_file = re.compile("|".join(_BYSTANDER_FILES), re.IGNORECASE | re.DOTALL).fullmatch

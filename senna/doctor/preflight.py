@@ -22,6 +22,7 @@ from senna.ranks import read_ranks
 from senna.train import checkpoint
 from senna.train.arguments import TrainArguments
 from senna.train.memory.model_shape import published_config
+from senna.train.trackers import has_wandb_login, missing_trackers, tracker_lines, wandb_mode
 
 _EXIT_DELAY = 2  # seconds: a launcher that sees one process end kills the main process, which prints the message
 Check = Callable[[RunContext], Iterable[Finding | str]]
@@ -54,6 +55,20 @@ def _installed(context: RunContext) -> Iterator[Finding]:
     elif args.use_liger_kernel and importlib.util.find_spec("liger_kernel") is None:
         remedy = f"{install_command('liger-kernel')}   (or leave out --use_liger_kernel)"
         yield Finding(FAIL, "packages", "--use_liger_kernel requires liger-kernel, which is not installed", remedy)
+
+
+def _trackers(context: RunContext) -> Iterator[Finding]:
+    args = context.args
+    for name, install in missing_trackers(args.report_to).items():
+        message = f"--report_to {name} requires {name}, which is not installed"
+        yield Finding(FAIL, "trackers", message, f"{install}   (or leave out {name})")
+    if "wandb" in args.report_to and wandb_mode() == "online" and not has_wandb_login():
+        message = "--report_to wandb: WANDB_MODE is online, and there is no API key"
+        yield Finding(
+            FAIL, "trackers", message, "wandb login, or set WANDB_API_KEY, or unset WANDB_MODE to run offline"
+        )
+    if not missing_trackers(args.report_to):
+        yield from (Finding(OK, "trackers", line) for line in tracker_lines(args))
 
 
 def required_packages(context: RunContext) -> dict[str, str]:
@@ -143,6 +158,7 @@ REQUIRED: tuple[tuple[str, Check], ...] = (
     ("arguments", _arguments),
     ("gpu", _device),
     ("packages", _installed),
+    ("trackers", _trackers),
     ("model", models.config),
     ("output", _output),
     ("data", data.records),

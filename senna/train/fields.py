@@ -13,6 +13,7 @@ from senna.ranks import read_ranks
 from senna.train.deepspeed import read_deepspeed, start_deepspeed
 from senna.train.global_batch import BatchSettings
 from senna.train.refused import check_refused
+from senna.train.trackers import settle_trackers
 from senna.train.validation_flags import best_rule, settle_validation
 
 FIXED = {
@@ -235,7 +236,7 @@ class TrainArguments(TrainingArguments):
         0.0,
     )
     logging_steps: float = flag("steps between log lines", 1)
-    report_to: str = flag("where to send metrics: none, tensorboard, wandb, ...", "tensorboard")
+    report_to: str = flag("trackers, with commas: tensorboard, wandb, trackio, swanlab, mlflow; or none", "tensorboard")
 
     # Fixed values, accepted so that the published scripts run
     mm_projector_type: str = flag("type of the projector", "mlp2x_gelu")
@@ -256,10 +257,8 @@ class TrainArguments(TrainingArguments):
         self.gradient_accumulation_steps = self.gradient_accumulation_steps or 1  # until `spread` sets it
         self._check()
         self._has_started, self.distributed_state, self._n_gpu = False, None, 0
-        # transformers validates and normalizes here too, but also looks for a GPU, initializes process groups and starts
-        # DeepSpeed and FSDP. It does none of that for a plain CPU run.
-        names = ["deepspeed", "fsdp", "use_cpu", "tf32", "dataloader_pin_memory"]
-        requested = {name: getattr(self, name) for name in names}
+        # transformers validates here too, but also looks for a GPU and starts DeepSpeed and FSDP; not for a plain CPU run.
+        requested = {name: getattr(self, name) for name in "deepspeed fsdp use_cpu tf32 dataloader_pin_memory".split()}
         self.deepspeed, self.fsdp, self.use_cpu, self.tf32 = None, None, True, None
         self._validate()
         if requested["use_cpu"]:
@@ -338,6 +337,7 @@ class TrainArguments(TrainingArguments):
                 choices = ", ".join(str(value) for value in known if value)
                 raise UsageError(f"--{name} {getattr(self, name)} is not supported", remedy=f"use one of {choices}")
         check_refused(self)
+        settle_trackers(self)
         self.batch.check()
         if not 0 <= self.hang_timeout < float("inf"):
             raise UsageError(

@@ -3,21 +3,25 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from senna.data import ConversationDataset, FrameDataset, Mixture, open_mixture
+from senna.data.dataset import find_image
 from senna.errors import DataError, UsageError
 from senna.evaluate.metrics.classification import majority
 from senna.evaluate.metrics.meta_actions import codes
 from senna.evaluate.predict import PromptDataset
 from senna.evaluate.score import AnswerEncoder, answer_ending
+from senna.image_file import check_image_file
 from senna.kinds import PLAN
 from senna.meta_actions import ALL_META_ACTIONS, MetaAction, parse_meta_action
-from senna.records import GPT, HUMAN
+from senna.records import GPT, HUMAN, prompt_images
 from senna.train.fields import TrainArguments
+from senna.views import prompt_views
 
 _MOST_NAMES = 3  # scenes that an error names
 
@@ -116,6 +120,18 @@ class HeldOut(Dataset):
     def all_records(self) -> list[int]:
         """Return the records whose loss is computed, the plans of ``plans`` first; one may occur in both parts."""
         return [*(plan.record for plan in self.plans), *(record for frame in self.frames for record in frame)]
+
+    def view_paths(self, number: int) -> dict[str, Path]:
+        """Return the image file of each view that the question of a plan shows. Raises DataError."""
+        samples, record = self._frames.dataset, self.plans[number].record
+        turns, beside = self.records[record]["conversations"], self.records.folder(record)
+        folders = [samples.image_folder, beside] if samples.image_folder else [beside]
+        views = prompt_views("".join(turn["value"] for turn in turns if turn["from"] == HUMAN))
+        paths = prompt_images(self.records[record])
+        files = {view: find_image(path, folders) for view, path in zip(views, paths, strict=False) if view}
+        for path in files.values():
+            check_image_file(path)
+        return files
 
     def batches(self, size: int) -> list[list[int]]:
         """Return batches of at most ``size`` items, either plans or frames."""

@@ -28,6 +28,7 @@ from senna.train.out_of_memory import out_of_memory
 from senna.train.progress import EndEarly, LogFile, Progress
 from senna.train.stop_signals import StopSignals
 from senna.train.summary import describe_results, describe_run
+from senna.train.tracked import before_trackers, set_up_trackers
 from senna.train.trainer import SennaTrainer
 from senna.train.validation import Validation
 
@@ -68,6 +69,7 @@ def build_trainer(args: TrainArguments, records: Mixture | None = None) -> Senna
     if held_out is not None:
         chosen = HeldOut(FrameDataset(samples(held_out), together=args.version != "plain"), args.eval_limit)
         validation = Validation(chosen, args, model, tokenizer, majority_plan(records))
+    before_trackers(args)
     trainer = SennaTrainer(
         model=model,
         args=args,
@@ -78,6 +80,7 @@ def build_trainer(args: TrainArguments, records: Mixture | None = None) -> Senna
         callbacks=[Progress(), LogFile(Path(args.output_dir) / "train_log.jsonl"), ValidateAtEnd()],
     )
     trainer.validation = validation
+    set_up_trackers(trainer)
     if args.early_stopping_patience is not None:
         trainer.add_callback(StopEarly())
     trainer.source, trainer.image_processor, trainer.tokenizer = source, image_processor, tokenizer

@@ -13,6 +13,7 @@ from senna.model.parts import DRIVING_ADAPTER, LLM, LORA, PROJECTOR, VISION_TOWE
 from senna.train.best import best_checkpoint, best_validation
 from senna.train.build_model import count_weights
 from senna.train.curve import plot_losses
+from senna.train.trackers import tracker_lines
 from senna.train.trainer import SennaTrainer
 
 TITLES = {
@@ -144,6 +145,7 @@ def describe_run(trainer: SennaTrainer) -> str:
         f"run      {steps:.0f} steps of {step_size} {unit} ({args.per_device_train_batch_size} x "
         f"{args.gradient_accumulation_steps} x {args.world_size} processes{zero}), learning rate {args.learning_rate:g}",
         f"output   {args.output_dir}",
+        *(f"tracker  {line}" for line in tracker_lines(args)),
     ])  # fmt: skip
 
 

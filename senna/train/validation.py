@@ -52,6 +52,9 @@ class Measured:
 class Validation:
     """Measures a model on held-out records. The batches do not depend on the number of processes.
 
+    Attributes:
+        measured: the results of the last validation in all processes; None before the first one.
+
     Args:
         baseline: the most frequent meta-action of the training plans; None takes that of the held-out plans.
 
@@ -64,6 +67,7 @@ class Validation:
         baseline: MetaAction | None = None,
     ) -> None:  # fmt: skip
         self.data, self.args, self.tokenizer, self.baseline = data, args, tokenizer, baseline
+        self.measured: Measured | None = None
         self._batches = data.batches(cast(int, args.per_device_eval_batch_size))
         lengths = (tokenizer.pad_token_id, args.model_max_length, model.config.mm_adapter_tokens)
         self._collate = PackCollator(*lengths, max(args.pack_max_tokens, args.model_max_length))
@@ -88,7 +92,8 @@ class Validation:
         """
         with self._kept_as_it_is(model), torch.no_grad():
             measured = self._measure(model, forward)
-        return self.figures(measured.reduced(reduce))
+        self.measured = measured.reduced(reduce)
+        return self.figures(self.measured)
 
     @contextmanager
     def _kept_as_it_is(self, model: SennaLlavaLlamaForCausalLM) -> Iterator[None]:
