@@ -27,7 +27,7 @@ PHASES = {
 PAUSES = ("validation", "saving")
 """What a run does between steps. It does not count as time of the steps."""
 
-MOST_MARKS = 4096
+MOST_MARKS = 2**16
 """The number of marks from which on the older half is read before a log entry: log entries may be far apart."""
 
 
@@ -37,8 +37,11 @@ class Clock(Protocol):
     def mark(self) -> Any:
         """Return a mark of this moment."""
 
+    def wait(self, mark: Any) -> None:
+        """Wait until a mark is reached."""
+
     def seconds(self, first: Any, last: Any) -> float:
-        """Return the time between two marks, waiting until the later one is reached."""
+        """Return the time between two marks that are reached."""
         ...
 
     def free(self, marks: list[Any]) -> None:
@@ -49,6 +52,9 @@ class HostClock:
     """The clock of the host, for devices that compute while the host waits."""
 
     mark = staticmethod(time.perf_counter)
+
+    def wait(self, mark: float) -> None:
+        pass
 
     def seconds(self, first: float, last: float) -> float:
         return last - first
@@ -75,8 +81,10 @@ class CudaClock:
         event.record(self.stream)
         return event
 
+    def wait(self, mark: Any) -> None:
+        mark.synchronize()
+
     def seconds(self, first: Any, last: Any) -> float:
-        last.synchronize()
         return first.elapsed_time(last) / 1e3
 
     def free(self, marks: list[Any]) -> None:
@@ -101,8 +109,14 @@ class StepTimes:
 
     @contextmanager
     def inside(self, phase: str) -> Iterator[None]:
-        """Let the time inside belong to a phase, and the time afterwards to the earlier phase again."""
+        """Let the time inside belong to a phase, and the time afterwards to the earlier phase again.
+
+        A pause counts as a whole.
+        """
         before = self.phase
+        if before in PAUSES:
+            yield
+            return
         self.begin(phase)
         try:
             yield
@@ -120,6 +134,7 @@ class StepTimes:
 
     def _read(self, number: int) -> None:
         """Read the times of the first ``number`` marks, which is fewer than all."""
+        self.clock.wait(self._marks[number][1])
         for (phase, first), (_, last) in zip(self._marks[:number], self._marks[1 : number + 1], strict=True):
             self._seconds[phase] += self.clock.seconds(first, last)
         self.clock.free([mark for _, mark in self._marks[:number]])

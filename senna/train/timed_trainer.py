@@ -9,6 +9,7 @@ from senna.model.parts import DRIVING_ADAPTER, LLM, LORA, PROJECTOR, part_of
 from senna.train.flops import TrainedParts, Work, card_peak, training_flops
 from senna.train.memory.model_shape import ModelShape
 from senna.train.step_times import CudaClock, HostClock, StepTimes, shares
+from senna.train.timed_deepspeed import time_deepspeed
 from senna.train.trainer import COUNTED, SennaTrainer
 
 
@@ -51,7 +52,7 @@ class TimedTrainer(SennaTrainer):
         self.times.begin("forward")
         result: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         loss = result[0] if return_outputs else result
-        if self.args.world_size > 1 and loss.requires_grad:
+        if self.args.world_size > 1 and loss.requires_grad and not self.is_deepspeed_enabled:
             loss.register_hook(self._await_end_of_backward)
         self.times.begin("backward")
         return result
@@ -59,9 +60,9 @@ class TimedTrainer(SennaTrainer):
     def _await_end_of_backward(self, gradient: torch.Tensor) -> None:
         """Let communication begin when the last gradient is computed.
 
-        DistributedDataParallel and ZeRO reduce gradients during the backward pass. What of it is left after the last one,
-        which they wait for then, is what communication costs. Autograd runs callbacks in the order in which they were queued,
-        and this one, queued by the backward pass's first gradient, runs before theirs.
+        DistributedDataParallel reduces gradients during the backward pass. What of it is left after the last gradient, which
+        it waits for then, is what communication costs. Autograd runs callbacks in the order in which they were queued, and
+        this one, queued by the first gradient, runs before that of DistributedDataParallel.
         """
         engine: Any = torch.autograd.Variable._execution_engine
         engine.queue_callback(lambda: self.times.begin("communication"))
@@ -76,15 +77,8 @@ class TimedTrainer(SennaTrainer):
 
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):  # read in 5.17.0 to 5.23.0
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
-        if self.is_deepspeed_enabled:  # whose step accelerate takes within `training_step`
-            engine: Any = self.model_wrapped
-            step = engine.step
-
-            def timed_step(*args, **kwargs):
-                self.times.begin("optimizer")
-                return step(*args, **kwargs)
-
-            engine.step = timed_step
+        if self.is_deepspeed_enabled:
+            time_deepspeed(self.model_wrapped, self.times)
         return prepared
 
     def log(self, logs, start_time=None):

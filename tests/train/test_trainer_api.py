@@ -51,9 +51,6 @@ def test_an_override_takes_the_same_parameters(name, expected):
 
 
 def test_every_override_of_a_private_method_is_listed():
-    overridden = {
-        name
-        for name in {**vars(SennaTrainer), **vars(TimedTrainer)}
-        if name.startswith("_") and not name.startswith("__")
-    }
+    own = {**vars(SennaTrainer), **vars(TimedTrainer)}
+    overridden = {name for name in own if name.startswith("_") and not name.startswith("__")}
     assert {name for name in overridden if hasattr(Trainer, name)} == set(PRIVATE)
