@@ -23,7 +23,7 @@ class TrainedParts:
 
 @dataclass(frozen=True)
 class Work:
-    """What a model has processed; see `senna.data.batch.BatchCounts`."""
+    """The amount that a model has processed; see `senna.data.batch.BatchCounts`."""
 
     tokens: float
     targets: float

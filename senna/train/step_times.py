@@ -25,7 +25,7 @@ PHASES = {
 """Phase of a step -> its name in texts."""
 
 PAUSES = ("validation", "saving")
-"""What a run does between steps. It does not count as time of the steps."""
+"""Parts of a run between its steps, which do not count as time of the steps."""
 
 MOST_MARKS = 2**16
 """The number of marks from which on the older half is read before a log entry: log entries may be far apart."""

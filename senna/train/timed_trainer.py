@@ -8,7 +8,7 @@ from transformers import TrainerCallback
 from senna.model.parts import DRIVING_ADAPTER, LLM, LORA, PROJECTOR, part_of
 from senna.train.flops import TrainedParts, Work, card_peak, training_flops
 from senna.train.memory.model_shape import ModelShape
-from senna.train.step_times import CudaClock, HostClock, StepTimes, shares
+from senna.train.step_times import Clock, CudaClock, HostClock, StepTimes, shares
 from senna.train.timed_deepspeed import time_deepspeed
 from senna.train.trainer import COUNTED, SennaTrainer
 
@@ -28,7 +28,7 @@ class TimedTrainer(SennaTrainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.times = StepTimes(CudaClock() if self.args.device.type == "cuda" else HostClock())
+        self.times = StepTimes(_clock(self.args.device))
         self.add_callback(_StepEnd(self.times))
         self.shape = ModelShape.from_config(self.model.config)
         self.trained_parts = trained_parts(self.model, self.args.lora_r)
@@ -106,6 +106,10 @@ class TimedTrainer(SennaTrainer):
         if self.peak_tflops and total:
             figures["mfu"] = tflops / (total * self.peak_tflops)
         return figures
+
+
+def _clock(device: torch.device) -> Clock:
+    return CudaClock(torch.cuda.current_stream(device)) if device.type == "cuda" else HostClock()
 
 
 def trained_parts(model: torch.nn.Module, rank: int) -> TrainedParts:
