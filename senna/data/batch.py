@@ -73,6 +73,8 @@ class BatchCounts:
         unpacked_tokens: tokens of the same records without packing, each record by itself.
         positions: positions in the rows, with padding.
         cut: number of records that lost targets to ``max_length``.
+        images: number of images that are encoded.
+        pairs: number of (query, key) pairs of tokens that attention admits.
     """
 
     samples: list[str]
@@ -84,6 +86,8 @@ class BatchCounts:
     unpacked_tokens: int
     positions: int
     cut: int
+    images: int
+    pairs: int
 
 
 class PaddedBatch(TypedDict):

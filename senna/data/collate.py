@@ -69,6 +69,8 @@ class Collator:
                 unpacked_tokens=sum(lengths),
                 positions=len(rows) * max(lengths),
                 cut=sum(row.lost_targets for row in rows),
+                images=int((input_ids == IMAGE_TOKEN_INDEX).sum()),
+                pairs=sum(length * (length + 1) // 2 for length in lengths),
             ),
         }
 
@@ -137,6 +139,8 @@ class PackCollator:
                 unpacked_tokens=sum(int(record.sizes.sum()) for record in records),
                 positions=packed["source"].numel(),
                 cut=sum(record.lost_targets for record in records),
+                images=num_images,
+                pairs=sum(tree.visible_pairs for tree in packed["layout"]) if rows else 0,
             ),
         }
 

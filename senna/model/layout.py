@@ -28,6 +28,12 @@ class Tree:
         """The column after the last token."""
         return self.start + self.prefix + sum(self.branches)
 
+    @property
+    def visible_pairs(self) -> int:
+        """The number of (query, key) pairs of tokens, the query not before the key, that see each other."""
+        branches = sum(length * self.prefix + length * (length + 1) // 2 for length in self.branches)
+        return self.prefix * (self.prefix + 1) // 2 + branches
+
     def branch_spans(self) -> list[tuple[int, int]]:
         """Return (start, stop) columns of every branch."""
         stops = [self.start + self.prefix + sum(self.branches[: i + 1]) for i in range(len(self.branches))]

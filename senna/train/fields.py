@@ -12,6 +12,7 @@ from senna.flags import flag
 from senna.ranks import read_ranks
 from senna.train.deepspeed import read_deepspeed, start_deepspeed
 from senna.train.global_batch import BatchSettings
+from senna.train.number_flags import check_numbers
 from senna.train.refused import check_refused
 from senna.train.trackers import settle_trackers
 from senna.train.validation_flags import best_rule, settle_validation
@@ -236,6 +237,10 @@ class TrainArguments(TrainingArguments):
         0.0,
     )
     logging_steps: float = flag("steps between log lines", 1)
+    peak_tflops: float | None = flag(
+        "peak TFLOP/s of a GPU in the precision of the run, for MFU in the log; default: NVIDIA's figure, if known",
+        None,
+    )
     report_to: str = flag("trackers, with commas: tensorboard, wandb, trackio, swanlab, mlflow; or none", "tensorboard")
 
     # Fixed values, accepted so that the published scripts run
@@ -339,17 +344,12 @@ class TrainArguments(TrainingArguments):
         check_refused(self)
         settle_trackers(self)
         self.batch.check()
-        if not 0 <= self.hang_timeout < float("inf"):
-            raise UsageError(
-                f"--hang_timeout {self.hang_timeout} is no number of seconds", remedy="use 0, or some minutes"
-            )
+        check_numbers(self)
         if self.lora_enable and self.tune_mm_mlp_adapter:
             raise UsageError(
                 "--lora_enable excludes --tune_mm_mlp_adapter, which trains no part of the LLM",
                 remedy="omit one of them",
             )
-        if self.lora_enable and self.lora_r < 1:
-            raise UsageError(f"--lora_r {self.lora_r}: the rank must be 1 or more", remedy="use 128, 64 or 32")
         if self.bits < 16 and not self.lora_enable:
             raise UsageError(
                 f"--bits {self.bits}: quantized weights cannot be trained", remedy="add --lora_enable True (QLoRA)"

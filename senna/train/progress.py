@@ -20,6 +20,8 @@ FORMATS = {
     "packed": ".1f",
     "cut_samples": ".0f",
     "memory_gb": ".1f",
+    "time_data": ".0%",
+    "mfu": ".0%",
 }
 """The numbers of a log entry that are printed, in this order, and their formats."""
 LABELS = {
@@ -30,6 +32,8 @@ LABELS = {
     "packed": "unpacked/packed",
     "cut_samples": "cut",
     "memory_gb": "GiB",
+    "time_data": "waiting for data",
+    "mfu": "MFU",
 }
 """Printed names of numbers, if they differ from their keys."""
 

@@ -28,6 +28,7 @@ from senna.train.out_of_memory import out_of_memory
 from senna.train.progress import EndEarly, LogFile, Progress
 from senna.train.stop_signals import StopSignals
 from senna.train.summary import describe_results, describe_run
+from senna.train.timed_trainer import TimedTrainer
 from senna.train.tracked import before_trackers, set_up_trackers
 from senna.train.trainer import SennaTrainer
 from senna.train.validation import Validation
@@ -70,7 +71,7 @@ def build_trainer(args: TrainArguments, records: Mixture | None = None) -> Senna
         chosen = HeldOut(FrameDataset(samples(held_out), together=args.version != "plain"), args.eval_limit)
         validation = Validation(chosen, args, model, tokenizer, majority_plan(records))
     before_trackers(args)
-    trainer = SennaTrainer(
+    trainer = TimedTrainer(
         model=model,
         args=args,
         # A caption directly follows its image, so captions share no tokens and each stays a frame of its own.

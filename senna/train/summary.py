@@ -3,6 +3,7 @@
 import shlex
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from senna.data import FrameDataset
@@ -10,9 +11,11 @@ from senna.data.statistics import TokenStatistics, packing_statistics, token_sta
 from senna.errors import SennaError
 from senna.model.packed_attention import packed_kind
 from senna.model.parts import DRIVING_ADAPTER, LLM, LORA, PROJECTOR, VISION_TOWER, part_of
+from senna.train.advice import time_lines
 from senna.train.best import best_checkpoint, best_validation
 from senna.train.build_model import count_weights
 from senna.train.curve import plot_losses
+from senna.train.timed_trainer import peak_tflops
 from senna.train.trackers import tracker_lines
 from senna.train.trainer import SennaTrainer
 
@@ -125,6 +128,17 @@ def best_lines(trainer: SennaTrainer) -> list[str]:
     ]
 
 
+def mfu_lines(trainer: SennaTrainer) -> list[str]:
+    """Return why a run on a GPU shows no MFU; an empty list if it shows it."""
+    args = trainer.args
+    if args.device.type != "cuda" or peak_tflops(args) is not None:
+        return []
+    return [
+        f"mfu      not shown: the peak of {torch.cuda.get_device_name(args.device)} in this precision is not known; "
+        "--peak_tflops sets it"
+    ]
+
+
 def describe_run(trainer: SennaTrainer) -> str:
     """Return the text that is printed before the first step: model, data, steps and output folder."""
     args, model, data = trainer.args, trainer.model, trainer.train_dataset
@@ -144,6 +158,7 @@ def describe_run(trainer: SennaTrainer) -> str:
         *validation_lines(trainer),
         f"run      {steps:.0f} steps of {step_size} {unit} ({args.per_device_train_batch_size} x "
         f"{args.gradient_accumulation_steps} x {args.world_size} processes{zero}), learning rate {args.learning_rate:g}",
+        *mfu_lines(trainer),
         f"output   {args.output_dir}",
         *(f"tracker  {line}" for line in tracker_lines(args)),
     ])  # fmt: skip
@@ -192,6 +207,7 @@ def describe_results(trainer: SennaTrainer) -> str:
     return "\n".join([
         f"loss     {losses[0]:.4f} at the start, {sum(last) / len(last):.4f} over the last {len(last)} log steps",
         *best_lines(trainer),
+        *time_lines(trainer.args, history),
         f"curve    {output_dir / 'loss.png' if is_drawn else 'not drawn: too few steps'}",
         f"{label}   {output_dir} (senna.model.load_model opens it)",
         f"next     {next_command(trainer)}",

@@ -42,8 +42,8 @@ class NotFiniteError(SennaError):
     """A loss or a gradient norm that is not finite."""
 
 
-COUNTED = ("records", "tokens", "positions", "unpacked_tokens", "cut")
-"""The fields of `BatchCounts` that go into the log."""
+COUNTED = ("records", "tokens", "positions", "unpacked_tokens", "cut", "targets", "images", "pairs")
+"""The fields of `BatchCounts` that are summed up from one log entry to the next."""
 
 
 def peak_memory() -> float:

@@ -141,9 +141,10 @@ def test_the_first_token_is_never_a_target():
 def test_counts_are_the_tokens_positions_and_cut_samples_of_the_batch(max_length, tokens, positions, cut):
     rows = [sample([1, IMG, 2, IMG, 3], 1), sample([4, 5, 6], 1)]
     batch = Collator(PAD, max_length, 4)([{**row, "kind": 0} for row in rows])
-    expected = {"tokens": tokens, "unpacked_tokens": tokens, "positions": positions, "cut": cut}
+    pairs = (tokens - 3) * (tokens - 2) // 2 + 6
+    expected = {"tokens": tokens, "unpacked_tokens": tokens, "positions": positions, "cut": cut, "images": 2}
     in_records = {"records": 2, "targets": 2 - cut, "records_with_targets": 2 - cut}
-    assert batch["counts"] == BatchCounts(["s", "s"], [], **in_records, **expected)
+    assert batch["counts"] == BatchCounts(["s", "s"], [], **in_records, **expected, pairs=pairs)
 
 
 def test_a_cut_without_a_target_is_not_counted():

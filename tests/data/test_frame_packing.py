@@ -184,7 +184,7 @@ def test_a_frame_becomes_a_prefix_and_branches():
     assert batch["images"][:, 0, 0, 0].tolist() == [0]
     assert batch["kinds"].tolist() == [2, 1]
     assert batch["counts"] == BatchCounts(
-        ["a", "b"], [], 2, 3, 2, tokens=11, unpacked_tokens=8 + 9, positions=11, cut=0
+        ["a", "b"], [], 2, 3, 2, tokens=11, unpacked_tokens=8 + 9, positions=11, cut=0, images=1, pairs=21 + 15 + 24
     )
     tensors = ("input_ids", "source", "position_ids", "labels", "target_positions", "target_records", "kinds")
     assert all(batch[name].dtype == torch.int64 for name in tensors)
@@ -222,7 +222,9 @@ def test_images_that_are_cut_off_in_all_records_are_left_out():
     long = record([1, IMG, *range(20, 40), IMG, 5, 6], 1)
     batch = pack(frame(long), max_length=20)
     assert len(batch["images"]) == 1
-    assert batch["counts"] == BatchCounts(["r"], [], 1, 0, 0, tokens=20, unpacked_tokens=20, positions=20, cut=1)
+    assert batch["counts"] == BatchCounts(
+        ["r"], [], 1, 0, 0, tokens=20, unpacked_tokens=20, positions=20, cut=1, images=1, pairs=210
+    )
 
 
 def test_a_record_that_is_cut_within_an_image_keeps_part_of_it():
@@ -247,7 +249,9 @@ def test_a_batch_without_usable_records_is_one_padding_token():
         assert [len(batch[name]) for name in ("target_positions", "target_records", "kinds")] == [0, 0, 0]
         assert batch["images"] is None
         errors = [bad["error"]] * len(names)
-        assert batch["counts"] == BatchCounts(names, errors, 0, 0, 0, tokens=0, unpacked_tokens=0, positions=1, cut=0)
+        assert batch["counts"] == BatchCounts(
+            names, errors, 0, 0, 0, tokens=0, unpacked_tokens=0, positions=1, cut=0, images=0, pairs=0
+        )
 
 
 def test_a_bad_record_is_left_out_of_its_frame_and_counted():

@@ -5,6 +5,7 @@ import inspect
 import pytest
 from transformers import Trainer
 
+from senna.train.timed_trainer import TimedTrainer
 from senna.train.trainer import SennaTrainer
 
 # Parameters after self, read in transformers 5.17.0, 5.20.2 and 5.23.0, where they are the same.
@@ -20,6 +21,7 @@ PRIVATE = {
 PUBLIC = {
     "get_batch_samples": ["epoch_iterator", "num_batches", "device"],
     "get_train_dataloader": [],
+    "training_step": ["model", "inputs", "num_items_in_batch"],
     "compute_loss": ["model", "inputs", "return_outputs", "num_items_in_batch"],
     "create_optimizer": ["model"],
     "log": ["logs", "start_time"],
@@ -44,9 +46,11 @@ def test_a_method_of_the_trainer_takes_the_parameters_that_senna_passes(name, ex
 
 @pytest.mark.parametrize(("name", "expected"), [*PRIVATE.items(), *PUBLIC.items()])
 def test_an_override_takes_the_same_parameters(name, expected):
+    assert parameters(TimedTrainer, name) == expected
     assert parameters(SennaTrainer, name) == expected
 
 
 def test_every_override_of_a_private_method_is_listed():
-    overridden = {name for name in vars(SennaTrainer) if name.startswith("_") and not name.startswith("__")}
+    own = {**vars(SennaTrainer), **vars(TimedTrainer)}
+    overridden = {name for name in own if name.startswith("_") and not name.startswith("__")}
     assert {name for name in overridden if hasattr(Trainer, name)} == set(PRIVATE)

@@ -1,0 +1,18 @@
+"""Ranges of numbers among the flags of `senna train`."""
+
+from typing import Any
+
+from senna.errors import UsageError
+
+
+def check_numbers(args: Any) -> None:
+    """Raise UsageError for a number that has no meaning."""
+    if not 0 <= args.hang_timeout < float("inf"):
+        raise UsageError(f"--hang_timeout {args.hang_timeout} is no number of seconds", remedy="use 0, or some minutes")
+    if args.peak_tflops is not None and not 0 < args.peak_tflops < float("inf"):
+        raise UsageError(
+            f"--peak_tflops {args.peak_tflops} is no peak of a card",
+            remedy="use the TFLOP/s of its data sheet for dense matrices, such as 312 for an A100 in bf16, or omit it",
+        )
+    if args.lora_enable and args.lora_r < 1:
+        raise UsageError(f"--lora_r {args.lora_r}: the rank must be 1 or more", remedy="use 128, 64 or 32")
