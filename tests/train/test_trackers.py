@@ -143,6 +143,7 @@ def check_rows(rows: list[dict], out: Path) -> None:
         assert row == pytest.approx(entry, nan_ok=True)
 
 
+@pytest.mark.slow
 def test_runs_are_in_wandb_and_trackio_offline_with_figures_configuration_and_images(
     toy, stage1, held_out, requests, tmp_path
 ):
@@ -171,15 +172,18 @@ def test_runs_are_in_wandb_and_trackio_offline_with_figures_configuration_and_im
         assert settings["senna"]["processes"] == 1
     shown = [row for row in history if "eval/plan_images/count" in row]
     assert [row["train/global_step"] for row in shown] == [2, 4]
-    assert all(row["eval/plan_images/count"] == 10 for row in shown)
-    assert sum("eval/plan_images/9" in row for row in rows) == 2
-    assert len(list((out / "trackio").rglob("*.png"))) == 20
+    [plans] = {row["eval/plans"] for row in history if "eval/plans" in row}
+    assert 2 < plans <= 10
+    assert [row["eval/plan_images/count"] for row in shown] == [plans, plans]
+    assert sum(f"eval/plan_images/{plans - 1}" in row for row in rows) == 2
+    assert len(list((out / "trackio").rglob("*.png"))) == 2 * plans
     events = EventAccumulator(str(next((out / "runs").iterdir())), size_guidance={"images": 0}).Reload()
     assert [event.step for event in events.Images("eval/plan_images/0")] == [2, 4]
     kept = [path for path in out.rglob("*") if path.is_file()]
     assert not [path for path in kept if SECRET.encode() in path.read_bytes()]
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_in_the_same_runs_of_its_trackers(toy, stage1, held_out, requests, tmp_path):
     out = tmp_path / "out"
     options = {"report_to": "wandb,trackio", "max_steps": 400, "eval_steps": 400, "save_steps": 2, "logging_steps": 1}
@@ -198,10 +202,11 @@ def test_a_killed_run_continues_in_the_same_runs_of_its_trackers(toy, stage1, he
     assert (out / "trackers.json").read_text() == names
     folders = sorted((out / "wandb").glob("offline-run-*"))
     assert len(folders) == 2  # of one run: they have the same id
-    first, second = (wandb_run(folder) for folder in folders)
-    assert first[0] == second[0]
-    assert first[2][0]["train/global_step"] == 1
-    assert second[2][0]["train/global_step"] == step + 1
+    assert len({folder.name.rpartition("-")[2] for folder in folders}) == 1
+    # wandb writes in blocks of 32 KiB: of the killed process, nothing need be in its file.
+    run_id, _, history = wandb_run(folders[1])
+    assert run_id == json.loads(names)["id"]
+    assert history[0]["train/global_step"] == step + 1
     runs, _, rows = trackio_runs(out / "trackio")
     assert len(runs) == 1
     assert {row["train/global_step"] for row in rows} >= {1, step + 2}
