@@ -190,6 +190,10 @@ def serving(captioners: int) -> Iterator[tuple[SlowServer, str]]:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         listening.close()
+        open_connections = asyncio.all_tasks(loop)  # of clients that were killed
+        for task in open_connections:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*open_connections, return_exceptions=True))
         loop.close()
 
 
