@@ -20,7 +20,7 @@ IMAGES = 64  # different images of a camera
 QUESTIONS = 8  # of a frame, with the plan
 SCENE = 40  # frames of a scene
 HELD_OUT = SCENE  # frames, or captions, of a validation
-SCENES = 2  # of the drawn world
+SCENES, FRAMES = 2, 40  # of the drawn world
 OWN_SCENES = 100  # of the data set for the server
 CAMERAS = [f"CAM_{view.upper().replace(' ', '_')}" for view in VIEWS]
 COLOURS = ("red", "green", "blue", "white")
@@ -52,7 +52,7 @@ def write_inputs(folder: Path, records: int, scenes: int) -> None:
     write_records(folder / "frames_held_out.jsonl", _frames(frames, frames + HELD_OUT))
     write_records(folder / "captions.jsonl", _captions(0, records - records // 2))
     write_records(folder / "captions_held_out.jsonl", _captions(records, records + HELD_OUT))
-    drawn = write_world(folder / "drawn", SCENES, mini=True)
+    drawn = write_world(folder / "drawn", SCENES, mini=True, frames=FRAMES)
     for name, count in {"nuscenes": scenes, "nuscenes_own": min(scenes, OWN_SCENES)}.items():
         (folder / name).mkdir()
         copy_world(drawn, "v1.0-mini", folder / name, count // SCENES)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from benchmarks.common import print_table
 
-from soak.trends import blocks, rates, settled, trend
+from soak.trends import Array, blocks, rates, settled, trend
 from soak.watch import History
 
 MEMORY_LIMIT = 30.0  # MiB per hour
@@ -48,20 +48,41 @@ def judge_process(history: History) -> dict[str, Any] | None:
 
 
 def judge_throughput(histories: Sequence[History]) -> dict[str, Any] | None:
-    """Return the change of a job's throughput over all of its runs; None where they were too short."""
-    parts = [
-        rates(history.times[part], history.done[part])
-        for history in histories
-        if (part := settled(history.done)).stop and history.role == "main"
-    ]
-    times, speeds = (np.concatenate(column) for column in zip(*parts, strict=True)) if parts else ([], [])
-    found = trend(times, speeds)
+    """Return the change of a job's throughput over all of its runs; None where they were too short.
+
+    ``per_cpu_second`` is the change of the items per CPU second of the main process, which other work on the machine hardly
+    alters.
+    """
+    parts, by_cpu = [], []
+    for history in histories:
+        part = settled(history.done)
+        if history.role == "main" and part.stop:
+            times, speeds = rates(history.times[part], history.done[part])
+            seconds = rates(history.times[part], history.cpu[part])[1]
+            parts.append((times, speeds))
+            by_cpu.append((times[seconds > 0], (speeds / np.maximum(seconds, 1e-9))[seconds > 0]))
+    times, speeds = _joined(parts)
+    found, cpu = trend(times, speeds), trend(*_joined(by_cpu))
     if found is None:
         return None
     change, low, high = found.change()
     tenths = [float(np.mean(part)) for part in np.array_split(speeds, 10)]
     verdict = "SLOWER" if high < SPEED_LIMIT else FLAT if low >= SPEED_LIMIT else UNCLEAR
-    return {"per_second": tenths, "change": change, "low": low, "high": high, "throughput": verdict}
+    return {
+        "per_second": tenths,
+        "change": change,
+        "low": low,
+        "high": high,
+        "per_cpu_second": list(cpu.change()) if cpu is not None else None,
+        "throughput": verdict,
+    }
+
+
+def _joined(parts: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    if not parts:
+        return np.zeros(0), np.zeros(0)
+    times, values = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return times, values
 
 
 def judge(histories: Sequence[History]) -> dict[str, Any]:
@@ -97,10 +118,15 @@ def show(figures: dict[str, Any]) -> None:
     print("\nitems/s, and the change over the whole soak with its 95 % interval")
     rows = [
         (row["job"], f"{row['per_second'][0]:.1f}", f"{row['per_second'][-1]:.1f}",
-         f"{row['change']:+.1%} [{row['low']:+.1%}, {row['high']:+.1%}]", row["throughput"])
+         _change(row["change"], row["low"], row["high"]), row["throughput"],
+         _change(*row["per_cpu_second"]) if row["per_cpu_second"] else "-")
         for row in figures["throughput"]
     ]  # fmt: skip
-    print_table(("job", "first tenth", "last tenth", "change", ""), rows)
+    print_table(("job", "first tenth", "last tenth", "change", "", "items per CPU second"), rows)
+
+
+def _change(value: float, low: float, high: float) -> str:
+    return f"{value:+.1%} [{low:+.1%}, {high:+.1%}]"
 
 
 def draw(histories: Sequence[History], path: Path) -> None:

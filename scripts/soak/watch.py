@@ -22,6 +22,7 @@ class History:
         times: seconds since the start of the soak.
         memory: MiB of anonymous and shared memory; pages of mapped files, which the system may drop, do not count.
         files, threads: numbers of open file descriptors and threads.
+        cpu: CPU seconds.
         done: finished items of the job.
     """
 
@@ -31,6 +32,7 @@ class History:
     memory: list[float] = field(default_factory=list)
     files: list[int] = field(default_factory=list)
     threads: list[int] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
     done: list[int] = field(default_factory=list)
 
 
@@ -61,6 +63,7 @@ class Watch:
             try:
                 key = process.pid, process.create_time()
                 memory, files, threads = memory_of(process.pid), process.num_fds(), process.num_threads()
+                cpu = sum(process.cpu_times()[:2])
             except (psutil.NoSuchProcess, OSError):
                 continue  # it has just ended
             history = self.histories.setdefault(key, History(job.name, "main" if process is main else "worker"))
@@ -68,6 +71,7 @@ class Watch:
             history.memory.append(memory)
             history.files.append(files)
             history.threads.append(threads)
+            history.cpu.append(cpu)
             history.done.append(done)
 
 
