@@ -66,7 +66,7 @@ def soak(parsed: argparse.Namespace) -> int:
         raise UsageError("MINUTES must be above 0, --records 1000 or more, --scenes 2 to 800", remedy="change them")
     out = parsed.out or REPOSITORY / "outputs" / f"soak-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}"
     out.mkdir(parents=True, exist_ok=True)
-    watch, is_interrupted = Watch(), False
+    watch, is_interrupted, failure = Watch(), False, None
     with tempfile.TemporaryDirectory(prefix="senna-soak-") as name:
         inputs.check_disk(Path(name), parsed.records)
         print(f"writing {parsed.records} records and {parsed.scenes} scenes", flush=True)
@@ -76,15 +76,21 @@ def soak(parsed: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             is_interrupted = True
             print("interrupted: what was measured until now", flush=True)
+        except SennaError as error:
+            failure = error
     histories = list(watch.histories.values())
     figures: dict[str, Any] = {"minutes": parsed.minutes, "records": parsed.records, "interrupted": is_interrupted}
     figures |= {"cores": os.cpu_count(), "load": os.getloadavg()[2], **report.judge(histories)}
+    if failure is not None:
+        figures |= {"result": "failed", "error": failure.message}
     report.show(figures)
     (out / "soak.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     report.draw(histories, out / "soak.png")
     print(
         f"\n{figures['result']}; load of this machine in the last 15 minutes: {figures['load']:.1f}; {out}/soak.json, soak.png"
     )
+    if failure is not None:
+        raise failure
     return 130 if is_interrupted else int(figures["result"] == "failed")
 
 

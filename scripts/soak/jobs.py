@@ -15,8 +15,8 @@ from senna.convert.journal import JOURNAL
 from senna.errors import SennaError
 
 SAVE_STEPS = 200  # of training; a validation is as often
-STOPPED = {0, *(code for number in (signal.SIGTERM, signal.SIGINT) for code in (128 + number, -number))}
-"""Exit codes of a command that ended by itself or was stopped, perhaps before it handled signals."""
+STOPPED = {0, 128 + signal.SIGTERM, -signal.SIGTERM}
+"""Exit codes of a command that ended by itself, was stopped, or does not handle signals (yet)."""
 TAIL = 4096
 
 
@@ -31,7 +31,6 @@ class Job:
     """
 
     unit = "frames"
-    stop_signal = signal.SIGTERM
 
     def __init__(self, name: str, flags: list[str], folder: Path) -> None:
         self.name, self._flags, self._folder, self.number = name, flags, folder, 0
@@ -68,7 +67,7 @@ class Job:
         process, self.process = self.process, None
         try:
             if process.poll() is None:
-                process.send_signal(self.stop_signal)
+                process.terminate()  # a shell may have started the soak with Ctrl-C's signal ignored
             self._check(process.wait(timeout=120), STOPPED)
         except subprocess.TimeoutExpired:
             raise SennaError(f"{self.name} did not end within two minutes of a signal; see {self.log}") from None
@@ -110,9 +109,7 @@ class Training(Job):
 
 
 class Conversion(Job):
-    """`senna convert`, which is stopped as by Ctrl-C."""
-
-    stop_signal = signal.SIGINT
+    """`senna convert`, which any signal may end: no finished frame is lost."""
 
     def __init__(self, name: str, flags: list[str], folder: Path) -> None:
         super().__init__(name, ["convert", *flags], folder)
