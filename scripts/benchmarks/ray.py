@@ -193,7 +193,8 @@ def serving(captioners: int) -> Iterator[tuple[SlowServer, str]]:
         open_connections = asyncio.all_tasks(loop)  # of clients that were killed
         for task in open_connections:
             task.cancel()
-        loop.run_until_complete(asyncio.gather(*open_connections, return_exceptions=True))
+        if open_connections:
+            loop.run_until_complete(asyncio.wait(open_connections))
         loop.close()
 
 

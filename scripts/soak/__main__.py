@@ -50,6 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
     except SennaError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:  # while the inputs are written
+        return 130
 
 
 def soak(parsed: argparse.Namespace) -> int:
@@ -66,20 +68,21 @@ def soak(parsed: argparse.Namespace) -> int:
         raise UsageError("MINUTES must be above 0, --records 1000 or more, --scenes 2 to 800", remedy="change them")
     out = parsed.out or REPOSITORY / "outputs" / f"soak-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}"
     out.mkdir(parents=True, exist_ok=True)
-    watch, is_interrupted, failure = Watch(), False, None
+    watch, failure = Watch(), None
     with tempfile.TemporaryDirectory(prefix="senna-soak-") as name:
         inputs.check_disk(Path(name), parsed.records)
         print(f"writing {parsed.records} records and {parsed.scenes} scenes", flush=True)
         inputs.write_inputs(Path(name), parsed.records, parsed.scenes)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, watch.stop)
         try:
             _run(Path(name), parsed.minutes, watch)
-        except KeyboardInterrupt:
-            is_interrupted = True
-            print("interrupted: what was measured until now", flush=True)
         except SennaError as error:
             failure = error
+    if watch.is_stopped:
+        print("interrupted: what was measured until now", flush=True)
     histories = list(watch.histories.values())
-    figures: dict[str, Any] = {"minutes": parsed.minutes, "records": parsed.records, "interrupted": is_interrupted}
+    figures: dict[str, Any] = {"minutes": parsed.minutes, "records": parsed.records, "interrupted": watch.is_stopped}
     figures |= {"cores": os.cpu_count(), "load": os.getloadavg()[2], **report.judge(histories)}
     if failure is not None:
         figures |= {"result": "failed", "error": failure.message}
@@ -91,7 +94,7 @@ def soak(parsed: argparse.Namespace) -> int:
     )
     if failure is not None:
         raise failure
-    return 130 if is_interrupted else int(figures["result"] == "failed")
+    return 130 if watch.is_stopped else int(figures["result"] == "failed")
 
 
 def _run(folder: Path, minutes: float, watch: Any) -> None:

@@ -37,16 +37,24 @@ class History:
 
 
 class Watch:
-    """Samples jobs, and keeps the history of each of their processes."""
+    """Samples jobs, and keeps the history of each of their processes.
+
+    Attributes:
+        is_stopped: set by `stop`, which ends the soak in good order.
+    """
 
     def __init__(self) -> None:
         self.histories: dict[tuple[int, float], History] = {}
-        self.started = time.monotonic()
+        self.started, self.is_stopped = time.monotonic(), False
+
+    def stop(self, *_: object) -> None:
+        """Handle a signal. An exception could come between the start of a process and the note of its number."""
+        self.is_stopped = True
 
     def run(self, jobs: Sequence[Job], seconds: float) -> None:
         """Keep jobs running for a time, and sample them."""
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        while time.monotonic() < end and not self.is_stopped:
             for job in jobs:
                 job.keep_running()
                 self._sample(job)
@@ -86,8 +94,10 @@ def memory_of(pid: int) -> float:
 
 
 def each_round(rounds: int, pairs: Sequence[Sequence[Job]], watch: Watch, seconds: float, say: Callable) -> None:
-    """Run pairs of jobs in turn."""
+    """Run pairs of jobs in turn, until the watch is stopped."""
     for number in range(rounds):
+        if watch.is_stopped:
+            return
         jobs = pairs[number % len(pairs)]
         say(f"round {number + 1} of {rounds}, {seconds / 60:.1f} min: {' and '.join(job.name for job in jobs)}")
         try:
