@@ -116,7 +116,7 @@ def start(*flags) -> Run:
 
 @pytest.mark.slow
 def test_a_short_soak_runs_every_job_and_ctrl_c_ends_it_with_a_report(tmp_path):
-    soak = start(1, "--records", 2000, "--scenes", 4, "--out", tmp_path)
+    soak = start(0.5, "--records", 2000, "--scenes", 4, "--out", tmp_path)
     lines = []
     for line in soak.stdout:
         lines.append(line)
