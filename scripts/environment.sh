@@ -179,8 +179,9 @@ install_packages() {
         run_pip --no-build-isolation -e "$ROOT${1:+[$1]}"
 }
 
+# Most of a package is never imported, so nothing is compiled now; Python compiles a module at its first import.
 run_pip() {
-    "$PYTHON" -m pip install --disable-pip-version-check -c "$constraints" "$@"
+    "$PYTHON" -m pip install --disable-pip-version-check --no-compile -c "$constraints" "$@"
 }
 
 has_card() {

@@ -1,7 +1,7 @@
 #!/bin/sh
 # From a bare machine (python3 >= 3.11 with venv) to passing tests of `senna serve`: an environment of its own in .venv-serve,
-# since vLLM needs an older transformers and a newer numpy than the tests of scripts/test.sh, and pytest tests/serve. The test of
-# Liger's kernels runs here too.
+# since vLLM needs an older transformers and a newer numpy than the tests of scripts/test.sh, and pytest tests/serve in two processes.
+# The test of Liger's kernels runs here too.
 # usage: sh scripts/test_serve.sh [--environment-only] [any argument of pytest: -k NAME, -x, ...]
 # The build of vLLM is that for the CPU where there is no NVIDIA card, or with SENNA_TORCH=cpu.
 set -eu
@@ -20,7 +20,7 @@ is_supported() {
 }
 
 install() {
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check -c "$ROOT/constraints-serve.txt" "$@"
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-compile -c "$ROOT/constraints-serve.txt" "$@"
 }
 
 if ! find_python >/dev/null 2>&1; then
@@ -37,7 +37,7 @@ if [ -e "$venv/.senna-installing" ] || ! grep -qxF "$wanted" "$stamp" 2>/dev/nul
             "machine, or cannot be reached. Without it nothing of senna serve is tested; this is a failure." >&2
         exit 1
     fi
-    install pytest psutil -e "$ROOT[$extra]"
+    install pytest pytest-xdist psutil -e "$ROOT[$extra]"
     install --no-deps liger-kernel # its test needs triton, which is here
     # The index's builds of these may belong to another torch, and then break the import of transformers. Senna needs none.
     for name in torchvision torchaudio torchcodec; do
@@ -50,4 +50,4 @@ fi
 [ "${1:-}" != --environment-only ] || exit 0
 cd "$ROOT"
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
-exec "$PYTHON" -m pytest tests/serve tests/train/test_liger.py "$@"
+exec "$PYTHON" -m pytest -n 2 --dist loadfile tests/serve tests/train/test_liger.py "$@"

@@ -190,6 +190,11 @@ def serving(captioners: int) -> Iterator[tuple[SlowServer, str]]:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         listening.close()
+        open_connections = asyncio.all_tasks(loop)  # of clients that were killed
+        for task in open_connections:
+            task.cancel()
+        if open_connections:
+            loop.run_until_complete(asyncio.wait(open_connections))
         loop.close()
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from prove.cases import Cases, Failed, Scale
 from prove.commands import REPOSITORY
+from prove.small_models import write_small_models
 
 IMAGES, STEPS, SAVE_STEPS = 32, 40, 8
 TOLERANCE = {"cpu": 0.0, "cuda": 1e-2}
@@ -51,18 +52,9 @@ def resume(scale: Scale) -> Cases:
 
 def _write_inputs(folder: Path) -> None:
     """Write a small Llama and CLIP with random weights, a tokenizer, and images of one colour with captions."""
-    import torch
     from PIL import Image
-    from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
-    from senna.synthetic.tiny.tokenizer import make_tokenizer
-
-    torch.manual_seed(0)
-    vocabulary = len(make_tokenizer(folder / "llm"))
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
-    llm = LlamaConfig(vocab_size=vocabulary, max_position_embeddings=256, tie_word_embeddings=False, **sizes)
-    LlamaForCausalLM(llm).save_pretrained(folder / "llm")
-    CLIPVisionModel(CLIPVisionConfig(image_size=28, patch_size=14, **sizes)).save_pretrained(folder / "clip")
+    write_small_models(folder)
     (folder / "images").mkdir()
     chance, records = random.Random(0), []
     for number in range(IMAGES):

@@ -20,7 +20,9 @@ def test_ci_runs_all_commands_and_fails_if_any_fails(tmp_path, codes):
         (tmp_path / name).mkdir()
     shutil.copy(REPOSITORY / ".ci" / "run", tmp_path / ".ci")
     for name, code in zip(SCRIPTS, codes, strict=True):
-        (tmp_path / "scripts" / name).write_text(f"echo ran {name}\nexit {code}\n")
+        (tmp_path / "scripts" / name).write_text(
+            f"echo {name} $* >>calls; [ $# = 0 ] || exit 1; echo ran {name}; exit {code}\n"
+        )
     for name in ("chromium", "busybox"):
         (tmp_path / "bin" / name).touch(mode=0o755)
     done = subprocess.run(
@@ -28,6 +30,12 @@ def test_ci_runs_all_commands_and_fails_if_any_fails(tmp_path, codes):
     )
     assert done.stdout.splitlines() == [f"ran {name}" for name in SCRIPTS]
     assert (done.returncode == 0) == (not any(codes))
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert [call for call in calls if " -" in call] == [
+        "test_serve.sh --environment-only",
+        "test_oldest.sh --environment-only",
+    ]
+    assert calls.index("test_oldest.sh --environment-only") < calls.index("test_slow.sh")
 
 
 def test_no_transformers_newer_than_the_tested_one_is_supported():

@@ -27,6 +27,7 @@ CALLS = {
         f"<-m><senna><launch><full><--stage><3>{WORDS}",
         "<-m><senna><launch><evaluate><--blackout><--device><cpu><--workers><1>",
     ],
+    "scripts/soak.sh": [f"<-m><soak>{WORDS}"],
     "scripts/test.sh": [
         "<-m><ruff><check><.>",
         "<-m><ruff><format><--check><.>",

@@ -30,7 +30,13 @@ START = 240  # seconds; about 30 on two idle cores
 
 
 class Server:
-    """A server on loopback, of a module that takes ``--port``. ``post`` returns the status and the JSON of the response."""
+    """A server on loopback, of a module that takes ``--port``. ``post`` returns the status and the JSON of the response.
+
+    Attributes:
+        is_stopped: whether a test has stopped it; the next test that uses it starts it again.
+    """
+
+    is_stopped = False
 
     def __init__(self, log: Path, *command: object):
         with socket.socket() as free:
@@ -48,6 +54,7 @@ class Server:
             "PYTHONPATH": str(REPOSITORY),
         }
         environment.pop("VLLM_CPU_KVCACHE_SPACE", None)  # would replace the flag
+        self.is_stopped = False
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
                 self._command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
@@ -129,18 +136,26 @@ def running(log: Path, *command: object) -> Iterator[Server]:
     try:
         server.start()
         yield server
-        assert server.process.poll() is None, f"the server died:\n{server.tail()}"
+        assert server.is_stopped or server.process.poll() is None, f"the server died:\n{server.tail()}"
     finally:
         server.stop()
 
 
 @pytest.fixture(scope="session")
-def server(model_folder, tmp_path_factory):
+def shared_server(model_folder, tmp_path_factory):
     log = tmp_path_factory.mktemp("server") / "log"
     flags = ["--dtype", "float32", "--max-num-seqs", 32, "--max-model-len", 2048]
     flags += ["--kv-cache-memory-bytes", "64M", "--mm-processor-cache-gb", 0.05]  # full after a few dozen requests
     with running(log, "senna", "serve", model_folder, *flags) as started:
         yield started
+
+
+@pytest.fixture
+def server(shared_server) -> Server:
+    """Return the running server of all tests."""
+    if shared_server.is_stopped:
+        shared_server.start()
+    return shared_server
 
 
 def draw_images(count: int, seed: int = 0) -> list[Image.Image]:

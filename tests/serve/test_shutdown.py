@@ -66,7 +66,7 @@ def test_a_stopped_server_answers_its_clients_with_an_error_and_leaves_no_proces
         answers = [pool.submit(ask, server, number) for number in range(CLIENTS - 2)]
         half, stream = open_requests(server, stack)  # those before it are in work too
         assert not any(answer.done() for answer in answers)
-        asked = time.monotonic()
+        asked, server.is_stopped = time.monotonic(), True
         if way == "SIGTERM":
             server.process.terminate()
         else:  # a terminal signals all processes of the group
@@ -76,7 +76,6 @@ def test_a_stopped_server_answers_its_clients_with_an_error_and_leaves_no_proces
             _, alive = psutil.wait_procs(family, timeout=max(0.0, LIMIT - (time.monotonic() - asked)))
         finally:
             server.signal(signal.SIGKILL)
-            server.start()
         for status, reason in [answer.result() for answer in answers]:
             assert status == 0 or status >= 500, reason
             assert reason

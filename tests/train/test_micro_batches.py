@@ -16,13 +16,6 @@ from senna.train.trainer import SennaTrainer
 STEP = {"gradient_accumulation_steps": 4, "max_steps": 2, "save_steps": 99}
 
 
-@pytest.fixture(scope="module")
-def stage1(toy, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("stage1") / "out"
-    assert toy.train(folder).returncode == 0
-    return folder
-
-
 class Copies:
     """Stands in for a device: it copies the ids of every batch that is moved, and counts the copies that exist."""
 
