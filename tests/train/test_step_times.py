@@ -117,6 +117,7 @@ def test_time_before_the_first_step_and_in_pauses_is_no_time_of_the_steps():
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_events_time_what_a_gpu_computes():
     times, matrix = StepTimes(CudaClock()), torch.ones(4096, 4096, device="cuda")
     torch.mm(matrix, matrix)
