@@ -70,6 +70,10 @@ class Calibration:
         """Return the log-probabilities under balanced classes, float64 (..., 20), normalized over the twenty."""
         return log_softmax(self.calibrated(log_probs) - self.tau * np.log(self.prior))
 
+    def as_correction(self) -> dict[str, Any]:
+        """Return what decides: temperature, tau and prior, as JSON."""
+        return {"temperature": self.temperature, "tau": self.tau, "prior": list(self.prior)}
+
     def overlap(self, scenes: Iterable[str]) -> list[str]:
         """Return the scenes among these that T and tau were fitted on."""
         return sorted(set(scenes) & set(self.scenes))
@@ -107,7 +111,11 @@ class Decision:
         return log_softmax(np.asarray(log_probs, dtype=np.float64))
 
 
-def decide(log_probs: ArrayLike, decision: Decision = Decision(), greedy: MetaAction | None = None) -> MetaAction:
+MOST_PROBABLE = Decision()
+"""The default rule."""
+
+
+def decide(log_probs: ArrayLike, decision: Decision = MOST_PROBABLE, greedy: MetaAction | None = None) -> MetaAction:
     """Return the decision for a frame.
 
     Args:

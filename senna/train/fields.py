@@ -367,7 +367,7 @@ class TrainArguments(TrainingArguments):
 
     @property
     def packs_rows(self) -> bool:
-        """Whether batches are packed rows of trees: of frames, or of the answers to plans."""
+        """True if batches are packed rows of trees: of frames, or of the answers to plans."""
         return self.pack_frames or self.plan_loss == "choice"
 
     @property
