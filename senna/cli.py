@@ -56,6 +56,11 @@ COMMANDS = {
         "measure how well a model plans",
         "evaluate --model DIR --data FILE --out DIR",
     ),
+    "calibrate": Command(
+        "senna.evaluate.calibrate:main",
+        "fit probabilities and decisions",
+        "calibrate --model DIR --data FILE",
+    ),
     "compare": Command(
         "senna.evaluate.report.compare:main",
         "compare evaluated models",

@@ -12,6 +12,7 @@ from PIL import Image
 from transformers import StoppingCriteria, TextIteratorStreamer
 
 from senna.data import encode_prompt, load_image, prompt_for
+from senna.decision import MOST_PROBABLE, Decision
 from senna.evaluate.score import PlanScorer, PlanScores
 from senna.views import image_block
 
@@ -19,7 +20,8 @@ from senna.views import image_block
 class Answerer:
     """A model that serves one visitor at a time; others wait."""
 
-    def __init__(self, model: Any, tokenizer: Any, image_processor: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any, image_processor: Any, decision: Decision = MOST_PROBABLE) -> None:
+        self.decision = decision
         self.model, self.tokenizer, self.image_processor = model, tokenizer, image_processor
         self.scorer = PlanScorer(model, tokenizer)
         self._lock = threading.Lock()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from senna.decision import DECISION_HELP, LIKELIEST, Decision, open_decision
 from senna.demo.uploads import MOST_MEGAPIXELS
 from senna.errors import UsageError
 from senna.flags import flag, parse_flags
@@ -28,6 +29,7 @@ class DemoArguments:
     image_folder: str | None = flag(
         "the folder that image paths in --data are relative to (default: the folder of the file)", None
     )
+    decision: str = flag(DECISION_HELP, LIKELIEST)
     port: int = flag("port to listen on; 0 chooses a free one", 7860)
     host: str = flag("address to listen on; 0.0.0.0 admits everyone who can reach this machine", "127.0.0.1")
     device: str = flag("auto (a GPU where there is one), cpu, cuda, cuda:1", "auto")
@@ -82,10 +84,11 @@ def _run(args: DemoArguments, uploads: str) -> int:
     from senna.demo.examples import find_examples
     from senna.demo.port import address_of, is_loopback, listen
 
+    decision = open_decision(args.decision, args.model)
     with listen(args.host, args.port) as listener:
         examples = find_examples(args.data, args.image_folder, most_megapixels=args.max_image_megapixels)
         print(f"loading {args.model} ...", flush=True)
-        desk, device = _desk(args, examples, uploads)
+        desk, device = _desk(args, examples, uploads, decision)
         from senna.demo.page import build_page
         from senna.demo.serve import serve
 
@@ -103,7 +106,7 @@ def _run(args: DemoArguments, uploads: str) -> int:
     return 0
 
 
-def _desk(args: DemoArguments, examples: "list[Example]", uploads: str) -> "tuple[Desk, str]":
+def _desk(args: DemoArguments, examples: "list[Example]", uploads: str, decision: Decision) -> "tuple[Desk, str]":
     """Load the model; return the event handlers and the type of its device."""
     import torch
 
@@ -115,5 +118,5 @@ def _desk(args: DemoArguments, examples: "list[Example]", uploads: str) -> "tupl
     model, tokenizer, image_processor = load_model(
         args.model, quantization=args.quantization, dtype=dtype, device=args.device
     )
-    answerer = Answerer(model, tokenizer, image_processor)
+    answerer = Answerer(model, tokenizer, image_processor, decision)
     return Desk(answerer, examples, args.max_image_megapixels, Path(uploads)), model.device.type

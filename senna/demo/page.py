@@ -130,7 +130,9 @@ class Desk:
         if is_plan:
             scores = self.answerer.plan(question, views, images)
             known = None if truth is None else MetaAction(*truth.split(", "))
-            result = result.but(log_probs=scores.log_probs, truth=known)
+            result = result.but(
+                log_probs=scores.log_probs, greedy=scores.greedy, decision=self.answerer.decision, truth=known
+            )
             yield draw(result)
         for text in self.answerer.stream(question, views, images, PLAN_TOKENS if is_plan else TEXT_TOKENS):
             result = result.but(text=text)

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from html import escape
 
 import numpy as np
-from scipy.special import softmax
 
+from senna.decision import BALANCED, GREEDY, LIKELIEST, MOST_PROBABLE, Decision, decide
 from senna.meta_actions import ALL_META_ACTIONS, SPEEDS, MetaAction, parse_meta_action
 
 COLUMNS = (
@@ -17,6 +17,9 @@ COLUMNS = (
     "RIGHT_TURN",
 )  # in the order of the road, left to right
 NOTHING_YET = '<p class="hint">The answer appears here.</p>'
+
+
+_CHOSEN = {LIKELIEST: "most probable", BALANCED: "balanced decision", GREEDY: "greedy decision"}
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class Result:
         text: the greedy text so far; None before it begins.
         truth: the ground-truth plan of an example.
         seconds: the total time; None while the answer is growing.
+        greedy: the meta-action of greedy decoding, with ``log_probs``.
+        decision: the rule that decides.
     """
 
     question: str
@@ -38,6 +43,8 @@ class Result:
     text: str | None = None
     truth: MetaAction | None = None
     seconds: float | None = None
+    greedy: MetaAction | None = None
+    decision: Decision = MOST_PROBABLE
 
     def but(self, **changes) -> "Result":
         """Return a copy with some values changed."""
@@ -46,7 +53,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Bar:
-    """A cell of the grid. ``height`` is relative to the highest bar."""
+    """A cell of the grid. ``height`` is relative to the highest bar, and ``is_best`` marks the decision."""
 
     action: MetaAction
     probability: float
@@ -54,14 +61,16 @@ class Bar:
     is_best: bool
 
 
-def grid(log_probs: np.ndarray) -> list[list[Bar]]:
-    """Return rows of SPEEDS and columns of COLUMNS; the probabilities sum to 1 over the twenty."""
-    probabilities = softmax(np.asarray(log_probs, dtype=np.float64))
+def grid(
+    log_probs: np.ndarray, decision: Decision = MOST_PROBABLE, greedy: MetaAction | None = None
+) -> list[list[Bar]]:
+    """Return rows of SPEEDS and columns of COLUMNS; the probabilities of the rule sum to 1 over the twenty."""
+    probabilities = np.exp(decision.log_probs(log_probs))
     shares = dict(zip(ALL_META_ACTIONS, probabilities.tolist(), strict=True))
-    best = max(shares, key=shares.__getitem__)
+    highest, decided = max(shares.values()), decide(log_probs, decision, greedy)
     return [
         [
-            Bar(action, shares[action], shares[action] / shares[best], action == best)
+            Bar(action, shares[action], shares[action] / highest, action == decided)
             for action in (MetaAction(speed, path) for path in COLUMNS)
         ]
         for speed in SPEEDS
@@ -109,20 +118,20 @@ def _draw_text(result: Result) -> str:
 
 
 def _verdict(result: Result) -> str:
-    """Return a remark where the greedy text differs from the most probable meta-action."""
+    """Return a remark where the greedy text differs from the decision."""
     if result.seconds is None or result.log_probs is None:
         return ""
     decoded = parse_meta_action(result.text or "")
     if decoded is None:
         return '<p class="small">The text is not one of the twenty meta-actions; the bars compare only these.</p>'
-    best = ALL_META_ACTIONS[int(np.argmax(result.log_probs))]
-    if decoded != best:
-        return '<p class="small">The greedy text differs from the most probable of the twenty.</p>'
+    if decoded != decide(result.log_probs, result.decision, result.greedy):
+        return f'<p class="small">The greedy text differs from the {_CHOSEN[result.decision.name]} of the twenty.</p>'
     return ""
 
 
 def _draw_plan(result: Result) -> str:
-    rows = grid(result.log_probs)
+    assert result.log_probs is not None
+    rows = grid(result.log_probs, result.decision, result.greedy)
     best = next(bar for row in rows for bar in row if bar.is_best)
     outside = max(0.0, 1.0 - float(np.exp(result.log_probs).sum()))
     head = "".join(f'<span class="path">{_spaced(path)}</span>' for path in COLUMNS)
@@ -134,7 +143,7 @@ def _draw_plan(result: Result) -> str:
     return (
         f'<p class="winner"><b>{escape(str(best.action))}</b><span>{escape(percent(best.probability))}</span></p>'
         f'<div class="grid" role="img" aria-label="{escape(_description(rows))}"><span class="corner"></span>{head}{body}</div>'
-        f'<p class="legend"><span><i class="key best"></i>most probable</span>{truth}'
+        f'<p class="legend"><span><i class="key best"></i>{_CHOSEN[result.decision.name]}</span>{truth}'
         f"<span>bars relative to the most probable</span></p>"
         f'<p class="small">{escape(percent(outside))} of the model’s probability is on other texts than these twenty.</p>'
     )

@@ -18,6 +18,7 @@ from senna.doctor.findings import FAIL, OK, WARN, Finding, some
 from senna.errors import DataError, UsageError
 from senna.records import Record, image_paths, prompt_images
 from senna.train.held_out import has_unknown_scenes, open_held_out
+from senna.train.plan_loss import check_choice
 from senna.views import IMAGE_TOKEN, VIEWS, paths_by_camera
 
 SAMPLE = 64  # records whose images are checked
@@ -41,7 +42,7 @@ def records(context: RunContext) -> Iterator[Finding]:
     """Read and validate all records, and store them in the context.
 
     Raises:
-        UsageError: the image folder does not exist, or an error of `open_mixture`.
+        UsageError: the image folder does not exist, or an error of `open_mixture` or `check_choice`.
         DataError: a record is invalid.
     """
     args = context.args
@@ -52,6 +53,7 @@ def records(context: RunContext) -> Iterator[Finding]:
         message = f"--image_folder {args.image_folder} is not a folder"
         raise UsageError(message, remedy="set --image_folder (IMAGE_DATA) to the folder where the image paths start")
     context.records = open_mixture(args.data_path, args.stage, args.skip_bad_samples)
+    check_choice(args, context.records)
     per_kind = ", ".join(f"{number} {kind}" for kind, number in context.records.counts_by_kind().items())
     files = len(context.records.files)
     stage = "" if args.stage is None else f" of stage {args.stage}"

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senna.contents import absolute, file_content, model_content
+from senna.decision import BALANCED, DECISION_HELP, LIKELIEST
 from senna.errors import SennaError, UsageError
+from senna.evaluate.decisions import Rules, open_rules
 from senna.evaluate.predictions import BLACKOUT, PREDICTIONS, Prediction, Store, claim
 from senna.evaluate.server_flags import check_flags
 from senna.file_lock import lock_folder
@@ -50,6 +52,7 @@ class EvaluateArguments:
         "generate, greedy text that must be a meta-action (default: score, or generate if a server cannot score)",
         None,
     )
+    decision: str = flag(f"{DECISION_HELP}. All are reported; this one is compared with the baselines", LIKELIEST)
     kinds: str = flag(
         "kinds of questions: plan, several as plan,traffic_light,motion, or all; other kinds than plan are answered with text",
         "plan",
@@ -94,11 +97,12 @@ def main(argv: list[str]) -> int:
         "--nproc_per_node N -m senna evaluate ... A model behind a server: --server URL. To compare evaluations: "
         "senna compare A B.",
     )
-    _check(args)
+    check(args)
     return run(args)
 
 
-def _check(args: EvaluateArguments) -> None:
+def check(args: EvaluateArguments) -> None:
+    """Raise UsageError for flags with values that cannot be used, or that do not fit together."""
     check_flags(args)
     for name, known in (("mode", MODES), ("compat", COMPATS)):
         value = getattr(args, name)
@@ -119,6 +123,22 @@ def run(args: EvaluateArguments) -> int:
     train_plans = _train_plans(args.train_data)
     out = Path(args.out)
     args, served = _settle(args)
+    rules = _rules(args, records, indices)
+    with predicted(args, records, indices, served) as stores:
+        if stores is not None:
+            _write_results(args, [store.join() for store in stores], train_plans, rules, out)
+    return 0
+
+
+@contextmanager
+def predicted(
+    args: EvaluateArguments, records: RecordFile, indices: list[int], served: "ServedModel | None" = None
+) -> Iterator[list[Store] | None]:
+    """Make the predictions that OUT lacks, and yield their stores in the first process of a run, None in others.
+
+    OUT is locked meanwhile. Raises SennaError.
+    """
+    out = Path(args.out)
     with ExitStack() as held, processes() as (rank, world, barrier):
         run_id = call_in_first(lambda: _occupy(out, args, served, held))
         names = [PREDICTIONS, *([BLACKOUT] if args.blackout else [])]
@@ -129,11 +149,26 @@ def run(args: EvaluateArguments) -> int:
             else:
                 _predict(args, records, indices, stores, rank, world)
         barrier()
-        if rank == 0:
-            if missing := sum(len(store.missing([[index] for index in indices])) for store in stores):
-                raise SennaError(f"{out}: {missing} predictions are missing", remedy="run the same command again")
-            _write_results(args, [store.join() for store in stores], train_plans, out)
-    return 0
+        if rank == 0 and (missing := sum(len(store.missing([[index] for index in indices])) for store in stores)):
+            raise SennaError(f"{out}: {missing} predictions are missing", remedy="run the same command again")
+        yield stores if rank == 0 else None
+
+
+def _rules(args: EvaluateArguments, records: RecordFile, indices: list[int]) -> Rules:
+    """Return the decision rules of an evaluation. Raises UsageError; see `senna.evaluate.decisions.open_rules`."""
+    if args.decision != LIKELIEST and args.mode == "generate":
+        raise UsageError(f"--decision {args.decision} needs the scores of --mode score", remedy="omit one of them")
+    if args.decision == BALANCED and args.server:
+        raise UsageError(
+            f"--decision {BALANCED} does not fit --server, which does not show the model's folder",
+            remedy="evaluate the folder with --model",
+        )
+    plans = [index for index in indices if records.kind_names[records.kinds[index]] == PLAN]
+    scenes = {records.scene_names[records.scenes[index]] for index in plans}
+    rules = open_rules(args.decision, None if args.server else args.model, args.base, scenes, args.data)
+    if rules.note and read_ranks().rank == 0:
+        print(f"note: the balanced decision is left out: {rules.note}", flush=True)
+    return rules
 
 
 def _settle(args: EvaluateArguments) -> "tuple[EvaluateArguments, ServedModel | None]":
@@ -276,6 +311,7 @@ def _write_results(
     args: EvaluateArguments,
     predictions: Sequence[Sequence[Prediction]],
     train_plans: list[dict[str, Any]] | None,
+    rules: Rules,
     out: Path,
 ) -> None:
     """Write metrics.json and the report, and print the headline.
@@ -296,9 +332,10 @@ def _write_results(
         train_plans=train_plans,
         train_name=Path(args.train_data).name if args.train_data else "",
         compat=args.compat,
+        rules=rules,
         run={**facts, "records that could not be used": len(predictions[0]) - len(usable[0])},
     )
     write_json(out / "metrics.json", metrics)
-    report = write_report(out, metrics, usable[0], image_finder(args.image_folder, args.data))
+    report = write_report(out, metrics, rules.decide(usable[0]), image_finder(args.image_folder, args.data))
     print(headline(metrics))
     print(f"report  {report}")

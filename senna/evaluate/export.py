@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import softmax
 
+from senna.decision import BALANCED, GREEDY, LIKELIEST, MOST_PROBABLE, Decision, open_decision
 from senna.errors import UsageError
+from senna.evaluate.decisions import predicting_base, predicting_model
 from senna.evaluate.predictions import read_predictions
 from senna.files import atomic_write
 from senna.flags import flag, parse_flags
@@ -25,6 +26,14 @@ class ExportArguments:
 
     predictions: str = flag("the folder of a `senna evaluate` run in score mode, or its predictions.jsonl")
     out: str = flag("the file to write: .safetensors or .jsonl")
+    decision: str = flag(
+        "likeliest: the model's probabilities; or balanced: those after the correction of `senna calibrate`. The largest of "
+        "a row is the decision",
+        LIKELIEST,
+    )
+    model: str | None = flag(
+        "the model's folder with decision.json, if it is not the one that the predictions name", None
+    )
 
 
 def main(argv: list[str]) -> int:
@@ -43,18 +52,30 @@ def main(argv: list[str]) -> int:
     if out.suffix not in FORMATS:
         raise UsageError(f"--out {out} has an unknown suffix", remedy=f"use {' or '.join(FORMATS)}")
     source = source / "predictions.jsonl" if source.is_dir() else source
-    table = probabilities_by_token(read_predictions(source), source)
+    table = probabilities_by_token(read_predictions(source), source, _decision(args, source))
     out.parent.mkdir(parents=True, exist_ok=True)
     write_table(out, table)
     print(f"{len(table)} frames  {out}")
     return 0
 
 
-def probabilities_by_token(predictions: Sequence[Mapping[str, Any]], source: Path) -> dict[str, np.ndarray]:
+def _decision(args: ExportArguments, source: Path) -> Decision:
+    """Return the decision rule of the flags. Raises UsageError."""
+    if args.decision == GREEDY:
+        raise UsageError(
+            f"--decision {GREEDY} has no probabilities of the twenty", remedy=f"use {LIKELIEST} or {BALANCED}"
+        )
+    return open_decision(args.decision, args.model or predicting_model(source), predicting_base(source))
+
+
+def probabilities_by_token(
+    predictions: Sequence[Mapping[str, Any]], source: Path, decision: Decision = MOST_PROBABLE
+) -> dict[str, np.ndarray]:
     """Return token -> float32 (20,) for the plans among the predictions.
 
     Args:
         source: the file of the predictions, for messages.
+        decision: the rule whose probabilities they are.
 
     Raises:
         UsageError: there is no plan, or a plan has no scores, no token or the token of another plan.
@@ -75,7 +96,7 @@ def probabilities_by_token(predictions: Sequence[Mapping[str, Any]], source: Pat
             raise UsageError(
                 f"{source}: line {line} is a second plan of the frame {token}", remedy="keep one plan per frame"
             )
-        table[token] = softmax(np.asarray(prediction["log_probs"], dtype=np.float64)).astype(np.float32)
+        table[token] = np.exp(decision.log_probs(prediction["log_probs"])).astype(np.float32)
     if not table:
         raise UsageError(f"{source} holds no plan", remedy="evaluate with --kinds plan")
     return table

@@ -162,9 +162,11 @@ class AnswerEncoder:
 
     def __call__(self, question: Turns) -> dict[str, Any]:
         """Return the `answer_tree` of a question, the turns up to the answer. Raises DataError."""
-        return answer_tree(
-            [{**self._encode(question, action), "kind": 0, "sample": str(action)} for action in ALL_META_ACTIONS]
-        )
+        return answer_tree(self.records(question))
+
+    def records(self, question: Turns) -> list[dict[str, Any]]:
+        """Return a record for each answer, in the order of ``ALL_META_ACTIONS``. Raises DataError."""
+        return [{**self._encode(question, action), "kind": 0, "sample": str(action)} for action in ALL_META_ACTIONS]
 
     def _encode(self, question: Turns, action: MetaAction) -> dict[str, torch.Tensor]:
         turns = [*question, {"from": "gpt", "value": f"{action}{self.ending}"}]

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM, LlamaModel, Lla
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from senna.model.adapter import AdapterLinear, DrivingVisionAdapter, Projector, ProjectorLinear
+from senna.model.choices import Choices, choice_losses
 from senna.model.config import IGNORE_INDEX, IMAGE_TOKEN_INDEX, SennaConfig
 from senna.model.layout import Layout
 from senna.model.packed_attention import PackedAttention, packed_kind
@@ -232,7 +233,8 @@ class SennaLlavaLlamaForCausalLM(LlamaForCausalLM):
         hidden, loss_fields = outputs.last_hidden_state, {}  # (B, L, D)
         if labels is not None:
             targets = Targets.from_rows(labels)
-            loss_fields = reduce_loss(self.target_losses(hidden, targets)[0], targets, num_items_in_batch, loss_weight)
+            losses, _ = self.target_losses(hidden, targets)  # (M,)
+            loss_fields = reduce_loss(losses, targets.records, targets.num_records, num_items_in_batch, loss_weight)
         logits = None
         if labels is None or not self.training:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -254,12 +256,14 @@ class SennaLlavaLlamaForCausalLM(LlamaForCausalLM):
         target_positions: torch.Tensor,
         target_records: torch.Tensor,
         num_records: int,
+        choices: Choices | None = None,
     ) -> SennaOutput:
         """Run the model on packed rows of trees: a prefix, and branches that continue it and do not see each other.
 
         The arguments are a batch of `senna.data.PackCollator`, which describes them; ``images`` is (N, 3, H, W) or None. Loss
         and gradient equal those of the records computed separately. The head runs at the targets only; ``logits`` is
-        (M, vocabulary), and None in training mode. Raises ValueError if ids, positions or labels are missing.
+        (M, vocabulary), and None in training mode. With ``choices``, the loss of some records is a cross-entropy among answers.
+        Raises ValueError if ids, positions or labels are missing.
         """
         if input_ids is None or position_ids is None or labels is None:
             raise ValueError("a packed batch needs input_ids, position_ids and labels")
@@ -276,7 +280,10 @@ class SennaLlavaLlamaForCausalLM(LlamaForCausalLM):
         ).last_hidden_state  # (B, L, D)
         targets = Targets.from_packed(labels, target_positions, target_records, num_records)
         losses, logits = self.target_losses(hidden, targets)  # (M,), (M, vocabulary)
-        loss_fields = reduce_loss(losses, targets, num_items_in_batch, loss_weight)
+        records = target_records
+        if choices is not None:
+            losses, records = choice_losses(losses, records, choices)
+        loss_fields = reduce_loss(losses, records, num_records, num_items_in_batch, loss_weight)
         return SennaOutput(**loss_fields, logits=None if self.training else logits)
 
     def target_losses(self, hidden: torch.Tensor, targets: Targets) -> tuple[torch.Tensor, torch.Tensor]:
@@ -305,18 +312,23 @@ class SennaLlavaLlamaForCausalLM(LlamaForCausalLM):
         return generate(inputs_embeds=embeds, attention_mask=splice.attention_mask.long(), **kwargs)
 
 
-def reduce_loss(losses: torch.Tensor, targets: Targets, num_items: torch.Tensor | int | None, weight: str) -> dict:
-    """Sum (M,) losses, divide by ``num_items``, and return the fields ``loss``, ``sample_losses`` and ``sample_targets``.
+def reduce_loss(
+    losses: torch.Tensor, records: torch.Tensor, num_records: int, num_items: torch.Tensor | int | None, weight: str
+) -> dict:
+    """Sum losses, divide by ``num_items``, and return the fields ``loss``, ``sample_losses`` and ``sample_targets``.
 
     Args:
+        losses: (M,), one for each target.
+        records: (M,), the record that each target belongs to, in [0, R).
+        num_records: R.
         num_items: default: the batch's targets, or its records that have targets.
         weight: "token" gives all targets equal weight, "record" all records.
     """
-    zeros = losses.new_zeros(targets.num_records)  # (R,)
-    counts = zeros.index_add(0, targets.records, torch.ones_like(losses))  # (R,)
-    by_record = zeros.index_add(0, targets.records, losses.detach())  # (R,)
+    zeros = losses.new_zeros(num_records)  # (R,)
+    counts = zeros.index_add(0, records, torch.ones_like(losses))  # (R,)
+    by_record = zeros.index_add(0, records, losses.detach())  # (R,)
     if weight == "record":
-        losses = losses / counts[targets.records]  # (M,)
+        losses = losses / counts[records]  # (M,)
     if num_items is None:
         num_items = (counts > 0).sum() if weight == "record" else len(losses)
     total = losses.sum() / torch.as_tensor(num_items, device=losses.device).clamp(min=1)

@@ -26,12 +26,14 @@ _CHECKPOINT_NAME = re.compile(r"checkpoint-(0|[1-9][0-9]*)", re.ASCII)
 
 CONTINUED_FIELDS = """model_name_or_path model_base vision_tower data_path data_bytes stage image_folder version
 image_aspect_ratio image_decode model_max_length group_by_modality_length pack_frames pack_max_tokens
-loss_weight mm_vision_select_layer mm_adapter_tokens
+loss_weight plan_loss class_balance mm_vision_select_layer mm_adapter_tokens
 tune_mm_mlp_adapter freeze_mm_mlp_adapter freeze_img_adapter freeze_backbone init_weight_img_adapter mm_projector_lr
 lora_enable lora_r lora_alpha lora_dropout bits learning_rate lr_scheduler_type warmup_steps weight_decay max_grad_norm
 num_train_epochs max_steps seed bf16 fp16 global_batch_size world_size zero_stage best_checkpoint_by""".split()
 """The arguments that must be the same for a run to continue as if it had never stopped."""
 
+_ADDED_FIELDS = {"plan_loss": "text", "class_balance": 0.0}
+"""The arguments among them that earlier versions of Senna did not have, with what these versions did."""
 
 CONTENTS = "contents"
 """The key in ``run.json`` for the hashes of the inputs: setting -> hash."""
@@ -216,7 +218,7 @@ def check_output_folder(output_dir: Path, settings: Mapping[str, Any]) -> Path |
     found = checkpoints(output_dir)
     if not found and not is_finished(output_dir):
         return None
-    before = absolute_paths(before)  # earlier versions stored some of them as they were given
+    before = absolute_paths({**_ADDED_FIELDS, **before})  # earlier versions stored some of them as they were given
     settings = _moved_back(settings, before)
     if early_end(output_dir, settings) is not None:
         settings = {**settings, "max_steps": before.get("max_steps")}

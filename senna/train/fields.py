@@ -17,13 +17,6 @@ from senna.train.refused import check_refused
 from senna.train.trackers import settle_trackers
 from senna.train.validation_flags import best_rule, settle_validation
 
-FIXED = {
-    "mm_projector_type": "mlp2x_gelu", "mm_use_im_start_end": False, "mm_use_im_patch_token": False, "lazy_preprocess": True,
-    "is_multimodal": True, "lora_bias": "none", "quant_type": "nf4", "double_quant": True, "remove_unused_columns": False,
-    "logging_nan_inf_filter": False,
-}  # fmt: skip
-"""Fields that have a single supported value. They exist so that the published scripts run unchanged."""
-
 
 @dataclass
 class TrainArguments(TrainingArguments):
@@ -104,6 +97,15 @@ class TrainArguments(TrainingArguments):
     loss_weight: Literal["token", "record"] = flag(
         "unit of equal weight in the loss: token, as published, or record, so that short answers count as much as long ones",
         "token",
+    )
+    plan_loss: Literal["text", "choice"] = flag(
+        "loss of a plan: text, as published, or choice, the cross-entropy among the twenty meta-actions. Other questions and "
+        "validations keep the loss of the text",
+        "text",
+    )
+    class_balance: float = flag(
+        "with plan_loss choice: how far rare plans count as much as frequent ones, from 0 to 1 (tau of the logit adjustment)",
+        0.0,
     )
 
     # Trained parts
@@ -332,11 +334,6 @@ class TrainArguments(TrainingArguments):
 
     def _check(self) -> None:
         """Normalize the fields of Senna. Raise UsageError for an unsupported value and for values that exclude each other."""
-        for name, only in FIXED.items():
-            if getattr(self, name) != only:
-                raise UsageError(
-                    f"--{name} {getattr(self, name)} is not supported", remedy=f"use {only}, or omit --{name}"
-                )
         for name, known in {"stage": (None, 1, 2, 3), "bits": (16, 8, 4)}.items():
             if getattr(self, name) not in known:
                 choices = ", ".join(str(value) for value in known if value)
@@ -354,7 +351,7 @@ class TrainArguments(TrainingArguments):
             raise UsageError(
                 f"--bits {self.bits}: quantized weights cannot be trained", remedy="add --lora_enable True (QLoRA)"
             )
-        if self.pack_frames and self.pack_max_tokens < self.model_max_length:
+        if self.packs_rows and self.pack_max_tokens < self.model_max_length:
             raise UsageError(
                 f"--pack_max_tokens {self.pack_max_tokens} is below --model_max_length {self.model_max_length}, but a row must "
                 "hold the longest sample",
@@ -371,6 +368,11 @@ class TrainArguments(TrainingArguments):
             self.activation_checkpointing, self.gradient_checkpointing = self.gradient_checkpointing, None
         if self.use_cpu:
             self.tf32 = None  # the published scripts set it, but it concerns GPUs only
+
+    @property
+    def packs_rows(self) -> bool:
+        """True if batches are packed rows of trees: of frames, or of the answers to plans."""
+        return self.pack_frames or self.plan_loss == "choice"
 
     @property
     def quantization(self) -> str | None:

@@ -6,20 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch.utils.data import Dataset
 
 from senna.data import ConversationDataset, FrameDataset, Mixture, open_mixture
 from senna.data.dataset import find_image
-from senna.errors import DataError, UsageError
-from senna.evaluate.metrics.classification import majority
-from senna.evaluate.metrics.meta_actions import codes
+from senna.errors import UsageError
 from senna.evaluate.predict import PromptDataset
 from senna.evaluate.score import AnswerEncoder, answer_ending
+from senna.evaluate.training_data import count_plans, plan_answer
 from senna.image_file import check_image_file
 from senna.kinds import PLAN
 from senna.meta_actions import ALL_META_ACTIONS, MetaAction, parse_meta_action
-from senna.records import GPT, HUMAN, prompt_images
+from senna.records import HUMAN, prompt_images
 from senna.train.fields import TrainArguments
 from senna.views import prompt_views
 
@@ -166,7 +164,7 @@ def _find_plans(records: Mixture, indices: Sequence[int]) -> tuple[list[HeldOutP
     """Return those of the records that are plans with a true meta-action, and the text after the first meta-action."""
     plans, ending = [], None
     for index in indices:
-        answer = _last_answer(records, index)
+        answer = plan_answer(records, index)
         truth = parse_meta_action(answer) if answer is not None else None
         if answer is None or truth is None:
             continue
@@ -176,20 +174,7 @@ def _find_plans(records: Mixture, indices: Sequence[int]) -> tuple[list[HeldOutP
     return plans, "\n" if ending is None else ending
 
 
-def _last_answer(records: Mixture, index: int) -> str | None:
-    """Return the answer that a plan record ends with; None for other records and for those that cannot be used."""
-    if records.kind_names[records.kinds[index]] != PLAN:
-        return None
-    try:
-        turns = records[index]["conversations"]
-    except DataError:
-        return None
-    ends_with_answer = [turn["from"] for turn in turns[-2:]] == [HUMAN, GPT]
-    return turns[-1]["value"] if ends_with_answer else None
-
-
 def majority_plan(records: Mixture) -> MetaAction | None:
     """Return the most frequent true meta-action of the plans among these records; None if there is none."""
-    answers = (_last_answer(records, index) for index in range(len(records)))
-    truths = [action for answer in answers if answer is not None and (action := parse_meta_action(answer)) is not None]
-    return ALL_META_ACTIONS[majority(np.array(codes(truths)))] if truths else None
+    counts = count_plans(records)
+    return ALL_META_ACTIONS[int(counts.argmax())] if counts.any() else None

@@ -14,5 +14,7 @@ def check_numbers(args: Any) -> None:
             f"--peak_tflops {args.peak_tflops} is no peak of a card",
             remedy="use the TFLOP/s of its data sheet for dense matrices, such as 312 for an A100 in bf16, or omit it",
         )
+    if not 0 <= args.class_balance <= 1:
+        raise UsageError(f"--class_balance {args.class_balance} is not from 0 to 1", remedy="use 0.5 or 1, or omit it")
     if args.lora_enable and args.lora_r < 1:
         raise UsageError(f"--lora_r {args.lora_r}: the rank must be 1 or more", remedy="use 128, 64 or 32")

@@ -10,6 +10,13 @@ _EVALUATION = ("validation has flags of its own", "omit it; see --eval_data_path
 _HUB = ("training uploads nothing", "omit it, and upload the finished folder with hf upload")
 _SAMPLER = ("Senna orders the samples itself", "omit it; see --group_by_modality_length")
 
+FIXED = {
+    "mm_projector_type": "mlp2x_gelu", "mm_use_im_start_end": False, "mm_use_im_patch_token": False, "lazy_preprocess": True,
+    "is_multimodal": True, "lora_bias": "none", "quant_type": "nf4", "double_quant": True, "remove_unused_columns": False,
+    "logging_nan_inf_filter": False,
+}  # fmt: skip
+"""Fields that have a single supported value. They exist so that the published scripts run unchanged."""
+
 REFUSED: dict[str, tuple[str, str]] = {
     "save_only_model": (
         "a run could not continue from such a checkpoint",
@@ -51,7 +58,10 @@ REFUSED: dict[str, tuple[str, str]] = {
 
 
 def check_refused(args: Any) -> None:
-    """Raise UsageError for a flag of the Trainer that a run would not obey."""
+    """Raise UsageError for a flag that a run would not obey, and for one without the other that it needs."""
+    for name, only in FIXED.items():
+        if getattr(args, name) != only:
+            raise UsageError(f"--{name} {getattr(args, name)} is not supported", remedy=f"use {only}, or omit --{name}")
     for field in fields(args):
         default = field.default if field.default_factory is MISSING else field.default_factory()
         value = _plain(getattr(args, field.name, default))
@@ -67,6 +77,11 @@ def check_refused(args: Any) -> None:
         raise UsageError(
             "--average_tokens_across_devices False is not supported with --loss_weight record",
             remedy="omit one of them",
+        )
+    if args.class_balance and args.plan_loss != "choice":
+        raise UsageError(
+            f"--class_balance {args.class_balance} needs --plan_loss choice",
+            remedy="add --plan_loss choice, or omit it",
         )
 
 

@@ -10,6 +10,7 @@ from transformers.trainer_callback import PrinterCallback, TrainerState
 
 from senna.data import Collator, ConversationDataset, FrameDataset, Mixture, PackCollator, open_mixture
 from senna.data.shared_memory import SharedCollate, worker_errors
+from senna.evaluate.training_data import count_plans
 from senna.file_lock import lock_folder
 from senna.model.config import SennaConfig
 from senna.model.packed_attention import use_packed_attention
@@ -25,6 +26,7 @@ from senna.train.export import save_final
 from senna.train.hang import HangWatch
 from senna.train.held_out import HeldOut, majority_plan, open_held_out
 from senna.train.out_of_memory import out_of_memory
+from senna.train.plan_loss import ChoiceCollator, ChoiceDataset, check_choice, class_bias
 from senna.train.progress import EndEarly, LogFile, Progress
 from senna.train.stop_signals import StopSignals
 from senna.train.summary import describe_results, describe_run
@@ -43,6 +45,7 @@ def build_trainer(args: TrainArguments, records: Mixture | None = None) -> Senna
     args.start()
     if records is None:
         records = open_mixture(args.required("data_path"), args.stage, args.skip_bad_samples)
+    check_choice(args, records)
     held_out = open_held_out(args, records)
     source = ModelSource.resolve(args.required("model_name_or_path"), args.model_base, args.vision_tower)
     set_seed(args.seed)  # new adapters are initialized from the seed
@@ -63,8 +66,16 @@ def build_trainer(args: TrainArguments, records: Mixture | None = None) -> Senna
     )
     dataset = samples(records)
     lengths = (cast(int, tokenizer.pad_token_id), args.model_max_length, tokens_per_image)
-    collator = PackCollator(*lengths, args.pack_max_tokens) if args.pack_frames else Collator(*lengths)
-    if args.pack_frames:
+    # A caption directly follows its image, so captions share no tokens and each stays a frame of its own.
+    together = args.pack_frames and args.version != "plain"
+    train_dataset, collator = dataset, Collator(*lengths)
+    if args.plan_loss == "choice":
+        bias = class_bias(count_plans(records), args.class_balance)
+        train_dataset = ChoiceDataset(dataset, together)
+        collator = ChoiceCollator(*lengths, args.pack_max_tokens, bias)
+    elif args.pack_frames:
+        train_dataset, collator = FrameDataset(dataset, together), PackCollator(*lengths, args.pack_max_tokens)
+    if args.packs_rows:
         use_packed_attention(model, args.pack_attention, args.device, args.precision)
     validation = None
     if held_out is not None:
@@ -74,8 +85,7 @@ def build_trainer(args: TrainArguments, records: Mixture | None = None) -> Senna
     trainer = TimedTrainer(
         model=model,
         args=args,
-        # A caption directly follows its image, so captions share no tokens and each stays a frame of its own.
-        train_dataset=FrameDataset(dataset, together=args.version != "plain") if args.pack_frames else dataset,
+        train_dataset=train_dataset,
         eval_dataset=validation and validation.data,
         data_collator=SharedCollate(collator),
         callbacks=[Progress(), LogFile(Path(args.output_dir) / "train_log.jsonl"), ValidateAtEnd()],

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senna.contents import absolute, file_content, model_content
+from senna.decision import BALANCED, DECISION_FILE, DECISION_HELP, LIKELIEST, Decision, open_decision
 from senna.errors import UsageError
 from senna.file_lock import lock_folder
 from senna.files import stamp
@@ -35,6 +36,7 @@ class VisualizeArguments:
     limit: int | None = flag("draw at most this many frames", None)
     scene: str | None = flag("draw only the scene with this scene_token", None)
     describe: bool = flag("also generate a description of the front view, which takes seconds per frame at 7B", False)
+    decision: str = flag(DECISION_HELP, LIKELIEST)
     film: str = flag(
         "film of each scene: mp4 (needs ffmpeg), gif, none, or auto (mp4 where ffmpeg is installed)", "auto"
     )
@@ -73,6 +75,7 @@ def run(args: VisualizeArguments) -> int:
     from senna.visualize.png_store import pictures_to_draw
 
     _check(args)
+    decision = _decision(args)
     form, templates = film_form(args.film), load_templates(args.prompts)
     records, out = open_records(args.data), Path(args.out)
     frames = choose(key_frames(records), args)
@@ -82,7 +85,7 @@ def run(args: VisualizeArguments) -> int:
     with lock_folder(out, remedy="wait until it ends, stop it, or choose another --out"):
         wanted = set(paths) if args.overwrite else pictures_to_draw(paths, settings, _earlier_settings(args))
         todo = {path: frame for path, frame in paths.items() if path in wanted}
-        ask = _make_ask(args, records) if todo else None
+        ask = _make_ask(args, records, decision) if todo else None
         album = Album(records, folders, templates, ask, args.describe)
         incomplete = _draw(album, todo, settings)
         films = _films(paths, out, form, args.fps) if form else []
@@ -124,6 +127,16 @@ def _check(args: VisualizeArguments) -> None:
         raise UsageError(f"--quantization {args.quantization} is unknown", remedy="use nf4 or int8")
 
 
+def _decision(args: VisualizeArguments) -> Decision:
+    """Return the decision rule of the flags. Raises UsageError."""
+    from senna.evaluate.decisions import predicting_base, predicting_model
+
+    if args.predictions is None:
+        return open_decision(args.decision, args.model, args.base)
+    path = Path(args.predictions)
+    return open_decision(args.decision, args.model or predicting_model(path), args.base or predicting_base(path))
+
+
 def _check_images(frames: "list[KeyFrame]", folders: list[Path]) -> None:
     """Raise UsageError where no image exists, which means a wrong folder. A single missing image becomes a grey tile."""
     from senna.visualize.key_frames import find_image
@@ -146,7 +159,17 @@ def _settings(args: VisualizeArguments) -> dict[str, Any]:
         contents["--model"] = model_content(args.model, args.base)
     paths = {**files, "--model": args.model}
     paths = {name: None if path is None else absolute(path) for name, path in paths.items()}
-    return {**_plain_settings(args), "--base": args.base, **paths, FILES: contents}
+    return {**_plain_settings(args), **_decision_settings(args), "--base": args.base, **paths, FILES: contents}
+
+
+def _decision_settings(args: VisualizeArguments) -> dict[str, Any]:
+    """Return the settings of another rule than the default, which earlier versions of Senna did not have."""
+    if args.decision == LIKELIEST:
+        return {}
+    found: dict[str, Any] = {"--decision": args.decision}
+    if args.decision == BALANCED and (calibration := _decision(args).calibration) is not None:
+        found[DECISION_FILE] = calibration.as_correction()
+    return found
 
 
 def _plain_settings(args: VisualizeArguments) -> dict[str, Any]:
@@ -168,18 +191,25 @@ def _predictions_file(args: VisualizeArguments) -> str | None:
     return str(Path(args.predictions) / "predictions.jsonl")
 
 
-def _make_ask(args: VisualizeArguments, records: "RecordFile") -> "Ask":
+def _make_ask(args: VisualizeArguments, records: "RecordFile", decision: Decision) -> "Ask":
     """Return the source of predictions: a file, a model, or a file with a model for descriptions."""
     from dataclasses import replace
 
     from senna.visualize.key_frames import front_description
     from senna.visualize.predictions import Model, Predictions
 
-    file = Predictions(Path(args.predictions)) if args.predictions else None
+    file = Predictions(Path(args.predictions), decision) if args.predictions else None
     model = None
     if file is None or args.describe:
         model = Model(
-            args.model, args.base, args.quantization, args.device, args.version, _ending(records), args.max_new_tokens
+            args.model,
+            args.base,
+            args.quantization,
+            args.device,
+            args.version,
+            _ending(records),
+            args.max_new_tokens,
+            decision,
         )
     if file is None:
         return model

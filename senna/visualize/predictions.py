@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.special import softmax
 
-from senna.meta_actions import MetaAction
+from senna.decision import LIKELIEST, MOST_PROBABLE, Decision, decide
+from senna.meta_actions import MetaAction, parse_meta_action
 from senna.visualize.key_frames import KeyFrame
 
 if TYPE_CHECKING:
@@ -54,13 +54,14 @@ class Model:
         version: str = "v1",
         answer_ending: str = "\n",
         max_new_tokens: int = 256,
+        decision: Decision = MOST_PROBABLE,
     ) -> None:
         from senna.evaluate.predict import TextGenerator
         from senna.evaluate.score import PlanScorer
         from senna.model import load_model
 
         self.model, self.tokenizer, self.processor = load_model(path, base, quantization, device=device)
-        self.version = version
+        self.version, self.decision = version, decision
         self.scorer = PlanScorer(self.model, self.tokenizer, version, answer_ending)
         self.generator = TextGenerator(self.model, self.tokenizer, max_new_tokens)
 
@@ -70,7 +71,7 @@ class Model:
             count = f"{plan.unreadable} of {len(plan.images)}"
             return Answer(notes=(f"The model was not asked: {count} views cannot be read.",))
         [scores] = self.scorer([plan.turns], [self._pixels(plan)])
-        answer = answer_from_scores(scores.log_probs, scores.best, scores.greedy, scores.left_tree)
+        answer = answer_from_scores(scores.log_probs, scores.greedy, scores.left_tree, self.decision)
         return answer if description is None else replace(answer, description=self.describe(description))
 
     def describe(self, question: Question) -> str | None:
@@ -98,11 +99,11 @@ class Model:
 class Predictions:
     """The predictions of a file, looked up by the index and token of the plan record, or by the token alone."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, decision: Decision = MOST_PROBABLE) -> None:
         """Read the file. Raises UsageError where it does not hold predictions."""
         from senna.evaluate.predictions import read_predictions
 
-        self.path = path
+        self.path, self.decision = path, decision
         found = read_predictions(path)
         self._by_index = {prediction["index"]: prediction for prediction in found}
         plans = (prediction for prediction in found if prediction.get("kind") == "plan")
@@ -124,7 +125,8 @@ class Predictions:
             answer = replace(answer, notes=(f"{self.path.name} has no prediction of this frame's plan.",))
         elif plan.get("log_probs"):
             log_probs = np.array(plan["log_probs"])
-            answer = answer_from_scores(log_probs, decision(plan), plan.get("greedy"), plan.get("left_tree"))
+            greedy = parse_meta_action(plan.get("greedy") or "")
+            answer = answer_from_scores(log_probs, greedy, plan.get("left_tree"), self.decision)
         elif "text" in plan:
             answer = replace(answer, predicted=decision(plan), answer=plan["text"])
         elif "error" in plan:
@@ -136,13 +138,15 @@ class Predictions:
 
 
 def answer_from_scores(
-    log_probs: np.ndarray, best: MetaAction | None, greedy: MetaAction | str | None, left_tree: str | None
+    log_probs: np.ndarray, greedy: MetaAction | None, left_tree: str | None, decision: Decision
 ) -> Answer:
     """Return the answer for scored meta-actions: float64 (20,) log-probabilities, and the decisions derived from them."""
-    notes = []
-    if greedy is not None and str(greedy) != str(best):
+    notes, decided = [], decide(log_probs, decision, greedy)
+    if decision.name != LIKELIEST and (likeliest := decide(log_probs)) != decided:
+        notes.append(f"The most probable is {likeliest}.")
+    if greedy is not None and greedy != decided:
         notes.append(f"Greedy decoding would give {greedy}.")
     if left_tree:
         notes.append(f"Free decoding would begin with “{left_tree.strip()}”, which is no meta-action.")
     outside = 1.0 - float(np.exp(log_probs).sum())
-    return Answer(best, softmax(log_probs).tolist(), outside, notes=tuple(notes))
+    return Answer(decided, np.exp(decision.log_probs(log_probs)).tolist(), outside, notes=tuple(notes))

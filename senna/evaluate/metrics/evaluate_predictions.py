@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from senna.errors import DataError, UsageError
+from senna.evaluate.decisions import DEFAULT_RULES, FIELDS, Rules
 from senna.evaluate.metrics.baselines import baselines
 from senna.evaluate.metrics.bootstrap import Scenes
 from senna.evaluate.metrics.calibration import calibration, outside
@@ -35,6 +36,7 @@ def evaluate_predictions(
     compat: str | None = None,
     run: Mapping[str, Any] | None = None,
     train_name: str = "the training records",
+    rules: Rules = DEFAULT_RULES,
 ) -> dict[str, Any]:
     """Compute metrics.json from the lines of predictions.jsonl.
 
@@ -45,6 +47,7 @@ def evaluate_predictions(
         compat: "original" for the published metrics as well.
         run: facts to store beside the figures.
         train_name: the name of the training plans in ``baselines_fitted_on``.
+        rules: the decision rules.
 
     Raises:
         UsageError: ``compat`` is unknown.
@@ -57,7 +60,7 @@ def evaluate_predictions(
         "scenes": len({row["scene"] for row in predictions}),
         "kinds": dict(sorted(Counter(row["kind"] for row in predictions).items())),
         "run": dict(run or {}),
-        "plan": plan_metrics(predictions, blackout, train_plans, compat, train_name),
+        "plan": plan_metrics(predictions, blackout, train_plans, compat, train_name, rules),
         "text": text_metrics(predictions),
     }
 
@@ -68,29 +71,35 @@ def plan_metrics(
     train_plans: Sequence[Row] | None = None,
     compat: str | None = None,
     train_name: str = "the training records",
+    rules: Rules = DEFAULT_RULES,
 ) -> dict[str, Any] | None:
     """Return ``plan`` of metrics.json; None if no prediction is a plan whose ground truth is a meta-action.
 
-    Plans with another ground truth are left out and counted in ``unreadable_truths``. The first of ``decisions``, sum or
-    text, is the headline: ``blackout``, ``published`` and ``gains`` (its paired differences to each baseline) refer to it.
+    Plans with another ground truth are left out and counted in ``unreadable_truths``. ``headline`` names one of ``decisions``:
+    ``blackout``, ``published`` and ``gains`` (its paired differences to each baseline) refer to it.
     """
-    all_plans = [row for row in predictions if row["kind"] == PLAN]
+    all_plans = [row for row in rules.decide(predictions) if row["kind"] == PLAN]
     plans, truth = _with_readable_truth(all_plans)
     if not plans:
         return None
     scored = _is_scored(plans)
     scenes = Scenes([row["scene"] for row in plans])
     decisions = {name: decide(truth, actions, scenes) for name, actions in _predicted(plans, scored).items()}
-    headline = next(iter(decisions))
+    headline = FIELDS[rules.headline] if scored else "text"
     fitted = train_plans or plans
     train, train_truth = _with_readable_truth(fitted)
     if not train:
         fitted, train, train_truth = plans, plans, truth
     answers = baselines(_situations(train), train_truth, _situations(plans))
     compared = {name: decide(truth, actions, scenes) for name, actions in answers.items()}
-    black = None if blackout is None else decide(truth, _predicted_blackout(blackout, plans, headline), scenes)
+    black = (
+        None
+        if blackout is None
+        else decide(truth, _predicted_blackout(rules.decide(blackout), plans, headline), scenes)
+    )
     against = {**compared, **({"all images black": black} if black else {})}
     log_probs = [row["log_probs"] for row in plans] if scored else []
+    corrected = rules.calibration if scored else None
     return {
         "mode": "score" if scored else "generate",
         "records": len(plans),
@@ -104,6 +113,9 @@ def plan_metrics(
         "blackout": black.as_json() if black else None,
         "gains": {name: decisions[headline].gain(found) for name, found in against.items()},
         "calibration": calibration(log_probs, truth) if scored else None,
+        "calibrated": calibration(corrected.calibrated(log_probs), truth) if corrected else None,
+        "headline": headline,
+        "correction": corrected.as_correction() if corrected else None,
         "published": published_scores([row[headline] for row in plans], truth) if compat else None,
     }
 
@@ -128,8 +140,8 @@ def _is_scored(plans: Sequence[Row]) -> bool:
 
 
 def _predicted(plans: Sequence[Row], scored: bool) -> dict[str, list[Action]]:
-    """Return decision rule -> predicted meta-actions; the first rule is the headline."""
-    names = ("sum", "greedy") if scored else ("text",)
+    """Return the name of each decision rule -> predicted meta-actions."""
+    names = [name for name in FIELDS.values() if name in plans[0]] if scored else ["text"]
     return {name: parse_all([plan[name] for plan in plans]) for name in names}
 
 

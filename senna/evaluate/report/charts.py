@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from senna.evaluate.report.html import (
     RIGHT,
     SHARE_TITLE,
+    WRONG,
     cell_colours,
     confusion_columns,
     headline_of,
@@ -35,7 +36,7 @@ def draw_charts(plan: Mapping[str, Any] | None, out: Path) -> list[Path]:
         "confusion_path.png": draw_confusion("PATH", headline["path"]),
     }
     if plan["calibration"]:
-        figures["calibration.png"] = draw_calibration(plan["calibration"])
+        figures["calibration.png"] = draw_calibration(plan["calibration"], plan.get("calibrated"))
     for name, figure in figures.items():
         content = io.BytesIO()
         figure.savefig(content, dpi=_DPI, format="png", facecolor="white")
@@ -67,13 +68,21 @@ def draw_confusion(title: str, part: Mapping[str, Any]) -> "Figure":
     return figure
 
 
-def draw_calibration(calibration: Mapping[str, Any]) -> "Figure":
-    """Draw the accuracy of the answers against their probability, and the number of answers in each bin."""
+def draw_calibration(calibration: Mapping[str, Any], calibrated: Mapping[str, Any] | None = None) -> "Figure":
+    """Draw the accuracy of the answers against their probability, and the number of answers in each bin.
+
+    Args:
+        calibrated: the calibration with a fitted temperature, which is drawn as a second curve.
+    """
     bins = _filled_bins(calibration)
     figure = _figure(5.6, 5.6)
     curve, counts = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     curve.plot([0, 1], [0, 1], color="#777777", linestyle="--", linewidth=1, label="perfect")
     curve.plot(_column(bins, "confidence"), _column(bins, "accuracy"), color=RIGHT, marker="o", label="model")
+    if calibrated is not None:
+        after = _filled_bins(calibrated)
+        label = f"with temperature: ECE {number(calibrated['ece'])}"
+        curve.plot(_column(after, "confidence"), _column(after, "accuracy"), color=WRONG, marker="s", label=label)
     curve.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share right")
     title = f"Calibration: ECE {number(calibration['ece'])}, log loss {number(calibration['log_loss'])} nats"
     curve.set_title(title, fontsize=11, loc="left")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from senna.errors import UsageError
+from senna.evaluate.decisions import rules_of
 from senna.evaluate.metrics.bootstrap import Interval, Scenes
 from senna.evaluate.metrics.meta_actions import decide
 from senna.evaluate.predictions import Prediction, read_predictions
@@ -69,15 +70,14 @@ def open_runs(folders: Sequence[Path]) -> list[Run]:
             remedy="give the folders of two or more different evaluations: senna compare A B",
         )
     times = Counter(folder.resolve().name for folder in folders)
-    return [
-        Run(
-            str(folder) if times[folder.resolve().name] > 1 else folder.resolve().name,
-            folder,
-            _read_metrics(folder),
-            [row for row in read_predictions(folder / "predictions.jsonl") if "error" not in row],
-        )
-        for folder in folders
-    ]
+    return [_open_run(folder, is_unique=times[folder.resolve().name] == 1) for folder in folders]
+
+
+def _open_run(folder: Path, is_unique: bool) -> Run:
+    metrics = _read_metrics(folder)
+    usable = [row for row in read_predictions(folder / "predictions.jsonl") if "error" not in row]
+    name = folder.resolve().name if is_unique else str(folder)
+    return Run(name, folder, metrics, rules_of(metrics["plan"]).decide(usable))
 
 
 def _read_metrics(folder: Path) -> dict[str, Any]:

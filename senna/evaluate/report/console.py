@@ -13,16 +13,33 @@ def headline(metrics: Mapping[str, Any]) -> str:
     lines = [f"{metrics['records']} records of {metrics['scenes']} scenes"]
     if plan:
         rows = [("", "macro F1", "accuracy", "invalid")]
-        rows += [_headline_row(f"model ({name})", found) for name, found in plan["decisions"].items()]
+        names = sorted(plan["decisions"], key=lambda name: name != plan.get("headline"))  # the headline first
+        rows += [_headline_row(f"model ({name})", plan["decisions"][name]) for name in names]
         if plan.get("blackout"):
             rows.append(_headline_row("images black", plan["blackout"]))
         rows += [_headline_row(name, found) for name, found in plan["baselines"].items()]
-        lines += ["", *_table(rows), "", f"baselines fitted on {plan['baselines_fitted_on']}"]
+        lines += [
+            "",
+            *_table(rows),
+            *_calibration_lines(plan),
+            "",
+            f"baselines fitted on {plan['baselines_fitted_on']}",
+        ]
         lines += [f"WARNING {warning}"] if (warning := few_scenes(plan["scenes"])) else []
     for kind, figures in metrics.get("text", {}).items():
         listed = ", ".join(_figure(name, value) for name, value in figures.items() if _is_figure(value))
         lines.append(f"{kind}: {listed}")
     return "\n".join(lines)
+
+
+def _calibration_lines(plan: Mapping[str, Any]) -> list[str]:
+    """Return the calibration before and after the temperature; nothing without a temperature."""
+    before, after, correction = plan.get("calibration"), plan.get("calibrated"), plan.get("correction")
+    if not before or not after or not correction:
+        return []
+    values = f"temperature {correction['temperature']:.2f}, prior correction {correction['tau']:.2f}"
+    ece = f"ECE {before['ece']:.3f} -> {after['ece']:.3f}"
+    return ["", f"{values}: {ece}, log loss {number(before['log_loss'])} -> {number(after['log_loss'])}"]
 
 
 def comparison_text(runs: Sequence[Run], differences: Sequence[Difference]) -> str:

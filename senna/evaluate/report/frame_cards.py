@@ -28,8 +28,9 @@ _PER_SCENE = 2  # cards from one scene, as long as there are other scenes
 
 
 def decision(prediction: Prediction) -> MetaAction | None:
-    """Return the headline decision: the most probable meta-action, or the generated text; None if that is invalid."""
-    return parse_meta_action(prediction["sum"] if "sum" in prediction else prediction.get("text", ""))
+    """Return the headline decision, by default the most probable meta-action, or the generated text; None if it is invalid."""
+    field = prediction.get("headline", "sum" if "sum" in prediction else "text")
+    return parse_meta_action(str(prediction.get(field, "")))
 
 
 def true_action(prediction: Prediction) -> MetaAction | None:
@@ -238,9 +239,14 @@ def _trajectory_line(trajectory: Sequence[Sequence[float]]) -> str:
 
 def _notes(prediction: Prediction) -> str:
     notes = []
-    greedy, left_tree = prediction.get("greedy"), prediction.get("left_tree")
-    if greedy and greedy != prediction.get("sum"):
-        notes.append(f"greedy decoding gives {greedy}")
+    decided, left_tree = str(decision(prediction)), prediction.get("left_tree")
+    for field, name in (
+        ("sum", "the most probable is"),
+        ("balanced", "balanced, it is"),
+        ("greedy", "greedy decoding gives"),
+    ):
+        if prediction.get(field, decided) != decided:
+            notes.append(f"{name} {prediction.get(field)}")
     if left_tree:
         notes.append(f"unrestricted text would begin with “{left_tree[:120]}”")
     return "".join(f'<span class="soft">{escape(note)}</span>' for note in notes)

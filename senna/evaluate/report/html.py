@@ -34,8 +34,9 @@ class Row:
 
 
 def headline_of(plan: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the headline decisions of ``plan`` in metrics.json: ``sum`` in score mode, ``text`` in generate mode."""
-    return plan["decisions"].get("sum") or plan["decisions"]["text"]
+    """Return the headline decisions of ``plan`` in metrics.json."""
+    decisions = plan["decisions"]
+    return decisions.get(plan.get("headline")) or decisions.get("sum") or decisions["text"]
 
 
 def number(value: Any, digits: int = 3) -> str:

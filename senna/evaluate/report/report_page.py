@@ -15,6 +15,13 @@ from senna.kinds import kind_named
 
 ERRORS, CORRECT, TEXT_FRAMES = 8, 4, 3  # cards on the page
 MEASURES = (("Macro F1", "macro_f1", number), ("Accuracy", "accuracy", percent))
+RULES = {
+    "sum": ("most probable", "sum: the most probable of the twenty"),
+    "balanced": ("balanced decision", "balanced: corrected for the frequencies of the training plans"),
+    "greedy": ("greedy decoding", "greedy: token by token"),
+    "text": ("text", "text, parsed strictly"),
+}
+"""Key of ``decisions`` -> a short name of the decision rule, and its description."""
 BLACK = "all images black"  # key in ``gains``
 Metrics = Mapping[str, Any]
 
@@ -143,8 +150,8 @@ def _measure_tables(plan: Metrics, rows: Sequence[tuple[str, Metrics, str]]) -> 
 def _rows(plan: Metrics) -> list[tuple[str, Metrics, str]]:
     """Return (name, decisions, role) of everything that is compared, the headline first."""
     rows = [("the model", html.headline_of(plan), "model")]
-    if "greedy" in plan["decisions"]:
-        rows.append(("the model, greedy decoding", plan["decisions"]["greedy"], "also"))
+    others = {name: found for name, found in plan["decisions"].items() if found is not html.headline_of(plan)}
+    rows += [(f"the model, {RULES[name][0]}", others[name], "also") for name in RULES if name in others]
     rows += [(name, found, "baseline") for name, found in plan["baselines"].items()]
     if plan["blackout"]:
         rows.append(("the model, images black", plan["blackout"], "blackout"))
@@ -252,20 +259,25 @@ def _calibration(plan: Metrics) -> str:
     if found.get("log_loss_frequencies") is not None:
         constant = number(found["log_loss_frequencies"])
         note += f" The log loss of always predicting the frequencies of these ground truths is {constant}."
-    title = f"Calibration: ECE {number(found['ece'])}, log loss {number(found['log_loss'])} nats"
-    return card(title, calibration_svg(found), note)
+    if not (after := plan.get("calibrated")):
+        return card(f"Calibration: {_calibration_figures(found)}", calibration_svg(found), note)
+    fitted = f"With temperature {number(plan['correction']['temperature'])}"
+    charts = "".join(
+        f"<h4>{title}: {_calibration_figures(figures)}</h4>{calibration_svg(figures)}"
+        for title, figures in (("Without temperature", found), (fitted, after))
+    )
+    return card("Calibration", charts, note)
+
+
+def _calibration_figures(found: Metrics) -> str:
+    return f"ECE {number(found['ece'])}, log loss {number(found['log_loss'])} nats"
 
 
 def _decisions(plan: Metrics, predictions: Sequence[Prediction]) -> str:
-    names = {
-        "sum": "sum: the most probable of the twenty",
-        "greedy": "greedy: token by token",
-        "text": "text, parsed strictly",
-    }
-    decisions = {name: plan["decisions"][name] for name in names if name in plan["decisions"]}
+    decisions = {name: plan["decisions"][name] for name in RULES if name in plan["decisions"]}
     rows = [
         [
-            names[name],
+            RULES[name][1],
             number(found["macro_f1"]["both"]["value"]),
             percent(found["accuracy"]["both"]["value"]),
             percent(found["invalid"]),
@@ -275,10 +287,15 @@ def _decisions(plan: Metrics, predictions: Sequence[Prediction]) -> str:
     if plan["mode"] == "score":
         both = [row for row in frame_cards.plans(predictions) if "sum" in row and "greedy" in row]
         same = sum(row["sum"] == row["greedy"] for row in both)
-        note = f"The two agree on {same:,} of {len(both):,} plans. " if both else ""
+        note = f"sum and greedy agree on {same:,} of {len(both):,} plans. " if both else ""
+        if correction := plan.get("correction"):
+            note += (
+                f"<b>balanced</b> takes the largest of log p / T − τ log prior; `senna calibrate` fitted T = "
+                f"{number(correction['temperature'])} and τ = {number(correction['tau'])} on other scenes. "
+            ).replace("`senna calibrate`", "<code>senna calibrate</code>")
         note += (
             f"<b>left_tree {percent(plan['left_tree'])}</b>: plans for which unrestricted greedy text would begin none of the "
-            "twenty answers; both decisions are still among the twenty. "
+            "twenty answers; the decisions are still among the twenty. "
             f"<b>Outside {percent(plan['outside'])}</b>: the mean probability of texts that are none of the twenty."
         )
     else:

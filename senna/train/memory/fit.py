@@ -23,6 +23,9 @@ CAPTION_TOKENS = 64
 QUESTION_TOKENS, ANSWER_TOKENS = 456, 100
 """Text tokens of the longest question about a nuScenes frame (the motion of one view's objects) and of its answer."""
 
+CHOICE_TOKENS, CHOICE_TARGETS = 240, 219
+"""Tokens behind a plan's question with ``plan_loss`` choice: twenty answers with Vicuna's tokenizer, and their targets."""
+
 TARGET_SHARE = 768 / 3391
 """Share of answer tokens in a packed row: a nuScenes frame with 13 questions and 128 tokens per view."""
 
@@ -50,9 +53,16 @@ def micro_batch(args: TrainArguments, shape: ModelShape, rows: int | None = None
             packed_rows = max(1, rows * tokens // args.pack_max_tokens)
             return MicroBatch(packed_rows, min(rows * tokens, args.pack_max_tokens), rows * CAPTION_TOKENS, rows)
         return MicroBatch(rows, tokens, rows * CAPTION_TOKENS, rows)
+    question = VIEWS * shape.view_tokens + QUESTION_TOKENS
+    is_choice = args.plan_loss == "choice"
     if args.pack_frames:
-        return MicroBatch(rows, args.pack_max_tokens, round(rows * args.pack_max_tokens * TARGET_SHARE), VIEWS * rows)
-    tokens = min(VIEWS * shape.view_tokens + QUESTION_TOKENS + ANSWER_TOKENS, args.model_max_length)
+        # The answers to a plan are a tree of their own, beside that of the frame's other questions.
+        tokens = args.pack_max_tokens + is_choice * (question + CHOICE_TOKENS)
+        targets = args.pack_max_tokens * TARGET_SHARE + is_choice * CHOICE_TARGETS
+        return MicroBatch(rows, tokens, round(rows * targets), VIEWS * rows)
+    tokens = min(question + ANSWER_TOKENS, args.model_max_length)
+    if is_choice:
+        return MicroBatch(rows, max(tokens, question + CHOICE_TOKENS), rows * CHOICE_TARGETS, VIEWS * rows)
     return MicroBatch(rows, tokens, rows * ANSWER_TOKENS, VIEWS * rows)
 
 
@@ -86,9 +96,9 @@ def training_setup(args: TrainArguments, shape: ModelShape, gpus: int | None = N
         accumulates=args.batch.accumulation_on(gpus) > 1,
         checkpointing=bool(args.gradient_checkpointing or getattr(args, "activation_checkpointing", False)),
         attention=Attention(
-            eager=args.attn_implementation == "eager" and not args.pack_frames,
-            masked=args.pack_frames and args.pack_attention == "dense",
-            gathered=GATHERED if args.pack_frames and args.pack_attention == "split" and cuda else 0.0,
+            eager=args.attn_implementation == "eager" and not args.packs_rows,
+            masked=args.packs_rows and args.pack_attention == "dense",
+            gathered=GATHERED if args.packs_rows and args.pack_attention == "split" and cuda else 0.0,
         ),
         liger=bool(args.use_liger_kernel),
         zero=Zero(stage, gpus, _offloads(args, "offload_optimizer"), _offloads(args, "offload_param")),

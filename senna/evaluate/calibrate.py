@@ -1,0 +1,180 @@
+"""`senna calibrate`: fit a temperature and a prior correction on held-out plans, and store them in the model's folder."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from senna.contents import absolute, file_content, model_content
+from senna.decision import BALANCED, DECISION_FILE, Calibration, prior_of, some, write_calibration
+from senna.errors import DataError, UsageError
+from senna.evaluate.command import EvaluateArguments, check, choose, predicted
+from senna.evaluate.predictions import Prediction
+from senna.flags import flag, parse_flags
+from senna.kinds import PLAN
+from senna.meta_actions import parse_meta_action
+from senna.record_file import RecordFile, open_records
+
+if TYPE_CHECKING:
+    from senna.evaluate.training_data import TrainingData
+
+PREDICTIONS_FOLDER = "calibration"
+"""The subfolder of the model's folder that predictions are written to by default."""
+
+
+@dataclass
+class CalibrateArguments:
+    """Flags of `senna calibrate`."""
+
+    model: str = flag("the folder of a model or of a LoRA, which gets decision.json")
+    data: str = flag("plans of scenes that are neither trained on nor evaluated: .jsonl or .json")
+    train_data: str | None = flag(
+        "training records, if the model's folder does not name them or they have moved: a.json, or a.json:1.0,b.jsonl:0.5",
+        None,
+    )
+    out: str | None = flag("folder for the predictions of DATA (default: MODEL/calibration)", None)
+    image_folder: str | None = flag("where image paths start (default: beside the data)", None)
+    batch_size: int = flag("records per batch", 8)
+    skip_bad_samples: int = flag("number of unusable records that are skipped and counted", 0)
+    version: str = flag("the prompt format", "v1")
+    aspect_ratio: str = flag("how images become square: pad, or square (CLIP's crop)", "pad")
+    image_decode: str = flag(
+        "exact: the published pixel values; fast: about twice as fast, some values differ by one grey level", "exact"
+    )
+    base: str | None = flag("the base model of a LoRA folder, if it has moved", None)
+    quantization: str | None = flag("nf4 or int8: the LLM in 4 or 8 bits", None)
+    dtype: str = flag("auto (the checkpoint's), float32, bfloat16 or float16", "auto")
+    device: str = flag("auto (a GPU if there is one), cpu, cuda or cuda:1", "auto")
+    workers: int = flag("processes that read images", 2)
+    overwrite: bool = flag("start anew if OUT holds predictions of another model or other data", False)
+
+
+def main(argv: list[str]) -> int:
+    """Run `senna calibrate` and return the exit code."""
+    args = parse_flags(
+        CalibrateArguments,
+        argv,
+        "senna calibrate",
+        "Fit a temperature, so that probabilities are as high as the share of right answers, and a correction for the "
+        f"frequencies of the training plans, so that rare plans are found. They are written to MODEL/{DECISION_FILE}, with "
+        f"figures before and after; --decision {BALANCED} of `senna evaluate`, `demo`, `visualize` and "
+        "`export-meta-actions` uses them. DATA must share no scene with the training records. Run the same command again to "
+        "continue an interrupted run.",
+    )
+    return run(args)
+
+
+def run(args: CalibrateArguments) -> int:
+    """Predict the plans of DATA, fit, and write decision.json. Raises SennaError."""
+    from senna.evaluate.metrics.fit_decision import fit_decision
+    from senna.evaluate.training_data import training_data
+
+    folder = Path(args.model)
+    if not folder.is_dir():
+        raise UsageError(
+            f"--model {args.model} is not a folder", remedy=f"give a folder: {DECISION_FILE} is written into it"
+        )
+    records = open_records(args.data, args.skip_bad_samples)
+    indices = choose(records, PLAN, None)
+    trained = training_data(folder, args.train_data)
+    scenes = check_data(records, indices, trained)
+    prior = prior_of(trained.plans)
+    evaluation = _evaluation(args)
+    check(evaluation)
+    with predicted(evaluation, records, indices) as stores:
+        if stores is None:
+            return 0
+        plans, truth = _usable(stores[0].join(), records.path)
+        log_probs = np.array([row["log_probs"] for row in plans])
+        fit = fit_decision(log_probs, truth, [row["scene"] for row in plans], prior)
+        figures: dict[str, Any] = {"plans": len(plans), "before": fit.before, "after": fit.after}
+        calibration = Calibration(
+            fit.temperature,
+            fit.tau,
+            tuple(prior.tolist()),
+            tuple(scenes),
+            absolute(args.data),
+            file_content(args.data),
+            model_content(args.model, args.base),
+            figures,
+        )
+        path = write_calibration(folder, calibration)
+    print(summary(calibration))
+    print(f"decision  {path}")
+    return 0
+
+
+def check_data(records: RecordFile, indices: Sequence[int], trained: "TrainingData") -> list[str]:
+    """Return the scenes of the plans to fit on.
+
+    Raises:
+        UsageError: they are fewer than two, a plan has no scene, or the model was trained on one of them.
+    """
+    scenes = sorted({records.scene_names[records.scenes[index]] for index in indices})
+    if records.path.resolve() in trained.files:
+        raise UsageError(
+            f"--data {records.path}: the model was trained on this file", remedy="give plans of other scenes"
+        )
+    if "" in scenes:
+        raise UsageError(
+            f"--data {records.path}: plans without a scene_token, so that they may be of scenes that the model was trained on",
+            remedy="add the scene_token of each frame, as `senna convert` does",
+        )
+    if shared := sorted(set(scenes) & trained.scenes):
+        raise UsageError(
+            f"--data {records.path}: the model was trained on {len(shared)} of its scenes ({some(shared)})",
+            remedy="give plans of scenes that are neither trained on nor evaluated",
+        )
+    if len(scenes) < 2:
+        raise UsageError(
+            f"--data {records.path}: its plans are of {len(scenes)} scene; how far a fit varies shows from two on",
+            remedy="give plans of more scenes",
+        )
+    if "" in trained.scenes:
+        print(
+            "WARNING training records without a scene_token: make sure yourself that they are of other scenes",
+            flush=True,
+        )
+    return scenes
+
+
+def _evaluation(args: CalibrateArguments) -> EvaluateArguments:
+    names = (
+        "model", "data", "image_folder", "batch_size", "skip_bad_samples", "version", "aspect_ratio", "image_decode", "base",
+        "quantization", "dtype", "device", "workers", "overwrite",
+    )  # fmt: skip
+    given = {name: getattr(args, name) for name in names}
+    out = args.out or str(Path(args.model) / PREDICTIONS_FOLDER)
+    return EvaluateArguments(out=out, mode="score", kinds=PLAN, **given)
+
+
+def _usable(predictions: Sequence[Prediction], path: Path) -> tuple[list[Prediction], list[Any]]:
+    """Return the plans whose ground truth is a meta-action, and these. Raises DataError if less than two scenes have any."""
+    pairs = [(row, parse_meta_action(row["truth"])) for row in predictions if "error" not in row]
+    usable = [(row, action) for row, action in pairs if action is not None]
+    if len({row["scene"] for row, _ in usable}) < 2:
+        raise DataError(
+            "fewer than two scenes have plans whose answers are meta-actions", file=path, remedy="give more records"
+        )
+    return [row for row, _ in usable], [action for _, action in usable]
+
+
+def summary(calibration: Calibration) -> str:
+    """Return the fitted values, and the figures before and after, as text."""
+    before, after = calibration.figures["before"], calibration.figures["after"]
+    names = {"macro_f1": "macro F1", "accuracy": "accuracy", "ece": "ECE", "log_loss": "log loss"}
+    lines = [f"{name:<9} {_figure(before[key])} -> {_figure(after[key])}" for key, name in names.items()]
+    return "\n".join(
+        [
+            f"{calibration.figures['plans']} plans of {len(calibration.scenes)} scenes",
+            f"temperature {calibration.temperature:.3f}, prior correction (tau) {calibration.tau:.2f}",
+            *lines,
+            "after: each scene with the values fitted to the other scenes",
+        ]
+    )
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
