@@ -86,4 +86,3 @@ def is_drivable(points: ArrayLike) -> NDArray[np.bool_]:
     offsets = np.abs(points[:, None] - _NODES) - (ROAD_HALF_WIDTH + KERB_RADIUS)  # (N, 4, 2), from the arcs' centres
     is_in_corner = (offsets < 0).all(axis=2) & (np.hypot(offsets[..., 0], offsets[..., 1]) > KERB_RADIUS)
     return is_on_road | is_in_corner.any(axis=1)
-

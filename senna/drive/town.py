@@ -97,6 +97,7 @@ class TownSimulator:
         self.origin, self.goal = self.ego.along, _project(self.route, x, y, 0.0, whole=True)[0]
         self._planned: tuple[Motion, Driver] | None = None
         self._expert: Expert | None = None
+        self._images: Mapping[str, Image.Image] = {}
         return self.observe()
 
     @property
@@ -129,6 +130,8 @@ class TownSimulator:
 
     def _draw(self) -> Mapping[str, Image.Image]:
         """Draw the images with the cameras of the drawn world, and encode them like its files, so that no pixel differs."""
+        if self._images:
+            return self._images
         pose = _ego_frame(_state_of(self.ego))
         scene = scene_of(self.start, self.movers, self.states, pose, self.time)
         images = {}
@@ -136,7 +139,8 @@ class TownSimulator:
             file = io.BytesIO()
             image.save(file, "JPEG", quality=JPEG_QUALITY)
             images[camera_of(camera.channel)] = Image.open(file).convert("RGB")
-        return {view: images[view] for view in VIEWS}
+        self._images = {view: images[view] for view in VIEWS}
+        return self._images
 
     def expert(self) -> Expert:
         """Return what the expert would do from here: the traffic is simulated for 6 s. A step's result is kept."""
@@ -178,7 +182,7 @@ class TownSimulator:
                 break
         if self._planned and motion == self._planned[0]:
             self.drivers[0] = self._planned[1]  # the expert's own state, so that its lane changes go on
-        self._planned = self._expert = None
+        self._planned, self._expert, self._images = None, None, {}
         along, aside = _project(self.route, *self.ego.position[:2], self.ego.along)
         done = (along - self.origin) / max(self.goal - self.origin, 1.0)
         if abs(aside) < OFF_ROUTE_DISTANCE:

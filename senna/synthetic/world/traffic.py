@@ -147,7 +147,9 @@ def simulate(drivers: list[Driver], walks: list[Walk], signals: Signals, seconds
     return Tracks(tuple(d.mover for d in drivers) + tuple(w.mover for w in walks), states)
 
 
-def advance(drivers: list[Driver], walks: list[Walk], signals: Signals, time: float, steered: Driver | None = None) -> None:
+def advance(
+    drivers: list[Driver], walks: list[Walk], signals: Signals, time: float, steered: Driver | None = None
+) -> None:
     """Move all drivers by one tick.
 
     Args:
