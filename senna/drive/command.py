@@ -34,6 +34,7 @@ class DriveArguments:
         "STRAIGHT; black, the model with black images (default: all)",
         None,
     )
+    time_limit: float = flag("seconds after which a drive ends; the expert needs 19.5", 30.0)
     train_data: str | None = flag("the model's training records, on whose plans the tree is fitted", None)
     decision: str = flag(DECISION_HELP, LIKELIEST)
     film: str = flag(
@@ -118,6 +119,8 @@ def _check(args: DriveArguments, names: list[str]) -> None:
         raise UsageError(f"--scenes {args.scenes} is not possible", remedy=f"use 1 to {MOST_SCENARIOS}")
     if not 0 <= args.seed < 2**31:
         raise UsageError(f"--seed {args.seed} is not possible", remedy="use 0 or more")
+    if not 0.5 <= args.time_limit <= 600:
+        raise UsageError(f"--time-limit {args.time_limit:g} is out of range", remedy="use 0.5 to 600")
     if args.workers is not None and args.workers < 1:
         raise UsageError(f"--workers {args.workers} is too small", remedy="use at least 1")
     if not 0.1 <= args.fps <= 60:
@@ -135,7 +138,7 @@ def _check(args: DriveArguments, names: list[str]) -> None:
 
 def _settings(args: DriveArguments) -> dict[str, Any]:
     """Return everything that determines a drive, for OUT/run.json; further scenarios and drivers are added to a run."""
-    settings: dict[str, Any] = {name: getattr(args, name) for name in ("seed", "decision", "base")}
+    settings: dict[str, Any] = {name: getattr(args, name) for name in ("seed", "time_limit", "decision", "base")}
     settings |= {"model": args.model and absolute(args.model), "version": VERSION}
     settings["model_files"] = model_content(args.model, args.base) if args.model else ""
     if args.model:
@@ -176,7 +179,7 @@ def _drive(
     from senna.synthetic.workers import worker_lines
 
     job = Job(
-        str(Path(args.out).resolve()), args.seed, missing, filmed, form, args.fps, args.model, args.base,
+        str(Path(args.out).resolve()), args.seed, args.time_limit, missing, filmed, form, args.fps, args.model, args.base,
         _device(args, missing), args.decision, plans,
     )  # fmt: skip
     workers = args.workers or (1 if job.device.startswith("cuda") else None)

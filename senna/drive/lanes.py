@@ -157,7 +157,7 @@ class LaneFollower:
         self._change_lane()
         x, y, yaw = self.route.at(self.along, self.left)
         yaw += math.atan2(self.lateral_speed, max(self.speed, 1.0))
-        return EgoState(x, y, yaw, self.speed, self.acceleration)
+        return EgoState(x, y, yaw, float(self.speed), float(self.acceleration))
 
     def _change_lane(self) -> None:
         """Go on with a lane change: a fifth-degree polynomial of time with zero speed at both ends, as in the traffic."""

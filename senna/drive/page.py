@@ -10,7 +10,6 @@ from typing import Any
 
 from senna.drive import metrics
 from senna.drive.drivers import BLACK, EXPERT, LABELS, MODEL, TITLES
-from senna.drive.town import TIME_LIMIT
 from senna.drive.work import film_file
 from senna.evaluate.report import html
 from senna.evaluate.report.html import card, grid, number, percent
@@ -79,7 +78,7 @@ def _body(
         vulnerable=metrics.VULNERABLE_FACTOR,
         vehicle=metrics.VEHICLE_FACTOR,
         red=metrics.RED_LIGHT_FACTOR,
-        limit=TIME_LIMIT,
+        limit=settings["time_limit"],
     )
     yield f'<p class="soft">{definition} {INTERVALS}</p>'
     if warning := html.few_scenes(summary["scenarios"]).partition(", and classes")[0]:

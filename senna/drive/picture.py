@@ -48,7 +48,10 @@ def draw_step(
         command=observation.command,
         descriptions=[("Infractions so far", "; ".join(events) or "none")],
         trajectory=expert.trajectory[:6].tolist(),
-        notes=["From above: the route is yellow, the path so far blue, a stop line has the colour of its light."],
+        notes=[
+            "From above: the route is yellow, the path so far blue, a stop line has the colour of its light. "
+            "“Wrong” means: other than the expert, who knows the future of the signals."
+        ],
     )
     picture = draw_frame(observation.images(), facts)
     above = draw_from_above(simulator, ABOVE, trace.states)

@@ -52,7 +52,7 @@ def is_at_fault(ego: EgoState, other: tuple[float, float], length: float) -> boo
         length: of the ego vehicle, in metres.
     """
     ahead = (other[0] - ego.x) * math.cos(ego.yaw) + (other[1] - ego.y) * math.sin(ego.yaw)
-    return ego.speed >= STANDING and ahead > -length / 2
+    return bool(ego.speed >= STANDING and ahead > -length / 2)
 
 
 def passes_red_light(before: EgoState, after: EgoState, length: float, signals: Signals, time: float) -> bool:

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class Job:
 
     out: str
     seed: int
+    time_limit: float
     drives: list[tuple[str, int]]
     filmed: list[str]
     film: str | None
@@ -69,7 +70,7 @@ class Worker:
     """Drives with the drivers of a job. A model is loaded once."""
 
     def __init__(self, job: Job) -> None:
-        self.job, self.simulator = job, TownSimulator(job.seed)
+        self.job, self.simulator = job, TownSimulator(job.seed, job.time_limit)
         self._model: d.PlanModel | None = None
 
     def driver(self, name: str) -> Drives:
@@ -163,11 +164,6 @@ def work(settings: Mapping[str, Any], items: Sequence[int]) -> None:
         name, scenario = job.drives[item]
         worker.run(name, scenario)
         print(f"{name} {scenario}", flush=True)
-
-
-def as_json(job: Job) -> str:
-    """Return the settings for a worker process."""
-    return json.dumps(asdict(job))
 
 
 if __name__ == "__main__":
