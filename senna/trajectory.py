@@ -6,10 +6,13 @@ which one decimal does not, and the step speeds to 0.02 m/s; they cost 12 of abo
 """
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from senna.errors import DataError
 from senna.meta_actions import FUTURE_STEPS
 
 DECIMALS = 2
@@ -47,3 +50,31 @@ def parse_trajectory(text: str) -> NDArray[np.float64] | None:
     if not _FORM.fullmatch(text):
         return None
     return np.array([[float(x), float(y)] for x, y in _WAYPOINT.findall(text)]) + 0.0
+
+
+def with_plan(record: Mapping[str, Any], plan: str) -> dict[str, Any]:
+    """Return the record of a trajectory whose question states another plan, with that plan in its field ``plan``.
+
+    Raises:
+        DataError: ``plan_at`` is missing, or the question has no ``plan`` there. The error does not name the record.
+    """
+    stated, places = record.get("plan"), record.get("plan_at")
+    turns = [dict(turn) for turn in record["conversations"]]
+    text = turns[0]["value"]
+    if not isinstance(stated, str) or not isinstance(places, list) or not _stands_at(text, stated, places):
+        raise DataError(
+            f"has no 'plan' in its question at 'plan_at' {places!r:.40}, so that the predicted plan cannot be stated there",
+            remedy="convert the data again, and do not change the questions of trajectories afterwards",
+        )
+    for place in sorted(places, reverse=True):
+        text = text[:place] + plan + text[place + len(stated) :]
+    shift = len(plan) - len(stated)
+    turns[0]["value"] = text
+    moved = [place + number * shift for number, place in enumerate(sorted(places))]
+    return {**record, "conversations": turns, "plan": plan, "plan_at": moved}
+
+
+def _stands_at(text: str, plan: str, places: list[Any]) -> bool:
+    return bool(places) and all(
+        isinstance(place, int) and place >= 0 and text.startswith(plan, place) for place in places
+    )

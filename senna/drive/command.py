@@ -17,6 +17,7 @@ from senna.run_folder import claim
 MOST_SCENARIOS = 10_000
 VERSION = 1  # raise it when a change alters what a seed gives
 MODELS = ("model", "black")
+FOLLOWS = ("meta-action", "trajectory")
 ALL = "model,expert,labels,tree,keep,black"
 
 
@@ -119,6 +120,8 @@ def _check(args: DriveArguments, names: list[str]) -> None:
         raise UsageError(f"--scenes {args.scenes} is not possible", remedy=f"use 1 to {MOST_SCENARIOS}")
     if not 0 <= args.seed < 2**31:
         raise UsageError(f"--seed {args.seed} is not possible", remedy="use 0 or more")
+    if args.follow not in FOLLOWS:
+        raise UsageError(f"--follow {args.follow} is unknown", remedy=f"use one of {', '.join(FOLLOWS)}")
     if not 0.5 <= args.time_limit <= 600:
         raise UsageError(f"--time-limit {args.time_limit:g} is out of range", remedy="use 0.5 to 600")
     if args.workers is not None and args.workers < 1:
@@ -138,7 +141,9 @@ def _check(args: DriveArguments, names: list[str]) -> None:
 
 def _settings(args: DriveArguments) -> dict[str, Any]:
     """Return everything that determines a drive, for OUT/run.json; further scenarios and drivers are added to a run."""
-    settings: dict[str, Any] = {name: getattr(args, name) for name in ("seed", "time_limit", "decision", "base")}
+    settings: dict[str, Any] = {
+        name: getattr(args, name) for name in ("seed", "time_limit", "decision", "follow", "base")
+    }
     settings |= {"model": args.model and absolute(args.model), "version": VERSION}
     settings["model_files"] = model_content(args.model, args.base) if args.model else ""
     if args.model:
@@ -180,7 +185,7 @@ def _drive(
 
     job = Job(
         str(Path(args.out).resolve()), args.seed, args.time_limit, missing, filmed, form, args.fps, args.model, args.base,
-        _device(args, missing), args.decision, plans,
+        _device(args, missing), args.decision, args.follow, plans,
     )  # fmt: skip
     workers = args.workers or (1 if job.device.startswith("cuda") else None)
     with tempfile.TemporaryDirectory() as folder:

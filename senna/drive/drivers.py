@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -23,10 +23,12 @@ from senna.decision import GREEDY, LIKELIEST, Decision, decide, open_decision
 from senna.drive.lanes import LaneFollower
 from senna.drive.simulator import Motion, Observation
 from senna.drive.town import TownSimulator
+from senna.drive.waypoints import TrajectoryFollower
 from senna.evaluate.metrics.baselines import BY_SITUATION, baselines
 from senna.evaluate.metrics.plan_prompt import Situation
 from senna.meta_actions import MetaAction
-from senna.templates import load_templates
+from senna.templates import Templates, load_templates
+from senna.trajectory import parse_trajectory
 from senna.views import VIEWS, image_block
 
 MODEL, BLACK, EXPERT, LABELS, TREE, KEEP = "model", "black", "expert", "labels", "tree", "keep"
@@ -39,6 +41,9 @@ TITLES = {
     TREE: "small tree on command and speed",
     KEEP: "always KEEP, STRAIGHT",
 }
+META_ACTION, TRAJECTORY = "meta-action", "trajectory"
+FOLLOWS = (META_ACTION, TRAJECTORY)
+"""What is carried out: values of ``--follow``."""
 KEEP_STRAIGHT = MetaAction("KEEP", "STRAIGHT")
 
 
@@ -50,11 +55,21 @@ class Choice:
         motion: of the next step.
         decision: the meta-action.
         probabilities: (20,) of the meta-actions, by the decision rule; None for a driver without probabilities.
+        trajectory: (6, 2) waypoints that were followed; None where the meta-action was carried out.
     """
 
     motion: Motion
     decision: MetaAction
     probabilities: Sequence[float] | None = None
+    trajectory: np.ndarray | None = None
+
+
+class Plan(NamedTuple):
+    """A decision, and what belongs to it: see `Choice`."""
+
+    decision: MetaAction
+    probabilities: Sequence[float] | None = None
+    trajectory: np.ndarray | None = None
 
 
 class Expert:
@@ -72,78 +87,98 @@ class Expert:
         return Choice(expert.motion, expert.decision)
 
 
-Decide = Callable[[Observation], tuple[MetaAction, Sequence[float] | None]]
-"""An observation -> a meta-action, and probabilities if there are any."""
-
-
 class Decider:
-    """A driver that decides on meta-actions, which a `LaneFollower` carries out."""
+    """A driver whose decisions a `LaneFollower` carries out, or whose trajectories a `TrajectoryFollower` follows.
 
-    def __init__(self, simulator: TownSimulator, decide: Decide) -> None:
-        self.simulator, self.decide = simulator, decide
+    Args:
+        decide: an observation -> a decision.
+        follow: META_ACTION or TRAJECTORY.
+    """
+
+    def __init__(
+        self, simulator: TownSimulator, decide: Callable[[Observation], Plan], follow: str = META_ACTION
+    ) -> None:
+        self.simulator, self.decide, self.follow = simulator, decide, follow
 
     def start(self, observation: Observation) -> None:
         """Begin a drive."""
-        self.follower = LaneFollower(self.simulator.start.speed_limit)
-        self.follower.start(observation.ego)
+        self.lanes, self.path = LaneFollower(self.simulator.start.speed_limit), TrajectoryFollower()
+        (self.path if self.follow == TRAJECTORY else self.lanes).start(observation.ego)
 
     def __call__(self, observation: Observation) -> Choice:
         """Decide, and return the motion of the decision."""
-        decision, probabilities = self.decide(observation)
-        return Choice(self.follower(decision), decision, probabilities)
+        plan = self.decide(observation)
+        motion = self.path(plan.trajectory) if self.follow == TRAJECTORY else self.lanes(plan.decision)
+        return Choice(motion, *plan)
 
 
 class PlanModel:
-    """A model that is asked for a plan, with the question of the converter.
+    """A model that is asked for a plan, with the question of the converter, and for a trajectory if one is followed.
 
     Args:
         path: folder or hub name of a model.
         decision: one of ``senna.decision.DECISIONS``.
+        follow: META_ACTION or TRAJECTORY.
     """
 
     def __init__(
-        self, path: str, base: str | None = None, device: str = "auto", dtype: Any = "auto", decision: str = LIKELIEST
+        self,
+        path: str,
+        base: str | None = None,
+        device: str = "auto",
+        decision: str = LIKELIEST,
+        follow: str = META_ACTION,
     ) -> None:
+        from senna.evaluate.predict import TextGenerator
         from senna.evaluate.score import PlanScorer
         from senna.model import load_model
 
         self.rule: Decision = open_decision(decision, path, base)
-        self.model, tokenizer, self.processor = load_model(path, base, None, dtype, device)
-        self.scorer = PlanScorer(self.model, tokenizer)
-        self.templates = load_templates()
+        self.model, self.tokenizer, self.processor = load_model(path, base, device=device)
+        self.scorer, self.generator = PlanScorer(self.model, self.tokenizer), TextGenerator(self.model, self.tokenizer)
+        self.templates, self.follow = load_templates(), follow
 
-    def __call__(self, observation: Observation) -> tuple[MetaAction, Sequence[float] | None]:
+    def __call__(self, observation: Observation) -> Plan:
         """Decide from the images."""
         images = observation.images()
-        return self._decide(observation, [images[view] for view in VIEWS])
+        return self._decide(observation, self._pixels([images[view] for view in VIEWS]))
 
-    def without_images(self, observation: Observation) -> tuple[MetaAction, Sequence[float] | None]:
-        """Decide from speed and command, with black images."""
-        return self._decide(observation, None)
+    def without_images(self, observation: Observation) -> Plan:
+        """Decide from speed and command, with images that are black after padding too, as in `senna evaluate --blackout`."""
+        return self._decide(observation, self._pixels([Image.new("RGB", (16, 9))] * len(VIEWS)) * 0)
 
-    def _decide(
-        self, observation: Observation, images: Sequence[Image.Image] | None
-    ) -> tuple[MetaAction, Sequence[float] | None]:
+    def _pixels(self, images: Sequence[Image.Image]) -> Any:
+        """Return uint8 (V, 3, H, W)."""
         import torch
 
         from senna.data import load_image
 
         aspect_ratio = self.model.config.image_aspect_ratio or "pad"
-        # A black image is black after padding too, as in `senna evaluate --blackout`.
-        views = images or [Image.new("RGB", (1600, 900))]
-        pixels = torch.stack([load_image(view, self.processor, aspect_ratio, dtype=torch.uint8) for view in views])
-        if images is None:
-            pixels = torch.zeros_like(pixels).repeat(len(VIEWS), 1, 1, 1)
+        return torch.stack([load_image(image, self.processor, aspect_ratio, dtype=torch.uint8) for image in images])
+
+    def _decide(self, observation: Observation, pixels: Any) -> Plan:
+        from senna.data import encode_prompt, prompt_for
+
         turns = [{"from": "human", "value": question(observation, self.templates)}]
         [scores] = self.scorer([turns], [pixels])
         chosen = decide(scores.log_probs, self.rule, scores.greedy if self.rule.name == GREEDY else None)
-        return chosen, np.exp(self.rule.log_probs(scores.log_probs)).tolist()
+        probabilities = np.exp(self.rule.log_probs(scores.log_probs)).tolist()
+        if self.follow != TRAJECTORY:
+            return Plan(chosen, probabilities)
+        prompt = prompt_for(question(observation, self.templates, chosen))
+        [text] = self.generator([encode_prompt(prompt, self.tokenizer)], [pixels])
+        return Plan(chosen, probabilities, parse_trajectory(text))
 
 
-def question(observation: Observation, templates: Any) -> str:
-    """Return the plan question about an observation, as the converter writes it into records."""
+def question(observation: Observation, templates: Templates, plan: MetaAction | None = None) -> str:
+    """Return the question about an observation, as the converter writes it into records.
+
+    Args:
+        plan: the plan that the question for a trajectory states; None for the question for a plan.
+    """
     speed = templates["words"]["speed"].format(speed=f"{observation.speed:.1f}")
-    return image_block() + templates["plan"]["question"].format(command=observation.command, speed=speed)
+    text = templates["plan" if plan is None else "trajectory"]["question"]
+    return image_block() + text.format(command=observation.command, speed=speed, plan=plan)
 
 
 class Tree:
@@ -156,7 +191,7 @@ class Tree:
     def __init__(self, situations: Sequence[Situation], truth: Sequence[MetaAction]) -> None:
         self.situations, self.truth = situations, truth
 
-    def __call__(self, observation: Observation) -> tuple[MetaAction, None]:
+    def __call__(self, observation: Observation) -> Plan:
         """Decide."""
         situation = Situation(observation.command, round(observation.speed, 1))
-        return baselines(self.situations, self.truth, [situation])[BY_SITUATION][0], None
+        return Plan(baselines(self.situations, self.truth, [situation])[BY_SITUATION][0])

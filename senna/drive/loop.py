@@ -17,8 +17,8 @@ class Trace:
 
     Attributes:
         states: the ego vehicle at the start and after each tick of 0.1 s.
-        steps: for each step of 0.5 s: time, speed, command, decision, the expert's meta-action in the same state, and the
-            probabilities if there are any.
+        steps: for each step of 0.5 s: time, speed, command, decision, the expert's meta-action in the same state, and
+            probabilities and trajectory if there are any.
         off_road: for each step, the share of its ticks off the road.
         progress: the share of the route that was driven.
         end: why the drive ended.
@@ -62,6 +62,7 @@ def drive(simulator: TownSimulator, scenario: int, driver: Drives, watch: Watch 
                 "command": observation.command,
                 "decision": str(choice.decision),
                 "expert": str(expert.decision),
+                **({} if choice.trajectory is None else {"trajectory": choice.trajectory.round(3).tolist()}),
                 **({"probabilities": [round(p, 6) for p in choice.probabilities]} if choice.probabilities else {}),
             }
         )

@@ -66,7 +66,7 @@ def _body(
 ) -> Iterator[str]:  # fmt: skip
     found = summary["drivers"]
     facts = {"model": settings["model"], "scenarios": summary["scenarios"], "seed": settings["seed"]}
-    yield f'<dl class="facts">{html.facts([*facts.items(), ("decision", settings["decision"])])}</dl>'
+    yield f'<dl class="facts">{html.facts([*facts.items(), ("decision", settings["decision"]), ("follows", settings["follow"])])}</dl>'
     charts = [
         html.interval_chart(
             title, [html.Row(TITLES[name], found[name][key], ROLES.get(name, "baseline")) for name in found]

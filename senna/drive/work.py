@@ -22,7 +22,7 @@ from senna.drive.picture import draw_step
 from senna.drive.town import TownSimulator
 from senna.evaluate.metrics.plan_prompt import Situation
 from senna.files import atomic_write
-from senna.meta_actions import STEP, MetaAction
+from senna.meta_actions import FUTURE_STEPS, STEP, MetaAction
 from senna.synthetic.world.scenarios import SKY_WORDS
 from senna.visualize.film import GIF_WIDTH, make_film
 
@@ -53,6 +53,7 @@ class Job:
     base: str | None
     device: str
     decision: str
+    follow: str
     plans: list[tuple[str | None, float | None, str, str]]
 
 
@@ -80,19 +81,19 @@ class Worker:
             return d.Expert(simulator)
         if name in (d.MODEL, d.BLACK):
             model = self._load()
-            return d.Decider(simulator, model if name == d.MODEL else model.without_images)
+            return d.Decider(simulator, model if name == d.MODEL else model.without_images, self.job.follow)
         if name == d.TREE:
             situations = [Situation(command, speed) for command, speed, _, _ in self.job.plans]
             return d.Decider(simulator, d.Tree(situations, [MetaAction(*plan[2:]) for plan in self.job.plans]))
         if name == d.LABELS:
-            return d.Decider(simulator, lambda _: (simulator.expert().decision, None))
-        return d.Decider(simulator, lambda _: (d.KEEP_STRAIGHT, None))
+            return d.Decider(simulator, lambda _: labels(simulator), self.job.follow)
+        return d.Decider(simulator, lambda _: d.Plan(d.KEEP_STRAIGHT))
 
     def _load(self) -> d.PlanModel:
         if self._model is None:
             job = self.job
             assert job.model is not None  # checked by the command
-            self._model = d.PlanModel(job.model, job.base, job.device, decision=job.decision)
+            self._model = d.PlanModel(job.model, job.base, job.device, job.decision, job.follow)
         return self._model
 
     def run(self, name: str, scenario: int) -> None:
@@ -124,6 +125,12 @@ class Worker:
             "steps": trace.steps,
             "states": [[round(value, 4) for value in state] for state in trace.states],
         }
+
+
+def labels(simulator: TownSimulator) -> d.Plan:
+    """Return what the converter would write into records of this moment."""
+    expert = simulator.expert()
+    return d.Plan(expert.decision, trajectory=expert.trajectory[:FUTURE_STEPS])
 
 
 class Camera:

@@ -55,6 +55,10 @@ class TrainArguments(TrainingArguments):
     stage: int | None = flag(
         "records to train on: 2 for every driving question except the plan, 3 for the plan only; default: all", None
     )
+    kinds: str | None = flag(
+        "kinds of questions to train on instead of those of the stage, as plan,trajectory; default: those of the stage",
+        None,
+    )
     skip_bad_samples: int = flag(
         "number of unusable samples to skip, with a log line each, before the run stops; raise it if a few images are broken",
         0,
@@ -343,17 +347,6 @@ class TrainArguments(TrainingArguments):
             raise UsageError(
                 f"--hang_timeout {self.hang_timeout} is no number of seconds", remedy="use 0, or some minutes"
             )
-        if self.lora_enable and self.tune_mm_mlp_adapter:
-            raise UsageError(
-                "--lora_enable excludes --tune_mm_mlp_adapter, which trains no part of the LLM",
-                remedy="omit one of them",
-            )
-        if self.lora_enable and self.lora_r < 1:
-            raise UsageError(f"--lora_r {self.lora_r}: the rank must be 1 or more", remedy="use 128, 64 or 32")
-        if self.bits < 16 and not self.lora_enable:
-            raise UsageError(
-                f"--bits {self.bits}: quantized weights cannot be trained", remedy="add --lora_enable True (QLoRA)"
-            )
         if self.pack_frames and self.pack_max_tokens < self.model_max_length:
             raise UsageError(
                 f"--pack_max_tokens {self.pack_max_tokens} is below --model_max_length {self.model_max_length}, but a row must "
@@ -371,6 +364,11 @@ class TrainArguments(TrainingArguments):
             self.activation_checkpointing, self.gradient_checkpointing = self.gradient_checkpointing, None
         if self.use_cpu:
             self.tf32 = None  # the published scripts set it, but it concerns GPUs only
+
+    @property
+    def chosen_kinds(self) -> list[str] | None:
+        """The kinds of questions that ``kinds`` names; None for those of the stage."""
+        return None if self.kinds is None else [name.strip() for name in self.kinds.split(",") if name.strip()]
 
     @property
     def quantization(self) -> str | None:

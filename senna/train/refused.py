@@ -1,4 +1,6 @@
-"""Flags of transformers' Trainer that Senna would ignore, or that would break its checkpoints: a run refuses them."""
+"""Flags that a run refuses: those of transformers' Trainer that it would ignore or that would break its checkpoints, and
+those of LoRA that exclude each other.
+"""
 
 from dataclasses import MISSING, fields
 from enum import Enum
@@ -51,7 +53,7 @@ REFUSED: dict[str, tuple[str, str]] = {
 
 
 def check_refused(args: Any) -> None:
-    """Raise UsageError for a flag of the Trainer that a run would not obey."""
+    """Raise UsageError for a flag of the Trainer that a run would not obey, and for flags of LoRA that exclude each other."""
     for field in fields(args):
         default = field.default if field.default_factory is MISSING else field.default_factory()
         value = _plain(getattr(args, field.name, default))
@@ -67,6 +69,20 @@ def check_refused(args: Any) -> None:
         raise UsageError(
             "--average_tokens_across_devices False is not supported with --loss_weight record",
             remedy="omit one of them",
+        )
+    _check_lora(args)
+
+
+def _check_lora(args: Any) -> None:
+    if args.lora_enable and args.tune_mm_mlp_adapter:
+        raise UsageError(
+            "--lora_enable excludes --tune_mm_mlp_adapter, which trains no part of the LLM", remedy="omit one of them"
+        )
+    if args.lora_enable and args.lora_r < 1:
+        raise UsageError(f"--lora_r {args.lora_r}: the rank must be 1 or more", remedy="use 128, 64 or 32")
+    if args.bits < 16 and not args.lora_enable:
+        raise UsageError(
+            f"--bits {args.bits}: quantized weights cannot be trained", remedy="add --lora_enable True (QLoRA)"
         )
 
 

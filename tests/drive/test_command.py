@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from senna.cli import main as cli
+from senna.drive import command
 from senna.drive.command import ALL, main
-from senna.drive.drivers import DRIVERS
+from senna.drive.drivers import DRIVERS, FOLLOWS
 from tests.helpers.forks import Run
 
 BLIND = ("--driver", "keep", "--film", "none")
@@ -67,6 +68,7 @@ def test_a_killed_run_continues_with_the_same_result(tmp_path):
         (("--workers", "0"), "--workers"),
         (("--time-limit", "nan"), "--time-limit"),
         (("--film", "avi"), "avi"),
+        (("--follow", "stars"), "stars"),
         (("--decision", "best", *BLIND), "best"),
         (("--decision", "balanced", *BLIND), "balanced"),
         (("--model", "no/such/folder"), "no/such/folder"),
@@ -90,3 +92,4 @@ def test_another_run_in_the_folder_is_refused(tmp_path, capsys):
 
 def test_the_help_names_every_driver():
     assert ALL.split(",") == list(DRIVERS)
+    assert command.FOLLOWS == FOLLOWS

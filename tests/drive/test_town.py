@@ -21,7 +21,7 @@ from senna.views import VIEWS, camera_of
 
 
 def keep(simulator: TownSimulator) -> d.Decider:
-    return d.Decider(simulator, lambda _: (d.KEEP_STRAIGHT, None))
+    return d.Decider(simulator, lambda _: d.Plan(d.KEEP_STRAIGHT))
 
 
 def test_the_same_seed_gives_the_same_drive():
