@@ -65,8 +65,9 @@ def _body(
     form: str | None,
 ) -> Iterator[str]:  # fmt: skip
     found = summary["drivers"]
-    facts = {"model": settings["model"], "scenarios": summary["scenarios"], "seed": settings["seed"]}
-    yield f'<dl class="facts">{html.facts([*facts.items(), ("decision", settings["decision"]), ("follows", settings["follow"])])}</dl>'
+    facts = {"scenarios": summary["scenarios"]}
+    facts |= {name: settings[name] for name in ("model", "seed", "decision", "follow")}
+    yield f'<dl class="facts">{html.facts(facts.items())}</dl>'
     charts = [
         html.interval_chart(
             title, [html.Row(TITLES[name], found[name][key], ROLES.get(name, "baseline")) for name in found]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +76,6 @@ def _point_at(path: NDArray[np.float64], centre: NDArray[np.float64], reach: flo
         return path[0] + (path[0] - centre) / max(float(np.linalg.norm(path[0] - centre)), 1e-6) * reach
     points = np.concatenate([path, path[-1:] + 2 * LONGEST * last])
     fractions = np.linspace(0, 1, 20)[:, None]
-    dense = np.concatenate([start + fractions * (end - start) for start, end in zip(points, points[1:], strict=False)])
+    dense = np.concatenate([start + fractions * (end - start) for start, end in pairwise(points)])
     far = np.flatnonzero(np.linalg.norm(dense - centre, axis=1) >= reach)
     return dense[far[0]] if len(far) else points[-1]
