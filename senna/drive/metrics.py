@@ -83,7 +83,7 @@ def comfort(states: Sequence[EgoState]) -> dict[str, float]:
     bad = (by_step[0] < LONGITUDINAL[0]).any(1) | (by_step[0] > LONGITUDINAL[1]).any(1)
     bad |= (by_step[1] > LATERAL).any(1) | (jerk > JERK)
     worst = (forward.max(), -forward.min(), lateral.max(), jerk.max())
-    return dict(zip(names, [*(max(float(value), 0.0) for value in worst), float(bad.mean())], strict=True))
+    return dict(zip(names, [*(max(float(value), 0.0) + 0.0 for value in worst), float(bad.mean())], strict=True))
 
 
 def summarize(drives: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> dict[str, Any]:
