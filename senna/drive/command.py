@@ -38,6 +38,11 @@ class DriveArguments:
     time_limit: float = flag("seconds after which a drive ends; the expert needs 19.5", 30.0)
     train_data: str | None = flag("the model's training records, on whose plans the tree is fitted", None)
     decision: str = flag(DECISION_HELP, LIKELIEST)
+    follow: str = flag(
+        "what of a model is carried out: meta-action, along the lanes; or trajectory, its six waypoints, for a model that was "
+        "trained with --kinds plan,trajectory",
+        "meta-action",
+    )
     film: str = flag(
         "films of the drives: mp4 (needs ffmpeg), gif, none, or auto (mp4 where ffmpeg is installed)", "auto"
     )
