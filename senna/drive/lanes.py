@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from senna.drive.simulator import TICK, TICKS, EgoState, Motion
-from senna.meta_actions import STOP_SPEED, MetaAction
+from senna.meta_actions import FUTURE_STEPS, STEP, STOP_SPEED, MetaAction
 from senna.synthetic.world.town import (
     BLOCK,
     DIRECTIONS,
@@ -109,7 +109,7 @@ class LaneFollower:
         if first <= self.along < last:
             return
         lane = lane_at(*self.route.at(self.along, 0.0))
-        offset = _CHANGES.get(path, lane.offset)
+        offset = _CHANGES.get(self._meaning(path, lane), lane.offset)
         if offset != lane.offset and self.change >= 1.0 and abs(lane.before) > STOP_LINE_DISTANCE:
             self._shift(offset - lane.offset)
             x, y, _ = self.route.at(self.along, lane.offset - offset)
@@ -117,6 +117,18 @@ class LaneFollower:
         elif self.change >= 1.0 and abs(lane.left) > 1e-6:  # after a late turn, which ends between two lanes
             self._shift(lane.left)
         self._enter(lane, path)
+
+    def _meaning(self, path: str, lane: Lane) -> str:
+        """Return a turn as a lane change where the vehicle cannot reach its intersection in the 3 s of a plan.
+
+        The published rule calls every way that leads 4 m aside at more than 5 degrees a turn: a lane change below 17 m/s.
+        """
+        turn, side = _SIDES.get(path, ("", 0))
+        seconds = FUTURE_STEPS * STEP
+        reach = seconds * self.speed + ACCELERATIONS["ACCELERATE"] / 2 * seconds**2
+        if side and lane.before + side * lane.offset - TURN_RADIUS[turn] > reach:
+            return path.replace("TURN", "CHANGE")
+        return path
 
     def _shift(self, left: float) -> None:
         """Begin to move to a lane from whose centre line the vehicle is `left` metres to the left."""

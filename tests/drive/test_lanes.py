@@ -86,6 +86,15 @@ def test_a_turn_that_is_decided_late_begins_at_once_and_ends_in_a_lane():
     assert too_late.y == pytest.approx(MARGIN - LEFT_LANE)
 
 
+@pytest.mark.parametrize("side", ["LEFT", "RIGHT"])
+def test_a_turn_far_from_an_intersection_is_the_lane_change_that_the_rule_calls_so(side):
+    offset = RIGHT_LANE if side == "LEFT" else LEFT_LANE
+    turn = MetaAction("KEEP", f"{side}_TURN")
+    states = run(eastbound(200, offset, 11.0), [turn] * 6)
+    assert label(states) == turn
+    assert states[-1].y == pytest.approx(MARGIN - (LANE_WIDTH * 2 - offset))
+
+
 def test_a_turn_that_has_begun_is_finished():
     decisions = [MetaAction("KEEP", "RIGHT_TURN")] * 4 + [MetaAction("KEEP", "STRAIGHT")] * 12
     end = run(eastbound(23, RIGHT_LANE, 5.0), decisions)[-1]
