@@ -142,6 +142,13 @@ def _check(args: DriveArguments, names: list[str]) -> None:
             "--driver tree needs --train-data", remedy="give the training records, or leave out the driver tree"
         )
     open_decision(args.decision, args.model, args.base)
+    if set(names) & set(MODELS):
+        from senna.model.loading import check_device
+        from senna.model.source import ModelSource
+
+        _ = ModelSource.resolve(str(args.model), args.base).config  # raises UsageError where there is no such model
+        if args.device != "auto":
+            check_device(args.device)
 
 
 def _settings(args: DriveArguments) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from senna.drive.loop import Drives, Trace, drive
 from senna.drive.metrics import figures
 from senna.drive.picture import draw_step
 from senna.drive.town import TownSimulator
+from senna.errors import SennaError
 from senna.evaluate.metrics.plan_prompt import Situation
 from senna.files import atomic_write
 from senna.meta_actions import FUTURE_STEPS, STEP, MetaAction
@@ -175,4 +176,7 @@ def work(settings: Mapping[str, Any], items: Sequence[int]) -> None:
 
 if __name__ == "__main__":
     _path, _count, _start, _step = sys.argv[1:]
-    work(json.loads(Path(_path).read_text(encoding="utf-8")), range(int(_start), int(_count), int(_step)))
+    try:
+        work(json.loads(Path(_path).read_text(encoding="utf-8")), range(int(_start), int(_count), int(_step)))
+    except SennaError as _error:
+        raise SystemExit(f"{_error.message}; {_error.remedy}") from None
