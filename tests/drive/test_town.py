@@ -11,6 +11,7 @@ from senna.drive import drivers as d
 from senna.drive.loop import drive
 from senna.drive.simulator import COLLISION, RED_LIGHT, EgoState, Motion
 from senna.drive.town import SEEDS, TownSimulator
+from senna.drive.work import labels
 from senna.meta_actions import COMMAND_STEPS
 from senna.records import record_kind
 from senna.synthetic import write_world
@@ -75,6 +76,14 @@ def test_the_expert_drives_the_drawn_scene_to_its_end_without_a_collision(scenar
     assert (trace.end, trace.progress, trace.events, sum(trace.off_road)) == ("arrived", 1.0, [], 0.0)
     for step, found in enumerate(states):
         assert np.array_equal(found, recorded.tracks.states[5 * step], equal_nan=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("scenario", "follow"), [(2, d.META_ACTION), (2, d.TRAJECTORY), (0, d.META_ACTION)])
+def test_the_expert_s_plans_carried_out_like_those_of_a_model_reach_the_end(scenario, follow):
+    simulator = TownSimulator(0)
+    trace = drive(simulator, scenario, d.Decider(simulator, lambda _: labels(simulator), follow))
+    assert (trace.end, trace.events, sum(trace.off_road)) == ("arrived", [], 0.0)
 
 
 def test_keep_straight_passes_a_red_light_at_which_the_expert_waits():
