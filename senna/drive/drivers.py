@@ -49,7 +49,7 @@ KEEP_STRAIGHT = MetaAction("KEEP", "STRAIGHT")
 
 @dataclass(frozen=True)
 class Choice:
-    """What a driver chose.
+    """The choice of a driver.
 
     Attributes:
         motion: of the next step.

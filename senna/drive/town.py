@@ -51,7 +51,7 @@ _SNAP = 0.3  # metres from the centre of a lane within which the expert takes th
 
 @dataclass(frozen=True)
 class Expert:
-    """What the expert would do from now on.
+    """The way of the expert from now on.
 
     Attributes:
         motion: its motion in the next step.
