@@ -58,7 +58,7 @@ def draw_from_above(simulator: TownSimulator, size: tuple[int, int], driven: lis
             draw.line(pixels([line, line + half * aside]), fill=LIGHTS[state], width=4)
     for mover, (x, y, yaw, _, _) in zip(simulator.movers[1:], simulator.states[1:].tolist(), strict=True):
         if not math.isnan(x):
-            draw.polygon(pixels(corners(x, y, yaw, *mover.size[:2])), fill=OTHERS)
+            draw.polygon(pixels(corners(x, y, yaw, mover.size[0], mover.size[1])), fill=OTHERS)
     if len(driven) > 1:
         draw.line(pixels([state[:2] for state in driven]), fill=RIGHT, width=2)
     draw.polygon(pixels(corners(*ego, *simulator.ego.mover.size[:2])), fill=RIGHT, outline="#ffffff")
