@@ -61,5 +61,6 @@ def draw_from_above(simulator: TownSimulator, size: tuple[int, int], driven: lis
             draw.polygon(pixels(corners(x, y, yaw, mover.size[0], mover.size[1])), fill=OTHERS)
     if len(driven) > 1:
         draw.line(pixels([state[:2] for state in driven]), fill=RIGHT, width=2)
-    draw.polygon(pixels(corners(*ego, *simulator.ego.mover.size[:2])), fill=RIGHT, outline="#ffffff")
+    (x, y, yaw), (length, width, _) = simulator.ego.position, simulator.ego.mover.size
+    draw.polygon(pixels(corners(x, y, yaw, length, width)), fill=RIGHT, outline="#ffffff")
     return picture
