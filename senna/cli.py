@@ -71,6 +71,11 @@ COMMANDS = {
         "draw images and videos",
         "visualize --model DIR --data FILE --out DIR",
     ),
+    "drive": Command(
+        "senna.drive.command:main",
+        "let a model drive, closed loop",
+        "drive --model DIR --scenes 8 --out DIR",
+    ),
     "demo": Command(
         "senna.demo.command:main",
         "serve a web page to try a model",

@@ -14,12 +14,16 @@ from typing import Any, NamedTuple
 
 from senna.errors import UsageError
 from senna.meta_actions import MetaAction, parse_meta_action
+from senna.trajectory import parse_trajectory
 
 TRAFFIC_LIGHTS = ("Red", "Yellow", "Green", "None")
 """The answers to a traffic-light question."""
 
 PLAN = "plan"
 """The kind that asks for the driving decision."""
+
+TRAJECTORY = "trajectory"
+"""The kind that asks for the waypoints of the next 3 s, given the plan."""
 
 OTHER = "other"
 """The kind of a record whose answers have no known form."""
@@ -74,12 +78,14 @@ class QuestionKind:
         template: key -> slots, for the kind's section in the file of templates.
         parse: answer text -> value, None if the text has no valid form.
         score: (ground truth values, predicted values, `senna.evaluate.metrics.bootstrap.Scenes`) -> figures of metrics.json;
-            None if the kind has its own metrics (the plan).
+            None if the kind has its own metrics (plan and trajectory).
         recognize: answers of a record without ``kind`` -> whether they have the form of this kind; None if the form
             does not show the kind.
         caption: rules for a captioner's answers; None if the tables give the answer.
         labels: answer text -> the labels that the quality report counts; None if the answer is free text.
         per_view: whether there is a question for each view.
+        on_request: whether its stage takes it only where ``--kinds`` names it. A file of templates may then lack its section,
+            as those of earlier versions do.
         metric_note: a sentence about the metrics that the report shows below them.
     """
 
@@ -94,6 +100,7 @@ class QuestionKind:
     caption: CaptionRules | None = None
     labels: Callable[[str], list[str]] | None = None
     per_view: bool = False
+    on_request: bool = False
     metric_note: str = field(default="", compare=False)
 
 
@@ -144,6 +151,10 @@ def _is_plan(answers: Sequence[str]) -> bool:
     return all(parse_meta_action(answer) for answer in answers)
 
 
+def _is_trajectory(answers: Sequence[str]) -> bool:
+    return all(parse_trajectory(answer) is not None for answer in answers)
+
+
 def _is_traffic_light(answers: Sequence[str]) -> bool:
     return all(_BARE_LIGHT.fullmatch(answer) for answer in answers)
 
@@ -186,6 +197,12 @@ def stage_of(name: str) -> int:
     """Return the training stage that uses records of a kind; kinds that are not registered belong to stage 2."""
     kind = _KINDS.get(name)
     return 2 if kind is None else kind.stage
+
+
+def is_on_request(name: str) -> bool:
+    """Return whether a stage takes records of a kind only where ``--kinds`` names it."""
+    kind = _KINDS.get(name)
+    return kind is not None and kind.on_request
 
 
 def recognize(answers: Iterable[str]) -> str:
@@ -298,5 +315,17 @@ register(
         parse=parse_meta_action,
         recognize=_is_plan,
         labels=_single_label,
+    )
+)
+register(
+    QuestionKind(
+        TRAJECTORY,
+        "Waypoints, next 3 s",
+        stage=3,
+        ask=f"{_QUESTIONS}:ask_trajectory",
+        template={"question": slots("plan", "command speed")},
+        parse=parse_trajectory,
+        recognize=_is_trajectory,
+        on_request=True,
     )
 )

@@ -6,7 +6,8 @@ A file is a JSON list (the published format) or JSON Lines. A record is a dict w
 - LLaVA-Pretrain: ``id``, ``image``;
 - Senna: ``token``, ``image`` (front), ``images`` (six paths; the records we write follow ``senna.views.VIEWS``), ``prev``,
   ``next``, ``scene_token``, ``fut_valid_flag``, ``ego_fut_trajs``;
-- written by this project in addition: ``id``, ``kind``, ``view``, ``command``, ``speed``.
+- written by this project in addition: ``id``, ``kind``, ``view``, ``command``, ``speed``; and for a trajectory ``plan`` and
+  ``plan_at``, the plan that its question states and the offsets at which it stands there.
 
 ``senna.record_file`` reads files of records.
 """
@@ -46,6 +47,8 @@ class Record(_RequiredKeys, total=False):
     view: str
     command: str
     speed: float | None
+    plan: str
+    plan_at: list[int]
     scene_token: str
     prev: str
     next: str
@@ -55,8 +58,8 @@ class Record(_RequiredKeys, total=False):
 
 _CONVERSATIONS = "give it 'conversations', a list of {'from': 'human' or 'gpt', 'value': text}"
 
-# The start of an answer that may have a known form: "KEEP,", "Object 1", "Red". A quick check that captions fail.
-_FORMAL = re.compile(r"\s*(?:\w+(?:\s*,|\s+\d|\.?\s*\Z)|\Z)")
+# The start of an answer that may have a known form: "KEEP,", "Object 1", "Red", "0.01,2.51". A quick check that captions fail.
+_FORMAL = re.compile(r"\s*(?:\w+(?:\s*,|\s+\d|\.?\s*\Z)|-?\d+\.\d|-\d|\Z)")
 
 
 def write_records(path: str | Path, records: Iterable[Mapping[str, Any]]) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from senna.errors import UsageError
-from senna.kinds import Slots, all_kinds, slots
+from senna.kinds import Slots, all_kinds, is_on_request, slots
 from senna.record_checks import has_surrogate
 from senna.views import IMAGE_TOKEN
 
@@ -38,7 +38,8 @@ def load_templates(path: str | Path | None = None) -> Templates:
     """Return the templates in a YAML file of the form of templates.yaml; by default, those of that file.
 
     Raises:
-        UsageError: the file cannot be read; a section, key or slot is unknown; a section, key or needed slot is missing.
+        UsageError: the file cannot be read; a section, key or slot is unknown; a section, key or needed slot is missing. The
+            section of a kind that is used on request may be missing, and has the default texts then.
     """
     return _read(path)[0]
 
@@ -67,6 +68,9 @@ def _read(path: str | Path | None) -> tuple[Templates, Mapping[str, str] | None]
         raise UsageError(f"{path}: the file of prompts is not YAML: {error}", remedy=f"see {DEFAULT}") from error
     server = sections.pop("server", None) if isinstance(sections, dict) else None
     expected = _sections()
+    if isinstance(sections, dict) and path != DEFAULT:
+        missing = [name for name in expected if name not in sections and is_on_request(name)]
+        sections |= {name: dict(_read(None)[0][name]) for name in missing}
     _check_keys(path, "sections", sections, expected)
     for section, keys in [*expected.items(), *([("server", _SERVER)] if server is not None else [])]:
         found: Any = server if section == "server" else sections[section]

@@ -4,7 +4,7 @@ import pytest
 
 from senna import kinds
 from senna.errors import UsageError
-from senna.kinds import OTHER, PLAN, TRAFFIC_LIGHTS, QuestionKind
+from senna.kinds import OTHER, PLAN, TRAFFIC_LIGHTS, TRAJECTORY, QuestionKind
 from senna.meta_actions import MetaAction
 
 
@@ -28,8 +28,8 @@ def test_a_name_that_is_taken_and_an_unknown_stage_raise_an_error(route):
             kinds.register(QuestionKind(name, "", stage=stage, ask="a:b", template={}, parse="a:b"))
 
 
-def test_only_the_plan_belongs_to_stage_3_and_unknown_kinds_to_stage_2():
-    assert [kind.name for kind in kinds.all_kinds() if kind.stage == 3] == [PLAN]
+def test_plan_and_trajectory_belong_to_stage_3_and_unknown_kinds_to_stage_2():
+    assert [kind.name for kind in kinds.all_kinds() if kind.stage == 3] == [PLAN, TRAJECTORY]
     assert (kinds.stage_of(PLAN), kinds.stage_of("motion"), kinds.stage_of("anything")) == (3, 2, 2)
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 WORK = ".convert"  # the work folder in OUT: the settings of the run, and its frames until the files are written
 FRAMES = "frames"  # in the work folder
 FORMS = ("jsonl", "json")
+_TRAJECTORIES = "trajectories"  # the setting that earlier versions do not have
 
 
 @dataclass
@@ -98,9 +99,10 @@ def main(argv: list[str]) -> int:
         ConvertArguments,
         argv,
         "senna convert",
-        "Convert nuScenes to questions and answers: OUT/senna_nusc_train.jsonl and OUT/senna_nusc_val.jsonl, with a quality "
-        "report in OUT/quality.json and OUT/quality.html. To resume an interrupted run, give the same command again: no "
-        "finished frame is lost or converted twice.",
+        "Convert nuScenes to questions and answers: OUT/senna_nusc_train.jsonl and OUT/senna_nusc_val.jsonl, beside each the "
+        "futures that the metrics of trajectories need (.futures.jsonl), with a quality report in OUT/quality.json and "
+        "OUT/quality.html. To resume an interrupted run, give the same command again: no finished frame is lost or "
+        "converted twice.",
     )
     return run(args)
 
@@ -121,9 +123,18 @@ def run(args: ConvertArguments) -> int:
     stored = read_settings(out / WORK / RUN_FILE)
     if stored and stored.get("shards") == 1:  # of an earlier version, which could divide a run; this one was not
         del stored["shards"]
+    is_earlier = bool(stored) and _TRAJECTORIES not in stored  # of a version that wrote no trajectories
+    if is_earlier and is_complete(out / WORK):
+        settings.pop(_TRAJECTORIES)
+    elif is_earlier:
+        raise UsageError(
+            f"{out} holds an unfinished run of an earlier version, which wrote no trajectories",
+            remedy=_start_again(out),
+        )
     check_same_run(out, stored, settings, remedy=_start_again(out))
     if is_complete(out / WORK):
-        print(f"{out} is complete; to convert again, delete {out / WORK} and the files beside it")
+        earlier = " (of an earlier version, without trajectories)" if is_earlier else ""
+        print(f"{out} is complete{earlier}; to convert again, delete {out / WORK} and the files beside it")
         return 0
     with _connected(args):
         return _convert(args, splits, settings, captioner, templates)
@@ -245,10 +256,11 @@ def _engine(
 
 def _write_output(args: ConvertArguments, source: "Source", captioner: "Captioner", frames: Path) -> None:
     """Write the files of OUT from the finished frames, and print a summary."""
-    from senna.convert.output import write_files, write_report
+    from senna.convert.output import write_files, write_futures, write_report
 
     out = Path(args.out)
     files = write_files(frames, out, args.name, args.format)
+    write_futures(frames, files)
     counts = write_report(frames, out, source, f"captions by {captioner.name}")
     for split, path in files.items():
         print(f"{path}  {counts['frames'][split]} frames, {counts['records'][split]} records")
@@ -282,8 +294,11 @@ def _cache_path(args: ConvertArguments) -> Path:
 
 def _settings(args: ConvertArguments, captioner: "Captioner", templates: "Templates") -> dict[str, Any]:
     """Return everything that determines the records of a run; a resumed run must have the same settings."""
+    from senna.kinds import is_on_request
     from senna.run_folder import fingerprint
 
+    later = {name: texts for name, texts in templates.items() if is_on_request(name)}
+    first = {name: texts for name, texts in templates.items() if name not in later}
     root = Path(args.nuscenes) / args.version
     tables = [(root / name).read_bytes() for name in ("scene.json", "sample.json") if (root / name).is_file()]
     return {
@@ -292,7 +307,8 @@ def _settings(args: ConvertArguments, captioner: "Captioner", templates: "Templa
         "--canbus": bool(args.canbus) or (Path(args.nuscenes) / "can_bus").is_dir(),
         "--captioner": captioner.name,
         "--captioner-max-tokens": args.captioner_max_tokens,
-        "--prompts": fingerprint(json.dumps(templates).encode()),
+        "--prompts": fingerprint(json.dumps(first).encode()),
+        _TRAJECTORIES: fingerprint(json.dumps(later).encode()),
         "--compat": args.compat,
         "--limit": args.limit,
         "--format": args.format,

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from senna.futures import Futures
 from senna.meta_actions import MetaAction
 
 
@@ -51,6 +52,7 @@ class Frame:
     light: str | None = None  # traffic light in the front camera: "red", "yellow", "green", "none"; None if unknown
     annotated: bool = True  # False in the test split: without agents and future, which does not mean an empty road
     retimed: MetaAction | None = None  # the plan at exact half seconds (``senna.convert.timing``); None where unknown
+    futures: Futures | None = None  # of the ego vehicle and of other road users; None in the test split
     compat: str | None = None  # "original": records list the images in the published order
 
     @property

@@ -19,8 +19,10 @@ from senna.convert.categories import category_of
 from senna.convert.facts import Agent, Frame
 from senna.convert.geometry import Array, headings, into_frames, into_own_frames, rotations
 from senna.convert.nuscenes_tables import chosen_scenes, load_tables, scenes_of, traffic_lights
+from senna.convert.surroundings import RoadUsers, futures_of_scene
 from senna.convert.timing import half_seconds, interpolate, retimed_labels
 from senna.errors import DataError, UsageError
+from senna.futures import Futures
 from senna.meta_actions import COMMAND_STEPS, FUTURE_STEPS, PEDESTRIAN_STOP_SPEED, STOP_SPEED, label_trajectories
 from senna.navigation import command_to, published_command_to
 from senna.views import VIEWS, view_of
@@ -138,6 +140,7 @@ class _Boxes:
     instance: Indices  # (A,) numbers of the objects, from 0
     positions: Array  # (A, 3) global
     directions: Array  # (A, 2) global, of length 1
+    sizes: Array  # (A, 2) length and width in metres
     seen: NDArray[np.bool_]  # (A,) whether it has a lidar or radar point
 
 
@@ -200,6 +203,7 @@ def _read_boxes(by_frame: Sequence[list[dict[str, Any]]]) -> _Boxes:
         np.array([numbers.setdefault(box["instance_token"], len(numbers)) for box in boxes], dtype=np.int64),
         column("translation", 3),
         headings(column("rotation", 4)),
+        column("size", 3)[:, 1::-1],  # the tables have width, length, height
         np.array([box["num_lidar_pts"] + box["num_radar_pts"] > 0 for box in boxes], dtype=bool),
     )
 
@@ -221,12 +225,14 @@ def _frames_of_scene(
     exact = interpolate(poses.origins[between.lower], poses.origins[between.upper], between.weight)  # (S, 6, 3)
     retimed = retimed_labels(plans, future, into_frames(exact, poses.origins, poses.to_global))
     agents = _agents_of_scene(poses, boxes, compat)
+    futures = _futures_of_scene(poses, boxes) if annotated else [None] * len(poses.samples)
     for step, (sample, speed) in enumerate(zip(poses.samples, speeds.tolist(), strict=True)):
         yield Frame(
             token=sample["token"], prev=sample["prev"], next=sample["next"], scene=scene["name"],
             scene_token=scene["token"], timestamp=sample["timestamp"], images=poses.images[step],
             description=scene["description"], speed=speed, command=commands[step], future=future[step],
             plan=plans[step], agents=agents[step], annotated=annotated, retimed=retimed[step], compat=compat,
+            futures=futures[step],
         )  # fmt: skip
 
 
@@ -272,6 +278,16 @@ def _agents_of_scene(poses: _Poses, boxes: _Boxes, compat: str | None) -> list[t
     agents = list(map(Agent._make, zip(*columns, strict=True)))
     bounds = np.searchsorted(sample, np.arange(len(poses.samples) + 1)).tolist()
     return [tuple(agents[start:stop]) for start, stop in pairwise(bounds)]
+
+
+def _futures_of_scene(poses: _Poses, boxes: _Boxes) -> list[Futures]:
+    is_user = np.array([category_of(name).group != "static" for name in boxes.categories], dtype=bool)
+    chosen = np.flatnonzero(is_user)
+    users = RoadUsers(
+        [category_of(boxes.categories[index]).name for index in chosen.tolist()], boxes.sample[chosen],
+        boxes.instance[chosen], boxes.positions[chosen], boxes.directions[chosen], boxes.sizes[chosen],
+    )  # fmt: skip
+    return futures_of_scene([sample["token"] for sample in poses.samples], poses.origins, poses.to_global, users)
 
 
 def _annotation_rows(boxes: _Boxes, count: int) -> Indices:

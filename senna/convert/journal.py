@@ -19,6 +19,7 @@ from senna.file_lock import Lock, lock_folder
 from senna.records import Record
 
 JOURNAL = "journal.jsonl"
+FUTURES = "futures"  # key of a frame's facts, for its line in the file of futures
 _SYNC_SECONDS = 0.5  # a power failure loses at most the frames of this time; a killed process loses none
 _MAKE_ROOM = "make room and run the same command again"
 
@@ -31,7 +32,7 @@ class Entry:
         split: the split whose file has its records.
         start, size: position and length of its records in that file, in bytes.
         crc: CRC-32 of these bytes.
-        facts: the result of ``quality.facts_of``, with the frame's "token".
+        facts: the result of ``quality.facts_of``, with the frame's "token" and its `FUTURES`.
     """
 
     split: str

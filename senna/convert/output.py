@@ -4,17 +4,20 @@ import json
 import os
 import shutil
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TextIO
 
 from senna.convert.frames import Source
-from senna.convert.journal import read_entries, read_records
+from senna.convert.journal import FUTURES, read_entries, read_records
 from senna.convert.quality import LEFT_OUT, Summary, pick
 from senna.convert.quality_images import draw_frame
 from senna.convert.quality_page import FrameCard, write_page
 from senna.convert.scenes import SPLITS, output_path
 from senna.errors import SennaError
 from senna.files import atomic_write, write_json
+from senna.futures import futures_path
 from senna.record_file import open_records
 from senna.records import write_records
 
@@ -54,6 +57,22 @@ def write_files(frames: Path, out: Path, name: str, form: str) -> dict[str, Path
         finally:
             partial.unlink(missing_ok=True)
     return files
+
+
+def write_futures(frames: Path, files: Mapping[str, Path]) -> None:
+    """Write the futures of the frames (``senna.futures``) beside the records of each split.
+
+    Raises:
+        SennaError: the disk cannot be written.
+    """
+    with ExitStack() as stack:
+        written: dict[str, TextIO] = {}
+        for entry in read_entries(frames):
+            if entry.split in files and FUTURES in entry.facts:
+                if entry.split not in written:
+                    partial = stack.enter_context(atomic_write(futures_path(files[entry.split])))
+                    written[entry.split] = stack.enter_context(partial.open("w", encoding="utf-8"))
+                written[entry.split].write(json.dumps(entry.facts[FUTURES], ensure_ascii=False) + "\n")
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

@@ -15,7 +15,7 @@ from senna.convert.captioners import ANNOTATIONS, Captioner, Request
 from senna.convert.facts import Frame
 from senna.convert.frames import Source
 from senna.convert.images import Images
-from senna.convert.journal import Journal, open_journal
+from senna.convert.journal import FUTURES, Journal, open_journal
 from senna.convert.progress import Progress
 from senna.convert.quality import LEFT_OUT, facts_of
 from senna.convert.questions import Answer, Question, questions_of, records_of
@@ -261,4 +261,6 @@ def finish(item: PreparedFrame, captions: Sequence[Caption], captioner: str) -> 
     facts = facts_of(item.frame, records, reported, item.missing)
     if item.is_left_out:
         facts |= {LEFT_OUT: True, "problems": []}
+    elif item.frame.futures is not None:
+        facts |= {FUTURES: item.frame.futures.as_json()}
     return FinishedFrame(item.split, records, facts, 0 if captioner == ANNOTATIONS else len(captions))

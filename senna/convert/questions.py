@@ -12,6 +12,7 @@ from senna.convert.facts import Agent, Frame
 from senna.kinds import all_kinds, kind_named, resolve
 from senna.records import Record
 from senna.templates import Templates
+from senna.trajectory import format_trajectory
 from senna.views import VIEWS, image_block
 
 TABLES = "tables"  # the value of `captioner` in records that the tables answer
@@ -23,6 +24,7 @@ _PUBLISHED_ORDER = [
     VIEWS.index(view) for view in ("front", "front right", "front left", "back", "back left", "back right")
 ]
 _ALL_IMAGES = image_block()
+_HERE = "\0"  # stands for the plan while its places in a text are found
 
 
 class Question(NamedTuple):
@@ -35,6 +37,8 @@ class Question(NamedTuple):
     view: str  # the view that the question is about
     command: str | None = None  # the navigation command, where the question states it
     speed: float | None = None  # the ego vehicle's speed in m/s as the question states it, None where unknown
+    plan: str | None = None  # the plan that the question states, where the evaluation replaces it by the predicted one
+    plan_at: list[int] | None = None  # where it stands: its first characters' offsets in the text
 
 
 class Answer(NamedTuple):
@@ -84,7 +88,9 @@ def records_of(frame: Frame, questions: Iterable[Question], captions: Mapping[tu
 def _record(frame_fields: Record, question: Question, answer: Answer) -> Record:
     name = f"{question.kind}-{question.view.replace(' ', '-')}" if _is_per_view(question.kind) else question.kind
     block = _ALL_IMAGES if question.views is VIEWS else image_block(question.views)
-    stated = {"view": question.view, "command": question.command, "speed": question.speed}
+    stated = {"view": question.view, "command": question.command, "speed": question.speed, "plan": question.plan}
+    if question.plan_at is not None:
+        stated["plan_at"] = [len(block) + place for place in question.plan_at]
     return {
         "id": f"{frame_fields['token']}-{name}",
         "kind": question.kind,
@@ -162,6 +168,19 @@ def ask_plan(frame: Frame, templates: Templates) -> Iterator[Question]:
     if frame.plan is not None:
         text = templates["plan"]["question"].format(**_situation(frame, templates))
         yield Question("plan", VIEWS, text, f"{frame.plan}\n", "front", frame.command, _stated_speed(frame))
+
+
+def ask_trajectory(frame: Frame, templates: Templates) -> Iterator[Question]:
+    """Ask for the waypoints, given the plan, where the next 3 s are completely known; the tables answer."""
+    if frame.plan is None:
+        return
+    pieces = templates["trajectory"]["question"].format(plan=_HERE, **_situation(frame, templates)).split(_HERE)
+    plan, places, text = str(frame.plan), [], pieces[0]
+    for piece in pieces[1:]:
+        places.append(len(text))
+        text += plan + piece
+    answer = f"{format_trajectory(frame.future)}\n"
+    yield Question("trajectory", VIEWS, text, answer, "front", frame.command, _stated_speed(frame), plan, places)
 
 
 def _situation(frame: Frame, templates: Templates) -> dict[str, str]:

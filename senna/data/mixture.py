@@ -2,13 +2,13 @@
 
 import math
 import os.path
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from senna.errors import DataError, UsageError
-from senna.kinds import all_kinds, stage_of
+from senna.kinds import all_kinds, is_on_request, stage_of
 from senna.record_file import RecordFile, open_records
 from senna.records import Record
 
@@ -29,22 +29,31 @@ class Mixture:
         epoch_size: the number of samples of an epoch.
     """
 
-    def __init__(self, files: Sequence[tuple[RecordFile, float]], stage: int | None = None) -> None:
+    def __init__(
+        self,
+        files: Sequence[tuple[RecordFile, float]],
+        stage: int | None = None,
+        kinds: Collection[str] | None = None,
+    ) -> None:
         """Combine files and their weights.
 
         Args:
-            stage: 2 or 3 takes the records whose kind belongs to this stage (``senna.kinds.stage_of``); None and 1 take
-                all records.
+            stage: 2 or 3 takes the records whose kind belongs to this stage (``senna.kinds.stage_of``), except for kinds
+                that are used on request; None and 1 take all records.
+            kinds: the kinds to take instead.
 
         Raises:
             DataError: the stage takes no record.
-            UsageError: the stage is unknown, or a weight is so small that an epoch takes no record of a file.
+            UsageError: the stage is unknown, no file has a kind of ``kinds``, or a weight is so small that an epoch takes no
+                record of a file.
         """
         if stage not in (None, 1, 2, 3):
             raise UsageError(f"stage {stage} is not known", remedy="use 1, 2 or 3")
         self.files = tuple(file for file, _ in files)
         self.weights = tuple(weight for _, weight in files)
-        taken = [_of_stage(file, stage) for file in self.files]
+        if kinds is not None:
+            _check_kinds(self.files, kinds)
+        taken = [_of_stage(file, stage) if kinds is None else _of_kinds(file, kinds) for file in self.files]
         sizes = [len(indices) for indices in taken]
         if not sum(sizes):
             raise _no_records(self.files, stage)
@@ -195,12 +204,19 @@ class _Draws:
         return np.concatenate([np.tile(items, repeats), np.sort(chosen)])
 
 
-def open_mixture(data_path: str, stage: int | None = None, skip_bad: int = 0, flag: str = "--data_path") -> Mixture:
+def open_mixture(
+    data_path: str,
+    stage: int | None = None,
+    skip_bad: int = 0,
+    flag: str = "--data_path",
+    kinds: Collection[str] | None = None,
+) -> Mixture:
     """Index and validate the files of ``--data_path`` (see ``parse_data_path``) and take the records of a stage.
 
     Args:
         skip_bad: the number of records of all files that may be unusable, see ``open_records``.
         flag: the flag that gives ``data_path``, for errors.
+        kinds: the kinds of records to take; None for those of the stage.
 
     Raises:
         UsageError, DataError: see ``parse_data_path``, ``open_records`` and ``Mixture``.
@@ -217,7 +233,7 @@ def open_mixture(data_path: str, stage: int | None = None, skip_bad: int = 0, fl
             raise
         skip_bad -= len(file.bad)
         files.append((file, weight))
-    return Mixture(files, stage)
+    return Mixture(files, stage, kinds)
 
 
 def parse_data_path(data_path: str, flag: str = "--data_path") -> list[tuple[Path, float]]:
@@ -279,8 +295,21 @@ def _of_stage(file: RecordFile, stage: int | None) -> np.ndarray:
     """Return the indices of the records of a file that a stage trains on."""
     if stage not in (2, 3):
         return np.arange(len(file))
-    is_taken = np.array([stage_of(name) == stage for name in file.kind_names])[file.kinds]
-    return np.flatnonzero(is_taken)
+    return _of_kinds(file, [name for name in file.kind_names if stage_of(name) == stage and not is_on_request(name)])
+
+
+def _of_kinds(file: RecordFile, kinds: Collection[str]) -> np.ndarray:
+    """Return the indices of the records of a file that have one of these kinds."""
+    return np.flatnonzero(np.array([name in kinds for name in file.kind_names])[file.kinds])
+
+
+def _check_kinds(files: Sequence[RecordFile], kinds: Collection[str]) -> None:
+    found = list(dict.fromkeys(name for file in files for name in file.kind_names))
+    if missing := [kind for kind in kinds if kind not in found]:
+        raise UsageError(
+            f"--kinds: no record of {', '.join(str(file.path) for file in files)} is of kind {', '.join(missing)}",
+            remedy=f"choose from {', '.join(found)}, or convert the data again with this version of senna",
+        )
 
 
 def _count_taken(file: RecordFile, weight: float, size: int, items: str) -> int:
@@ -318,7 +347,7 @@ def _no_records(files: Sequence[RecordFile], stage: int | None) -> DataError:
         for name, count in zip(file.kind_names, np.bincount(file.kinds).tolist(), strict=True):
             found[name] = found.get(name, 0) + count
     present = ", ".join(f"{count} {name}" for name, count in found.items())
-    stage_3 = " and ".join(kind.name for kind in all_kinds() if kind.stage == 3)
+    stage_3 = " and ".join(kind.name for kind in all_kinds() if kind.stage == 3 and not kind.on_request)
     taken = f"the kind {stage_3} alone" if stage == 3 else f"every kind but {stage_3}"
     return DataError(
         f"nothing to use: stage {stage} takes {taken}, and the records are: {present}",

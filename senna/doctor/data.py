@@ -52,7 +52,7 @@ def records(context: RunContext) -> Iterator[Finding]:
     if args.image_folder is not None and not Path(args.image_folder).is_dir():
         message = f"--image_folder {args.image_folder} is not a folder"
         raise UsageError(message, remedy="set --image_folder (IMAGE_DATA) to the folder where the image paths start")
-    context.records = open_mixture(args.data_path, args.stage, args.skip_bad_samples)
+    context.records = open_mixture(args.data_path, args.stage, args.skip_bad_samples, kinds=args.chosen_kinds)
     check_choice(args, context.records)
     per_kind = ", ".join(f"{number} {kind}" for kind, number in context.records.counts_by_kind().items())
     files = len(context.records.files)

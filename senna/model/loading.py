@@ -251,7 +251,7 @@ def load_model(
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    _check_device(device)
+    check_device(device)
     source = ModelSource.resolve(path, base)
     model, new = open_model(
         source,
@@ -269,7 +269,7 @@ def load_model(
     return model, tokenizer, source.load_image_processor()
 
 
-def _check_device(name: str | torch.device) -> None:
+def check_device(name: str | torch.device) -> None:
     """Raise UsageError where torch cannot use a device."""
     try:
         torch.empty(0, device=name)

@@ -32,18 +32,21 @@ def report_step(what: str, step: int, steps: int, loss: float) -> None:
         print(f"{what}: step {step} of {steps}, loss {loss:.2f}", file=sys.stderr, flush=True)
 
 
-def worker_lines(module: str, arguments: list[str], count: int) -> Iterator[str]:
+def worker_lines(module: str, arguments: list[str], count: int, workers: int | None = None) -> Iterator[str]:
     """Yield lines 0 to `count` - 1, of which line i comes from worker i modulo the number of workers.
 
     Each worker is `python -m module *arguments COUNT START STEP` and prints one line for each of the indices
     `range(START, COUNT, STEP)`.
 
+    Args:
+        workers: the number of workers; by default one for each core.
+
     Raises:
         SennaError: a worker ended early; the message ends with the last 2,000 bytes that the workers wrote to stderr.
     """
-    num_workers = max(1, min(available_cores(), count))
+    num_workers = max(1, min(workers or available_cores(), count))
     with tempfile.TemporaryFile() as errors:
-        workers = [
+        processes = [
             subprocess.Popen(
                 [sys.executable, "-m", module, *arguments, str(count), str(start), str(num_workers)],
                 stdout=subprocess.PIPE,
@@ -56,7 +59,7 @@ def worker_lines(module: str, arguments: list[str], count: int) -> Iterator[str]
         ]
         try:
             for index in range(count):
-                stdout = workers[index % num_workers].stdout
+                stdout = processes[index % num_workers].stdout
                 line = stdout.readline() if stdout else ""
                 if not line:
                     raise SennaError(
@@ -65,7 +68,7 @@ def worker_lines(module: str, arguments: list[str], count: int) -> Iterator[str]
                     )
                 yield line.rstrip("\n")
         finally:
-            for worker in workers:
+            for worker in processes:
                 worker.kill()
                 if worker.stdout:
                     worker.stdout.close()

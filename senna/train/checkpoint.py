@@ -24,7 +24,7 @@ from senna.train.manifest import TRAINED_WEIGHTS as TRAINED_WEIGHTS
 
 _CHECKPOINT_NAME = re.compile(r"checkpoint-(0|[1-9][0-9]*)", re.ASCII)
 
-CONTINUED_FIELDS = """model_name_or_path model_base vision_tower data_path data_bytes stage image_folder version
+CONTINUED_FIELDS = """model_name_or_path model_base vision_tower data_path data_bytes stage kinds image_folder version
 image_aspect_ratio image_decode model_max_length group_by_modality_length pack_frames pack_max_tokens
 loss_weight plan_loss class_balance mm_vision_select_layer mm_adapter_tokens
 tune_mm_mlp_adapter freeze_mm_mlp_adapter freeze_img_adapter freeze_backbone init_weight_img_adapter mm_projector_lr

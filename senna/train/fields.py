@@ -50,6 +50,10 @@ class TrainArguments(TrainingArguments):
     stage: int | None = flag(
         "records to train on: 2 for every driving question except the plan, 3 for the plan only; default: all", None
     )
+    kinds: str | None = flag(
+        "kinds of questions to train on instead of those of the stage, as plan,trajectory; default: those of the stage",
+        None,
+    )
     skip_bad_samples: int = flag(
         "number of unusable samples to skip, with a log line each, before the run stops; raise it if a few images are broken",
         0,
@@ -342,21 +346,6 @@ class TrainArguments(TrainingArguments):
         settle_trackers(self)
         self.batch.check()
         check_numbers(self)
-        if self.lora_enable and self.tune_mm_mlp_adapter:
-            raise UsageError(
-                "--lora_enable excludes --tune_mm_mlp_adapter, which trains no part of the LLM",
-                remedy="omit one of them",
-            )
-        if self.bits < 16 and not self.lora_enable:
-            raise UsageError(
-                f"--bits {self.bits}: quantized weights cannot be trained", remedy="add --lora_enable True (QLoRA)"
-            )
-        if self.packs_rows and self.pack_max_tokens < self.model_max_length:
-            raise UsageError(
-                f"--pack_max_tokens {self.pack_max_tokens} is below --model_max_length {self.model_max_length}, but a row must "
-                "hold the longest sample",
-                remedy="raise --pack_max_tokens or lower --model_max_length",
-            )
         settle_validation(self)
         self.deepspeed = read_deepspeed(self.deepspeed)
         if self.bits < 16 and self.zero_stage == 3:
@@ -368,6 +357,11 @@ class TrainArguments(TrainingArguments):
             self.activation_checkpointing, self.gradient_checkpointing = self.gradient_checkpointing, None
         if self.use_cpu:
             self.tf32 = None  # the published scripts set it, but it concerns GPUs only
+
+    @property
+    def chosen_kinds(self) -> list[str] | None:
+        """The kinds of questions that ``kinds`` names; None for those of the stage."""
+        return None if self.kinds is None else [name.strip() for name in self.kinds.split(",") if name.strip()]
 
     @property
     def packs_rows(self) -> bool:

@@ -33,7 +33,9 @@ def open_held_out(args: TrainArguments, training: Mixture) -> Mixture | None:
     """
     if args.eval_strategy == "no":
         return None
-    records = open_mixture(args.required("eval_data_path"), args.stage, args.skip_bad_samples, "--eval_data_path")
+    records = open_mixture(
+        args.required("eval_data_path"), args.stage, args.skip_bad_samples, "--eval_data_path", args.chosen_kinds
+    )
     check_separate(training, records)
     if args.metric_for_best_model == "eval_plan_macro_f1" and PLAN not in records.kind_names:
         raise UsageError(

@@ -16,5 +16,9 @@ def check_numbers(args: Any) -> None:
         )
     if not 0 <= args.class_balance <= 1:
         raise UsageError(f"--class_balance {args.class_balance} is not from 0 to 1", remedy="use 0.5 or 1, or omit it")
-    if args.lora_enable and args.lora_r < 1:
-        raise UsageError(f"--lora_r {args.lora_r}: the rank must be 1 or more", remedy="use 128, 64 or 32")
+    if args.packs_rows and args.pack_max_tokens < args.model_max_length:
+        raise UsageError(
+            f"--pack_max_tokens {args.pack_max_tokens} is below --model_max_length {args.model_max_length}, but a row must "
+            "hold the longest sample",
+            remedy="raise --pack_max_tokens or lower --model_max_length",
+        )

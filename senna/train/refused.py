@@ -1,4 +1,6 @@
-"""Flags of transformers' Trainer that Senna would ignore, or that would break its checkpoints: a run refuses them."""
+"""Flags that a run refuses: those of transformers' Trainer that it would ignore or that would break its checkpoints, and
+those of LoRA that exclude each other.
+"""
 
 from dataclasses import MISSING, fields
 from enum import Enum
@@ -82,6 +84,20 @@ def check_refused(args: Any) -> None:
         raise UsageError(
             f"--class_balance {args.class_balance} needs --plan_loss choice",
             remedy="add --plan_loss choice, or omit it",
+        )
+    _check_lora(args)
+
+
+def _check_lora(args: Any) -> None:
+    if args.lora_enable and args.tune_mm_mlp_adapter:
+        raise UsageError(
+            "--lora_enable excludes --tune_mm_mlp_adapter, which trains no part of the LLM", remedy="omit one of them"
+        )
+    if args.lora_enable and args.lora_r < 1:
+        raise UsageError(f"--lora_r {args.lora_r}: the rank must be 1 or more", remedy="use 128, 64 or 32")
+    if args.bits < 16 and not args.lora_enable:
+        raise UsageError(
+            f"--bits {args.bits}: quantized weights cannot be trained", remedy="add --lora_enable True (QLoRA)"
         )
 
 

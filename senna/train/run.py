@@ -44,7 +44,7 @@ def build_trainer(args: TrainArguments, records: Mixture | None = None) -> Senna
     """
     args.start()
     if records is None:
-        records = open_mixture(args.required("data_path"), args.stage, args.skip_bad_samples)
+        records = open_mixture(args.required("data_path"), args.stage, args.skip_bad_samples, kinds=args.chosen_kinds)
     check_choice(args, records)
     held_out = open_held_out(args, records)
     source = ModelSource.resolve(args.required("model_name_or_path"), args.model_base, args.vision_tower)

@@ -16,6 +16,7 @@ class FrameFacts:
         subtitle: small text next to the title.
         predicted: the model's plan.
         truth: the ground-truth plan.
+        truth_name, path_name: what the ground truth and the trajectory are called in the picture.
         probabilities: of the twenty meta-actions, in the order of ``ALL_META_ACTIONS``; they sum to 1.
         outside: the probability that the model gives to answers that are no meta-action.
         answer: the generated text, where the model generated text instead of scoring.
@@ -42,6 +43,8 @@ class FrameFacts:
     camera: Camera = N015
     reasons: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    truth_name: str = "true"
+    path_name: str = "driven path"
 
     @property
     def correct(self) -> bool | None:

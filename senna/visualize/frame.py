@@ -99,8 +99,8 @@ def _notes(facts: FrameFacts, has_path: bool) -> list[str]:
         return notes
     seconds, metres = len(facts.trajectory) * STEP, path_length(facts.trajectory)
     driven = (
-        f"Driven path from the record: {metres:.1f} m in {seconds:g} s, one line every {STEP:g} s. It is projected onto a flat "
-        f"road with a typical calibration ({facts.camera.name}), since records have no calibration."
+        f"The {facts.path_name}: {metres:.1f} m in {seconds:g} s, one line every {STEP:g} s. It is projected onto a flat road "
+        f"with the calibration of a typical car ({facts.camera.name})."
     )
     return [driven, *notes]
 
@@ -200,9 +200,9 @@ def _draw_legend(draw: ImageDraw.ImageDraw, facts: FrameFacts, top: int, no_path
         draw.text(corner, f"No path is drawn on the road: {no_path_reason}.", style.SOFT, font(_NOTE))
         return
     if facts.predicted is None:
-        draw.text(corner, "On the road: the driven path; no plan was predicted.", style.INK, font(_NOTE))
+        draw.text(corner, f"On the road: the {facts.path_name}; no plan was predicted.", style.INK, font(_NOTE))
         return
-    text = "On the road: the driven path, in the colour of the predicted SPEED"
+    text = f"On the road: the {facts.path_name}, in the colour of the predicted SPEED"
     draw.text(corner, text, style.INK, font(_NOTE))
     x = corner[0] + font(_NOTE).getlength(text) + 22
     for speed, colour in style.SPEED_COLOURS.items():

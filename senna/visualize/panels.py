@@ -73,7 +73,7 @@ def _verdict(draw: ImageDraw.ImageDraw, facts: FrameFacts, x: int, y: int, width
         y = _paragraph(draw, f"“{facts.answer.strip()}”", x, y, width, _PLAIN, colour, bold=True) + 6
     else:
         y = _plan(draw, "predicted", facts.predicted, "not asked", facts, colour, (x, y), width)
-    return _plan(draw, "true", facts.truth, "not in the record", facts, RIGHT, (x, y), width)
+    return _plan(draw, facts.truth_name, facts.truth, "not in the record", facts, RIGHT, (x, y), width)
 
 
 def _plan(
@@ -154,7 +154,7 @@ def _cell(
     edge = RIGHT if is_true else mark_of(facts.correct)[2] if is_predicted else None
     if edge:
         draw.rectangle((x, y, x + wide, y + _CELL), outline=edge, width=3 if is_predicted else 2)
-    word = "both" if is_predicted and is_true else "predicted" if is_predicted else "true" if is_true else ""
+    word = "both" if is_predicted and is_true else "predicted" if is_predicted else facts.truth_name if is_true else ""
     middle = x + wide / 2
     draw.text((middle, y + (14 if word else _CELL / 2)), _number(probability), INK, font(15, bool(word)), anchor="mm")
     draw.text((middle, y + 30), word, INK, font(11), anchor="mm")

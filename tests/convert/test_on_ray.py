@@ -27,7 +27,8 @@ pytest.importorskip("nuscenes", reason="needs the extra: pip install -c constrai
 
 SCENES, FRAMES = 40, 2
 QUESTIONS = 7 * SCENES * FRAMES  # six descriptions and the traffic light of each frame
-FILES = ("senna_nusc_train.jsonl", "senna_nusc_val.jsonl", "quality.json")
+FILES = tuple(f"senna_nusc_{split}{ending}" for split in ("train", "val") for ending in (".jsonl", ".futures.jsonl"))
+FILES += ("quality.json",)
 NOISE = ("(raylet)", "WARNING", "INFO", "rpc_client", "gcs_client", "Traceback", "ray::")
 FLAGS = ["--captioner", "openai", "--concurrency", "2", "--workers", "1"]
 

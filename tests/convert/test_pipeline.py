@@ -24,7 +24,7 @@ from tests.helpers.paths import REPOSITORY
 
 pytest.importorskip("nuscenes", reason="needs the extra: pip install -c constraints.txt -e '.[nuscenes]'")
 
-SPLITS = ("train", "val")
+SPLITS, FUTURES = ("train", "val"), "futures.jsonl"
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,8 @@ def complete(convert, tmp_path_factory):
 
 
 def contents(out, form="jsonl"):
-    return [(out / f"senna_nusc_{split}.{form}").read_bytes() for split in SPLITS]
+    """Return the records of each split, and the futures beside them."""
+    return [(out / f"senna_nusc_{split}.{ending}").read_bytes() for split in SPLITS for ending in (form, FUTURES)]
 
 
 def frames_in(path):
@@ -106,6 +107,21 @@ def test_a_finished_run_of_an_earlier_version_is_complete(convert, complete, tmp
     assert (tmp_path / "out" / ".convert" / "joined.json").is_file()
     assert main([*convert, "--out", str(tmp_path / "out")]) == 0
     assert "is complete" in capsys.readouterr().out
+
+
+def test_a_run_of_a_version_without_trajectories_is_complete_or_refused(convert, complete, tmp_path, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(complete, out)
+    run = out / ".convert" / "run.json"
+    settings = json.loads(run.read_text())
+    del settings["trajectories"]
+    run.write_text(json.dumps(settings))
+    assert main([*convert, "--out", str(out)]) == 0
+    assert "is complete (of an earlier version, without trajectories)" in capsys.readouterr().out
+    assert main([*convert, "--out", str(out), "--limit", "5"]) == 2
+    (out / ".convert" / "joined.json").unlink()  # it was interrupted
+    assert main([*convert, "--out", str(out)]) == 2
+    assert "earlier version, which wrote no trajectories" in capsys.readouterr().err
 
 
 def test_limit_gives_the_first_frames(convert, complete, tmp_path):

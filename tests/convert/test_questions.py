@@ -6,20 +6,22 @@ import pytest
 import yaml
 
 from senna.convert.questions import Answer, questions_of, records_of
-from senna.errors import UsageError
+from senna.errors import DataError, UsageError
 from senna.kinds import all_kinds
 from senna.meta_actions import MetaAction, parse_meta_action
 from senna.record_file import open_records
 from senna.records import prompt_images, record_kind, write_records
 from senna.templates import DEFAULT, load_templates
+from senna.trajectory import parse_trajectory, with_plan
 from senna.views import VIEWS, camera_of, image_block
 from tests.helpers.converter_frames import KEEP, STOP, agent, frame, walker
 
 TEMPLATES = load_templates()
+TABLES = ("vru", "motion", "plan", "trajectory")  # the kinds that the tables answer
 
 
-def asked(of, kind):
-    return [question for question in questions_of(of, TEMPLATES) if question.kind == kind]
+def asked(of, kind, templates=TEMPLATES):
+    return [question for question in questions_of(of, templates) if question.kind == kind]
 
 
 def answers_to(of):
@@ -90,6 +92,7 @@ def test_incomplete_future_gives_no_plan_and_no_explanation():
     cut = frame(future=future, plan=None)
     assert {question.kind for question in questions_of(cut, TEMPLATES)} == {kind.name for kind in all_kinds()} - {
         "plan",
+        "trajectory",
         "explanation",
         "motion",
     }
@@ -107,6 +110,25 @@ def test_plan_question_states_command_and_speed_and_its_explanation_the_plan():
     assert (plan.command, plan.speed) == (why.command, why.speed) == ("turn left", 8.0)
 
 
+def test_the_plan_of_a_trajectory_s_question_can_be_replaced_wherever_it_stands():
+    texts = {**TEMPLATES, "trajectory": {"question": "{plan}? Not KEEP, STRAIGHT but {plan} at {speed}."}}
+    (record,) = (r for r in records_of(frame(), questions_of(frame(), texts), {}) if r["kind"] == "trajectory")
+    assert (record["plan"], len(record["plan_at"])) == ("KEEP, STRAIGHT", 2)
+    for plan in ("STOP, RIGHT_CHANGE", "KEEP, STRAIGHT", "STOP, STRAIGHT"):
+        changed = with_plan(record, plan)
+        question = changed["conversations"][0]["value"]
+        assert question == image_block() + f"{plan}? Not KEEP, STRAIGHT but {plan} at 8.0 m/s."
+        assert with_plan(changed, "KEEP, STRAIGHT") == record
+        assert changed["conversations"][1] == record["conversations"][1]
+
+
+@pytest.mark.parametrize("change", [{"plan_at": None}, {"plan_at": []}, {"plan_at": [0]}, {"plan": None}])
+def test_a_trajectory_without_the_place_of_its_plan_is_an_error(change):
+    (record,) = (r for r in records_of(frame(), questions_of(frame(), TEMPLATES), {}) if r["kind"] == "trajectory")
+    with pytest.raises(DataError, match="plan_at"):
+        with_plan({**record, **change}, "STOP, STRAIGHT")
+
+
 def test_records_are_complete_and_readable(tmp_path):
     of = frame(agent(0, 10), walker(-9, 9), agent(12, 2))
     questions = questions_of(of, TEMPLATES)
@@ -118,17 +140,19 @@ def test_records_are_complete_and_readable(tmp_path):
     first, last = ["id", "kind", "captioner", "view"], [*("token", "image", "images", "prev", "next", "scene_token"),
                    *("fut_valid_flag", "ego_fut_trajs", "conversations")]  # fmt: skip
     for record in records:
-        stated = ["command", "speed"] if record["kind"] in ("plan", "explanation") else []
+        stated = ["command", "speed"] if record["kind"] in ("plan", "explanation", "trajectory") else []
+        stated += ["plan", "plan_at"] if record["kind"] == "trajectory" else []
         assert list(record) == [*first, *stated, *last]
     assert len({record["id"] for record in records}) == len(records)
     for record in records:
         assert record["conversations"][0]["value"].startswith(image_block())
         assert [camera_of(image) for image in prompt_images(record)] == list(VIEWS)
-        assert record["captioner"] == ("tables" if record["kind"] in ("vru", "motion", "plan") else "somebody")
-        if record["kind"] in ("plan", "motion"):
+        assert record["captioner"] == ("tables" if record["kind"] in TABLES else "somebody")
+        if record["kind"] in ("plan", "motion", "trajectory"):
             bare = {key: value for key, value in record.items() if key != "kind"}
             assert record_kind(bare) == record["kind"], "the form of the answer shows the kind"
-    assert parse_meta_action(records[-1]["conversations"][1]["value"]) == KEEP
+    assert parse_meta_action(records[-2]["conversations"][1]["value"]) == KEEP
+    assert parse_trajectory(records[-1]["conversations"][1]["value"]).tolist() == of.future.tolist()
     assert np.array(records[-1]["ego_fut_trajs"]).shape == (6, 2)
 
 
@@ -172,7 +196,7 @@ def prompts(tmp_path, change):
 
 def test_other_prompts_replace_the_questions(tmp_path):
     path = prompts(tmp_path, lambda texts: texts["plan"].update(question="{{Route}} {command}, schnell {speed}?"))
-    assert questions_of(frame(), load_templates(path))[-1].text == "{Route} turn left, schnell 8.0 m/s?"
+    assert asked(frame(), "plan", load_templates(path))[0].text == "{Route} turn left, schnell 8.0 m/s?"
 
 
 @pytest.mark.parametrize(
@@ -196,6 +220,13 @@ def test_fault_of_a_prompts_file_is_located(tmp_path, change, words):
     with pytest.raises(UsageError) as error:
         load_templates(prompts(tmp_path, change))
     assert all(word in str(error.value) for word in ("prompts.yaml", *words))
+
+
+def test_a_prompts_file_of_an_earlier_version_has_the_default_question_of_trajectories(tmp_path):
+    path = prompts(tmp_path, lambda texts: texts.pop("trajectory"))
+    assert load_templates(path) == TEMPLATES
+    with pytest.raises(UsageError, match="lack plan"):
+        load_templates(prompts(tmp_path, lambda texts: texts.pop("plan")))
 
 
 def test_unreadable_prompts_file_is_named(tmp_path):

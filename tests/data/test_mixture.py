@@ -86,6 +86,18 @@ def test_a_registered_kind_of_stage_3_is_left_out_of_stage_2(files):
         kinds.unregister("route")
 
 
+def test_a_kind_on_request_is_taken_only_where_kinds_names_it(files):
+    records = [a_record(0, kind="description"), a_record(1, "KEEP, STRAIGHT"), a_record(2, kind="trajectory")]
+    write_records(files / "c.json", records)
+    assert [open_mixture("c.json", stage).kind_names for stage in (2, 3)] == [("description",), ("plan",)]
+    for stage in (None, 2, 3):
+        chosen = open_mixture("c.json,b.jsonl", stage, kinds=["trajectory", "plan"])
+        assert chosen.counts_by_kind() == {"plan": 8, "trajectory": 1}
+    with pytest.raises(UsageError, match=r"c\.json is of kind motion") as error:
+        open_mixture("c.json", 3, kinds=["plan", "motion"])
+    assert "description, plan, trajectory" in error.value.remedy
+
+
 def test_a_stage_without_records_raises_an_error_with_the_kinds_of_the_file(files):
     write_records(files / "c.json", [a_record(0, kind="description"), a_record(1, "Red"), a_record(2, "None")])
     with pytest.raises(DataError, match=r"nothing to use: stage 3 .* 1 description, 2 traffic_light") as error:

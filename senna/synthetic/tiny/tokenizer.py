@@ -15,6 +15,7 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
+from senna.kinds import is_on_request
 from senna.synthetic.tiny.captions import INSTRUCTIONS, caption, sample_facts
 from senna.templates import load_templates
 
@@ -44,7 +45,8 @@ def training_text(seed: int, captions: int = 3000) -> list[str]:
     """Return the lines that the tokenizer is trained on: captions, instructions, and driving questions and answers."""
     rng = np.random.default_rng((seed, 1))
     lines = [caption(sample_facts(rng), rng) for _ in range(captions)]
-    texts = (text for section in load_templates().values() for text in section.values())
+    sections = (texts for name, texts in load_templates().items() if not is_on_request(name))
+    texts = (text for section in sections for text in section.values())
     templates = [re.sub(r"{\w+}|\n", " ", text) for text in texts]
     lines += itertools.chain.from_iterable([text] * 20 for text in (*INSTRUCTIONS, *DRIVING_WORDS, *templates, SYSTEM))
     return lines

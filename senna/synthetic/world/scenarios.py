@@ -18,7 +18,7 @@ from senna.synthetic.world.maneuvers import INITIAL_STATES
 from senna.synthetic.world.other_traffic import add_drivers, make_walks
 from senna.synthetic.world.sensors import REAR_AXLE
 from senna.synthetic.world.town import Signals
-from senna.synthetic.world.traffic import TICK, Tracks, simulate
+from senna.synthetic.world.traffic import TICK, Driver, Tracks, Walk, simulate
 
 ATTEMPTS = 60
 MANEUVERS = (
@@ -38,6 +38,25 @@ PHRASES = {
 }
 SKY_WORDS = {"clear": "Sunny day", "overcast": "Overcast day", "dusk": "Dusk", "night": "Night"}
 COLLISION_RANGE = 70.0  # metres from the ego vehicle within which collisions are checked
+
+
+@dataclass(eq=False)
+class Start:
+    """The beginning of a scene, from which it is simulated.
+
+    Attributes:
+        maneuver, sky, scenery_seed: as in `Scenario`.
+        speed_limit: of the road, in m/s.
+        drivers: all drivers in their initial states, the ego vehicle first. A simulation changes them.
+    """
+
+    maneuver: str
+    sky: Sky
+    scenery_seed: int
+    signals: Signals
+    speed_limit: float
+    drivers: list[Driver]
+    walks: list[Walk]
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,14 +100,25 @@ def find_scenario(seed: int, index: int, seconds: float) -> tuple[Scenario, int]
 
 def simulate_scenario(seed: int, index: int, attempt: int, seconds: float) -> Scenario:
     """Return one attempt at a scene, without any check."""
+    start = draw_start(seed, index, attempt, seconds)
+    tracks = simulate(start.drivers, start.walks, start.signals, seconds)
+    return Scenario(start.maneuver, start.sky, start.scenery_seed, start.signals, tracks)
+
+
+def draw_start(seed: int, index: int, attempt: int, seconds: float) -> Start:
+    """Return the beginning of one attempt at a scene.
+
+    Args:
+        seconds: pedestrians begin to cross up to this time.
+    """
     maneuver = MANEUVERS[index % len(MANEUVERS)]
     rng = np.random.default_rng((seed, index, attempt, 4))
     state = INITIAL_STATES[maneuver](rng)
     add_drivers(state, rng)
     walks = make_walks(state, rng, seconds)
-    tracks = simulate(state.drivers, walks, state.signals, seconds)
     sky = SKIES[(index + index // len(SKIES)) % len(SKIES)]
-    return Scenario(maneuver, sky, int(rng.integers(2**31)), state.signals, tracks)
+    scenery_seed = int(rng.integers(2**31))
+    return Start(maneuver, sky, scenery_seed, state.signals, state.speed_limit, state.drivers, walks)
 
 
 def ego_poses(tracks: Tracks) -> np.ndarray:

@@ -7,6 +7,7 @@ All positions are in the world frame of `senna.synthetic.world.town`, in metres.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -16,7 +17,7 @@ from senna.synthetic.render.camera import box_corners
 from senna.synthetic.render.road import VIEW_DISTANCE
 from senna.synthetic.render.roadside import light_head_corners
 from senna.synthetic.render.scene import Cyclist, Road, Scene, Vehicle, Walker
-from senna.synthetic.world.scenarios import Scenario, ego_poses
+from senna.synthetic.world.scenarios import Scenario, Start, ego_poses
 from senna.synthetic.world.sensors import CAMERAS, LIDAR, REAR_AXLE, camera_at
 from senna.synthetic.world.town import empty_town, traffic_lights_at
 from senna.synthetic.world.traffic import TICK, Mover
@@ -63,9 +64,27 @@ def ego_pose(scenario: Scenario, tick: int) -> tuple[float, float, float]:
 
 def scene_at(scenario: Scenario, tick: int) -> Scene:
     """Return everything that can be seen from the ego vehicle, without the ego vehicle itself."""
-    time, states = tick * TICK, scenario.tracks.states[tick]
+    tracks = scenario.tracks
+    return scene_of(scenario, tracks.movers, tracks.states[tick], ego_pose(scenario, tick), tick * TICK)
+
+
+def scene_of(
+    world: Scenario | Start,
+    movers: Sequence[Mover],
+    states: np.ndarray,
+    pose: tuple[float, float, float],
+    time: float,
+) -> Scene:
+    """Return everything that can be seen from the ego vehicle in a given state of the traffic.
+
+    Args:
+        world: the source of sky, scenery and signals.
+        movers: the N road users, the ego vehicle first.
+        states: (N, 5) as in `Tracks`.
+        pose: x, y and yaw of the ego frame.
+    """
     vehicles, walkers, cyclists = [], [], []
-    for mover, (x, y, yaw, speed, acceleration) in zip(scenario.tracks.movers[1:], states[1:].tolist(), strict=True):
+    for mover, (x, y, yaw, speed, acceleration) in zip(movers[1:], states[1:].tolist(), strict=True):
         if math.isnan(x):
             continue
         if mover.kind == "pedestrian":
@@ -74,12 +93,12 @@ def scene_at(scenario: Scenario, tick: int) -> Scene:
             cyclists.append(Cyclist(x, y, yaw, mover.tone))
         else:
             vehicles.append(Vehicle(mover.kind, mover.colour, x, y, yaw, acceleration < BRAKING or speed < STANDING))
-    x, y, yaw = ego_pose(scenario, tick)
-    lights = traffic_lights_at(scenario.signals, time)
+    x, y, yaw = pose
+    lights = traffic_lights_at(world.signals, time)
     nose = 2 * REAR_AXLE
     return replace(
-        _crop(empty_town(scenario.scenery_seed), x, y),
-        sky=scenario.sky,
+        _crop(empty_town(world.scenery_seed), x, y),
+        sky=world.sky,
         vehicles=tuple(vehicles),
         walkers=tuple(walkers),
         cyclists=tuple(cyclists),

@@ -138,20 +138,35 @@ def simulate(drivers: list[Driver], walks: list[Walk], signals: Signals, seconds
         time = tick * TICK
         for driver in drivers:
             driver.update_position()
-        present = [driver for driver in drivers if not driver.is_finished]
         for index, driver in enumerate(drivers):
             if not driver.is_finished:
                 states[tick, index] = (*driver.position, driver.speed, driver.acceleration)
         for index, walk in enumerate(walks, len(drivers)):
             states[tick, index] = (*walk.at(time), 0.0)
-        obstacles = _Obstacles(present, [walk.at(time) for walk in walks])
-        for index, driver in enumerate(present):
-            if driver.overtakes:
-                _consider_lane_change(driver, obstacles, index, time)
-            driver.acceleration = _acceleration(driver, obstacles, index, signals, time)
-        for driver in present:
-            _advance(driver, time)
+        advance(drivers, walks, signals, time)
     return Tracks(tuple(d.mover for d in drivers) + tuple(w.mover for w in walks), states)
+
+
+def advance(
+    drivers: list[Driver], walks: list[Walk], signals: Signals, time: float, steered: Driver | None = None
+) -> None:
+    """Move all drivers by one tick.
+
+    Args:
+        drivers: drivers whose `position` is that at `time`. Their states are changed.
+        steered: a driver among them that somebody else moves. The others see it, and it is left unchanged.
+    """
+    present = [driver for driver in drivers if not driver.is_finished or driver is steered]
+    obstacles = _Obstacles(present, [walk.at(time) for walk in walks])
+    for index, driver in enumerate(present):
+        if driver is steered:
+            continue
+        if driver.overtakes:
+            _consider_lane_change(driver, obstacles, index, time)
+        driver.acceleration = _acceleration(driver, obstacles, index, signals, time)
+    for driver in present:
+        if driver is not steered:
+            _advance(driver, time)
 
 
 class _Obstacles:

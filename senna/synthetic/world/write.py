@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
@@ -20,6 +20,7 @@ from tqdm import tqdm
 from senna.errors import UsageError
 from senna.synthetic.folders import make_folder, needs_making
 from senna.synthetic.render.painter import paint
+from senna.synthetic.render.scene import Scene
 from senna.synthetic.workers import worker_lines
 from senna.synthetic.world.nuscenes_tables import (
     MAP,
@@ -211,12 +212,17 @@ def _scenario(seed: int, index: int, attempt: int) -> Scenario:
     return simulate_scenario(seed, index, attempt, SECONDS)
 
 
+def draw_views(scene: Scene, pose: tuple[float, float, float]) -> Iterator[Image.Image]:
+    """Yield the images of CAMERAS, in that order, for an ego frame at `pose` (x, y, yaw)."""
+    for camera in CAMERAS:
+        yield paint(scene, camera_at(camera, *pose), supersampling=1)
+
+
 def draw_key_frame(folder: Path, name: str, index: int, frame: int, scenario: Scenario) -> None:
     """Write the six images and the lidar sweep of a key frame of scene `index`."""
     tick = frame * TICKS_PER_FRAME
-    scene, pose, time = scene_at(scenario, tick), ego_pose(scenario, tick), timestamp(index, tick)
-    for camera in CAMERAS:
-        image = paint(scene, camera_at(camera, *pose), supersampling=1)
+    time = timestamp(index, tick)
+    for camera, image in zip(CAMERAS, draw_views(scene_at(scenario, tick), ego_pose(scenario, tick)), strict=True):
         image.save(folder / file_name(name, camera.channel, time), quality=JPEG_QUALITY)
     sweep = lidar_sweep(scenario, tick, boxes_at(scenario, tick))
     (folder / file_name(name, LIDAR.channel, time)).write_bytes(sweep.tobytes())
