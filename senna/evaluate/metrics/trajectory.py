@@ -48,7 +48,8 @@ def recorded(rows: Sequence[Row], futures: Mapping[str, Futures]) -> tuple[list[
     usable = [row for row, _ in pairs]
     surroundings = [futures.get(row["token"]) for row in usable]
     situations = [situation_of(row, row["question"]) for row in usable]
-    states = known.ego_states([s.speed for s in situations], [s.command for s in situations], surroundings)
+    speeds = [row.get("speed", s.speed) for row, s in zip(usable, situations, strict=True)]  # also without a command
+    states = known.ego_states(speeds, [s.command for s in situations], surroundings)
     xy = np.array([xy for _, xy in pairs]).reshape(len(pairs), FUTURE_STEPS, 2)
     return usable, Recorded(xy, states, surroundings)
 
