@@ -264,7 +264,6 @@ def test_the_predicted_trajectory_of_a_frame_is_in_its_picture(world, monkeypatc
 
 
 def test_the_model_predicts_the_trajectory_of_the_predicted_plan(world):
-    """The model is asked with the plan that it predicts, which is not the recorded one."""
     block = image_block()
     turns = [{"from": "human", "value": block + "Path of STOP, STRAIGHT?"}, {"from": "gpt", "value": "?"}]
     stated = {"plan": "STOP, STRAIGHT", "plan_at": [len(block) + 8], "conversations": turns}
@@ -272,14 +271,12 @@ def test_the_model_predicts_the_trajectory_of_the_predicted_plan(world):
     world.write(world.data, [*records, record("a", "trajectory", **stated)])
     records, asked = open_records(world.data), []
 
-    def ask(frame, plan, description):
-        return Answer(predicted=MetaAction("KEEP", "LEFT_TURN"))
-
     def generate(question):
         asked.append((question.turns[-1]["value"].removeprefix(block), len(question.images)))
         return format_trajectory([[0.0, 1.0]] * 6)
 
-    album = Album(records, [world.folder], load_templates(), ask, generate=generate)
+    predicted = Answer(predicted=MetaAction("KEEP", "LEFT_TURN"))
+    album = Album(records, [world.folder], load_templates(), lambda *_: predicted, generate=generate)
     for frame in key_frames(records):
         album.draw(frame)
     assert asked == [("Path of KEEP, LEFT_TURN?", 6)]

@@ -62,7 +62,7 @@ def trajectory_section(
         ]
         yield grid(card("Consistency with the plan", html.table(("", "joint", "SPEED", "PATH"), rows), CONSISTENCY))
     if cards := list(_largest_errors(predictions, futures)):
-        yield f'<h3>The largest errors</h3><p class="soft">{ABOVE}</p><div class="aboves">{"".join(cards)}</div>'
+        yield f'<h3>The largest errors</h3><p class="soft">{ABOVE}</p><div class="tiles">{"".join(cards)}</div>'
 
 
 def verdicts(figures: Metrics) -> list[str]:
