@@ -1,6 +1,6 @@
 """`senna evaluate`: predict records, compute metrics from the predictions, and write a report."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -16,7 +16,8 @@ from senna.evaluate.server_flags import check_flags
 from senna.file_lock import lock_folder
 from senna.files import write_json
 from senna.flags import flag, parse_flags
-from senna.kinds import PLAN
+from senna.futures import Futures, futures_path, read_futures
+from senna.kinds import PLAN, TRAJECTORY
 from senna.processes import call_in_first
 from senna.ranks import read_ranks
 from senna.record_file import RecordFile, open_records
@@ -143,11 +144,11 @@ def predicted(
         run_id = call_in_first(lambda: _occupy(out, args, served, held))
         names = [PREDICTIONS, *([BLACKOUT] if args.blackout else [])]
         stores = [Store(out, name, run_id) for name in names]
-        if any(store.missing([indices]) for store in stores):
+        if call_in_first(lambda: any(store.missing([indices]) for store in stores)):
             if served:
                 served.predict(args, records, indices, stores)
             else:
-                _predict(args, records, indices, stores, rank, world)
+                _predict(args, records, indices, stores, rank, world, barrier)
         barrier()
         if rank == 0 and (missing := sum(len(store.missing([[index] for index in indices])) for store in stores)):
             raise SennaError(f"{out}: {missing} predictions are missing", remedy="run the same command again")
@@ -225,8 +226,9 @@ def processes() -> Iterator[tuple[int, int, Callable[[], None]]]:
 
 
 def _predict(
-    args: EvaluateArguments, records: RecordFile, indices: list[int], stores: list[Store], rank: int, world: int
-) -> None:
+    args: EvaluateArguments, records: RecordFile, indices: list[int], stores: list[Store], rank: int, world: int,
+    barrier: Callable[[], None],
+) -> None:  # fmt: skip
     """Load the model and predict this process's records for each store."""
     import torch
 
@@ -248,7 +250,8 @@ def _predict(
     plans = [index for index in indices if records.kind_names[records.kinds[index]] == PLAN]
     scored = plans if args.mode == "score" else []
     # By kind: answers of one kind are about equally long, and a batch takes as long as its longest answer.
-    generated = sorted(set(indices) - set(scored), key=lambda index: (records.kinds[index], index))
+    others = sorted(set(indices) - set(scored), key=lambda index: (records.kinds[index], index))
+    generated, trajectories = p.split_trajectories(records, others)
     budget, share = p.SkipBudget(args.skip_bad_samples), p.RankShare(rank, world, args.workers)
     for store in stores:
         blackout = store.path.stem == BLACKOUT
@@ -259,11 +262,16 @@ def _predict(
             prompts = p.PromptDataset(dataset, scorer.encoder, blackout)
             batches = p.cut_into_batches(scored, args.batch_size)
             p.predict(store, prompts, batches, p.scored_fields(scorer), share, budget, description)
+        generator = p.TextGenerator(model, tokenizer, args.max_new_tokens)
         if generated:
-            generator = p.TextGenerator(model, tokenizer, args.max_new_tokens)
             prompts = p.PromptDataset(dataset, None, blackout)
             batches = p.cut_into_batches(generated, args.batch_size)
             p.predict(store, prompts, batches, p.generated_fields(generator), share, budget, description)
+        if trajectories:
+            barrier()  # the questions state the plans, which other processes may have predicted
+            prompts = p.PromptDataset(dataset, None, blackout, store.plans())
+            batches = p.cut_into_batches(trajectories, args.batch_size)
+            p.predict(store, prompts, batches, p.generated_fields(generator), share, budget, f"{description}, paths")
 
 
 def _dtype(name: str) -> Any:
@@ -335,7 +343,36 @@ def _write_results(
         rules=rules,
         run={**facts, "records that could not be used": len(predictions[0]) - len(usable[0])},
     )
+    futures = read_futures(futures_path(args.data), [row["token"] for row in usable[0] if row["kind"] == TRAJECTORY])
+    if trajectory := _trajectory_figures(args, usable, futures):
+        metrics["trajectory"] = trajectory
     write_json(out / "metrics.json", metrics)
-    report = write_report(out, metrics, rules.decide(usable[0]), image_finder(args.image_folder, args.data))
+    images = image_finder(args.image_folder, args.data)
+    report = write_report(out, metrics, rules.decide(usable[0]), images, futures)
     print(headline(metrics))
     print(f"report  {report}")
+
+
+def _trajectory_figures(
+    args: EvaluateArguments, usable: Sequence[Sequence[Prediction]], futures: Mapping[str, Futures]
+) -> dict[str, Any] | None:
+    """Return ``trajectory`` of metrics.json; None without trajectories."""
+    from senna.evaluate.metrics.trajectory import trajectory_metrics
+    from senna.evaluate.predict import facts_of
+
+    rows, *black = usable
+    if not any(row["kind"] == TRAJECTORY for row in rows):
+        return None
+    train: list[dict[str, Any]] = []
+    if args.train_data:
+        records = open_records(args.train_data)
+        is_wanted = [records.kind_names[kind] == TRAJECTORY for kind in records.kinds]
+        train = [facts_of(records[index], []) for index, wanted in enumerate(is_wanted) if wanted]
+    return trajectory_metrics(
+        rows,
+        futures,
+        black[0] if args.blackout else None,
+        train,
+        read_futures(futures_path(args.train_data), [row["token"] for row in train]) if args.train_data else {},
+        Path(args.train_data).name if args.train_data else "",
+    )

@@ -1,4 +1,7 @@
-"""`senna export-meta-actions`: a table from frame token to the probabilities of the twenty meta-actions, for a planner."""
+"""`senna export-meta-actions`: a table from frame token to the probabilities of the twenty meta-actions, for a planner.
+
+Where the evaluation predicted trajectories, the table has them too.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,8 +17,9 @@ from senna.evaluate.decisions import predicting_base, predicting_model
 from senna.evaluate.predictions import read_predictions
 from senna.files import atomic_write
 from senna.flags import flag, parse_flags
-from senna.kinds import PLAN
-from senna.meta_actions import ALL_META_ACTIONS
+from senna.kinds import PLAN, TRAJECTORY
+from senna.meta_actions import ALL_META_ACTIONS, FUTURE_STEPS
+from senna.trajectory import DECIMALS, parse_trajectory
 
 FORMATS = (".safetensors", ".jsonl")
 
@@ -46,16 +50,21 @@ def main(argv: list[str]) -> int:
         "meta-action embedding. Columns are ordered by SPEED, then by PATH (KEEP, ACCELERATE, DECELERATE, STOP; STRAIGHT, "
         "RIGHT_TURN, RIGHT_CHANGE, LEFT_TURN, LEFT_CHANGE); each row sums to 1. safetensors: tensor 'probabilities' float32 "
         "(N, 20) and tensor 'tokens' uint8 (N, L), each row a token in UTF-8 padded with zeros; the metadata has the names. "
-        'jsonl: a first line {"meta_actions"}, then one line {"token", "probabilities"} per frame.',
+        'jsonl: a first line {"meta_actions"}, then one line {"token", "probabilities"} per frame. With predicted trajectories '
+        "(--kinds plan,trajectory) also tensor 'trajectories' float32 (N, 6, 2), metres to the right and ahead, NaN without "
+        'one; jsonl: "trajectory", null without one.',
     )
     source, out = Path(args.predictions), Path(args.out)
     if out.suffix not in FORMATS:
         raise UsageError(f"--out {out} has an unknown suffix", remedy=f"use {' or '.join(FORMATS)}")
     source = source / "predictions.jsonl" if source.is_dir() else source
-    table = probabilities_by_token(read_predictions(source), source, _decision(args, source))
+    predictions = read_predictions(source)
+    table = probabilities_by_token(predictions, source, _decision(args, source))
+    paths = trajectories_by_token(predictions)
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_table(out, table)
-    print(f"{len(table)} frames  {out}")
+    write_table(out, table, paths)
+    found = sum(token in paths for token in table)
+    print(f"{len(table)} frames{f', {found} with a trajectory' if paths else ''}  {out}")
     return 0
 
 
@@ -102,8 +111,25 @@ def probabilities_by_token(
     return table
 
 
-def write_table(path: Path, table: Mapping[str, np.ndarray]) -> None:
-    """Write the table in the format of the path's suffix; the file appears only when complete. Raises SennaError."""
+def trajectories_by_token(predictions: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Return token -> float32 (6, 2) for the predicted trajectories with a token; an answer that is none is left out."""
+    found = {}
+    for prediction in predictions:
+        if prediction.get("kind") == TRAJECTORY and prediction.get("token"):
+            xy = parse_trajectory(prediction.get("text") or "")
+            found |= {} if xy is None else {prediction["token"]: xy.astype(np.float32)}
+    return found
+
+
+def write_table(
+    path: Path, table: Mapping[str, np.ndarray], trajectories: Mapping[str, np.ndarray] | None = None
+) -> None:
+    """Write the table in the format of the path's suffix; the file appears only when complete. Raises SennaError.
+
+    Args:
+        trajectories: token -> (6, 2); the table has a column for them if there are any.
+    """
+    paths = trajectories or {}
     names = [str(action) for action in ALL_META_ACTIONS]
     with atomic_write(path) as partial:
         if path.suffix == ".safetensors":
@@ -111,16 +137,19 @@ def write_table(path: Path, table: Mapping[str, np.ndarray]) -> None:
 
             tokens = np.array([token.encode() for token in table])
             columns = tokens.view(np.uint8).reshape(len(tokens), -1)
-            save_file(
-                {"probabilities": np.stack(list(table.values())), "tokens": columns},
-                partial,
-                metadata={"meta_actions": json.dumps(names)},
-            )
+            tensors = {"probabilities": np.stack(list(table.values())), "tokens": columns}
+            if paths:
+                nothing = np.full((FUTURE_STEPS, 2), np.nan, dtype=np.float32)
+                tensors["trajectories"] = np.stack([paths.get(token, nothing) for token in table])
+            save_file(tensors, partial, metadata={"meta_actions": json.dumps(names)})
         else:
             lines: list[dict[str, Any]] = [{"meta_actions": names}]
-            lines += [
-                {"token": token, "probabilities": [float(share) for share in row]} for token, row in table.items()
-            ]
+            for token, row in table.items():
+                line: dict[str, Any] = {"token": token, "probabilities": [float(share) for share in row]}
+                if paths:
+                    xy = paths.get(token)
+                    line["trajectory"] = None if xy is None else xy.astype(float).round(DECIMALS).tolist()
+                lines.append(line)
             partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 

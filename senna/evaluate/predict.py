@@ -1,8 +1,8 @@
 """Prediction of an evaluation's records: fixed batches, distributed over the processes, each stored when it is done."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -13,12 +13,14 @@ from senna.data.dataset import ConversationDataset
 from senna.data.shared_memory import SharedCollate, worker_errors
 from senna.data.tokenize import encode_prompt
 from senna.errors import DataError
-from senna.evaluate.predictions import Store
+from senna.evaluate.predictions import RECORDED, Store
 from senna.evaluate.score import AnswerEncoder, PlanScorer, answer_ending
+from senna.kinds import TRAJECTORY
 from senna.meta_actions import parse_meta_action
 from senna.model.senna_llava_llama import SennaLlavaLlamaForCausalLM
 from senna.record_file import RecordFile
 from senna.records import Record, record_kind, record_name, record_scene
+from senna.trajectory import with_plan
 from senna.views import IMAGE_TOKEN
 
 Item = dict[str, Any]
@@ -37,10 +39,17 @@ class PromptDataset(Dataset):
 
     Args:
         blackout: make every image black instead of reading it.
+        plans: frame token -> predicted plan, which the question about a trajectory states.
     """
 
-    def __init__(self, dataset: ConversationDataset, encoder: AnswerEncoder | None, blackout: bool = False) -> None:
-        self.dataset, self.encoder, self.blackout = dataset, encoder, blackout
+    def __init__(
+        self,
+        dataset: ConversationDataset,
+        encoder: AnswerEncoder | None,
+        blackout: bool = False,
+        plans: Mapping[str, str] | None = None,
+    ) -> None:
+        self.dataset, self.encoder, self.blackout, self.plans = dataset, encoder, blackout, plans or {}
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -49,8 +58,9 @@ class PromptDataset(Dataset):
         sample = self.dataset.text(index)
         if "error" in sample:
             return {"facts": {"index": index}, "error": str(sample["error"])}
-        record, paths = self.dataset.records[index], sample["paths"]
+        paths = sample["paths"]
         try:
+            record = state_predicted_plan(self.dataset.records[index], self.plans)
             facts = {"index": index, **facts_of(record, paths)}
             images = self._black(len(paths)) if self.blackout else self.dataset.load(paths, index)
             return {"facts": facts, "images": images, **self._encode(record)}
@@ -97,9 +107,26 @@ def facts_of(record: Record, paths: Sequence[str]) -> Fields:
     }
 
 
-def stated_facts(record: Record) -> Fields:
-    """Return those of the fields view, command and speed (m/s) that a record has."""
-    return {key: record[key] for key in ("view", "command", "speed") if record.get(key) is not None}
+def stated_facts(record: Mapping[str, Any]) -> Fields:
+    """Return those of the fields view, command, speed (m/s) and plan that a record has."""
+    keys = ("view", "command", "speed", "plan", "plan_source")
+    return {key: record[key] for key in keys if record.get(key) is not None}
+
+
+def state_predicted_plan(record: Record, plans: Mapping[str, str]) -> Record:
+    """Return the record of a trajectory with the predicted plan of its frame in the question; other records unchanged.
+
+    The recorded plan stays where there is no predicted one. ``plan_source`` says which it is, "predicted" or "recorded".
+
+    Raises:
+        DataError: the record does not say where its question states the plan.
+    """
+    if record_kind(record) != TRAJECTORY:
+        return record
+    plan = plans.get(str(record.get("token") or ""))
+    if plan is None:
+        return cast(Record, {**record, "plan_source": RECORDED})
+    return cast(Record, {**with_plan(record, plan), "plan_source": "predicted"})
 
 
 @dataclass(frozen=True)
@@ -238,6 +265,13 @@ def find_answer_ending(records: RecordFile, plans: Sequence[int]) -> str:
         if parse_meta_action(answer):
             return answer_ending(answer)
     return "\n"
+
+
+def split_trajectories(records: RecordFile, indices: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Return the indices of other records, and of trajectories, whose questions state the predicted plan."""
+    is_last = [records.kind_names[records.kinds[index]] == TRAJECTORY for index in indices]
+    pairs = list(zip(indices, is_last, strict=True))
+    return [index for index, last in pairs if not last], [index for index, last in pairs if last]
 
 
 def cut_into_batches(indices: Sequence[int], size: int) -> list[list[int]]:

@@ -15,6 +15,8 @@ from senna import run_folder
 from senna.contents import absolute
 from senna.errors import SennaError, UsageError
 from senna.files import atomic_write, stamp, write_json
+from senna.kinds import PLAN
+from senna.meta_actions import parse_meta_action
 
 PREDICTIONS, BLACKOUT = "predictions", "predictions_blackout"
 RESULTS = ("metrics.json", "report.html")
@@ -22,6 +24,9 @@ RESULTS = ("metrics.json", "report.html")
 
 PATHS = ("model", "base", "data")
 """Settings that are paths of files whose contents are settings too; the paths alone do not make another evaluation."""
+
+RECORDED = "recorded"
+"""The value of ``plan_source`` where the question about a trajectory states the recorded plan, as in training."""
 
 _RUN = "run"  # key of the id of the evaluation, in the files of the processes
 _EVALUATE_AGAIN = "give predictions.jsonl of a completed `senna evaluate`, or run the evaluation again"
@@ -46,6 +51,8 @@ class Prediction(_RecordFacts, total=False):
     view: str  # that the question is about; this field and the next two are present if the record has them
     command: str  # navigation command
     speed: float  # m/s
+    plan: str  # of a trajectory: the plan that its question states
+    plan_source: str  # of a trajectory: "predicted" or "recorded"
     log_probs: list[float]  # (20,), see `senna.evaluate.score.PlanScores`; the first of four fields of score mode
     sum: str  # the most probable meta-action
     greedy: str  # the meta-action of greedy decoding within the twenty answers
@@ -105,6 +112,15 @@ class Store:
             for part in parts:
                 part.unlink()
         return ordered
+
+    def plans(self) -> dict[str, str]:
+        """Return frame token -> predicted plan, of the plans so far whose answer is a meta-action."""
+        found = {}
+        for line in self._lines():
+            if line.get("kind") == PLAN and line.get("token") and "error" not in line:
+                action = parse_meta_action(line.get("sum") or line.get("text") or "")
+                found |= {line["token"]: str(action)} if action else {}
+        return found
 
     def is_empty(self) -> bool:
         """Return whether no prediction is stored."""

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from senna.data.conversation import template_for
 from senna.errors import DataError, SennaError, UsageError
-from senna.evaluate.predict import Fields, SkipBudget, find_answer_ending
+from senna.evaluate.predict import Fields, SkipBudget, find_answer_ending, split_trajectories
 from senna.evaluate.predictions import BLACKOUT, Store
 from senna.evaluate.server_questions import Question, QuestionReader
 from senna.kinds import PLAN
@@ -99,14 +99,15 @@ class ServedModel:
         for store in stores:
             is_black = store.path.stem == BLACKOUT
             black = None if not is_black else "square" if self.scores else "image"
-            reader = QuestionReader(records, args.image_folder, black)
-            asker = _Asker(self, reader, scored, ending, args.version)
             missing = [index for (index,) in store.missing([[index] for index in indices])]
             description = "black images" if is_black else "predictions"
             with tqdm(total=len(indices), initial=len(indices) - len(missing), desc=description, unit="record") as bar:
-                for answers in self.connection.stream(missing, asker.ask):
-                    _append(store, [prediction for _, prediction in answers], budget)
-                    bar.update(len(answers))
+                for part in split_trajectories(records, missing):
+                    reader = QuestionReader(records, args.image_folder, black, store.plans())
+                    asker = _Asker(self, reader, scored, ending, args.version)
+                    for answers in self.connection.stream(part, asker.ask):
+                        _append(store, [prediction for _, prediction in answers], budget)
+                        bar.update(len(answers))
 
 
 def connect(args: Any, retry: RetryPolicy | None = None) -> ServedModel:

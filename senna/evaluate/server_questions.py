@@ -2,7 +2,8 @@
 
 import base64
 import io
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from PIL import Image
 from senna.data.dataset import find_image
 from senna.data.images import decode_image
 from senna.errors import DataError
-from senna.evaluate.predict import Fields, facts_of
+from senna.evaluate.predict import Fields, facts_of, state_predicted_plan
 from senna.record_file import RecordFile
 from senna.records import prompt_images
 from senna.views import IMAGE_TOKEN
@@ -54,16 +55,18 @@ class QuestionReader:
         image_folder: where image paths start; by default in the folder of the records.
         black: None reads the images. "image" replaces each by a black image of the same size, and "square" by a black
             square, which is black everywhere after Senna's padding as well.
+        plans: frame token -> predicted plan, which the question about a trajectory states.
     """
 
     records: RecordFile
     image_folder: str | None = None
     black: str | None = None
+    plans: Mapping[str, str] = field(default_factory=dict)
 
     def read(self, index: int) -> Question:
         """Return the question of a record. Raises DataError, which names the record, if it cannot be used."""
         try:
-            record = self.records[index]
+            record = state_predicted_plan(self.records[index], self.plans)
             paths, turns = prompt_images(record), record["conversations"]
             placeholders = sum(turn["value"].count(IMAGE_TOKEN) for turn in turns)
             if placeholders != len(paths):

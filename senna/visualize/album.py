@@ -15,6 +15,7 @@ from senna.meta_actions import MetaAction, parse_meta_action
 from senna.record_file import RecordFile
 from senna.records import prompt_images
 from senna.templates import Templates
+from senna.trajectory import with_plan
 from senna.views import IMAGE_TOKEN
 from senna.visualize.facts import FrameFacts
 from senna.visualize.frame import draw_frame
@@ -25,8 +26,9 @@ from senna.visualize.key_frames import (
     front_description,
     make_question,
     question_of,
+    trajectory_record,
 )
-from senna.visualize.predictions import Answer, Question, Turns
+from senna.visualize.predictions import Answer, Question, Turns, with_path
 from senna.visualize.road import camera_of_car
 
 _GIVE_IMAGE = "give a JPEG or PNG file"
@@ -130,6 +132,9 @@ def open_upload(path: Path) -> Image.Image:
 class Album:
     """Draws the key frames of one file of records.
 
+    Args:
+        generate: answers a question with text; where it is given, the trajectory is predicted, given the predicted plan.
+
     Attributes:
         problems: a message for each image that could not be read.
     """
@@ -141,9 +146,10 @@ class Album:
         templates: Templates,
         ask: Ask | None,
         describe: bool = False,
+        generate: Callable[[Question], str | None] | None = None,
     ) -> None:
         self.records, self.folders, self.templates = records, folders, templates
-        self.ask, self.describe = ask, describe
+        self.ask, self.describe, self.generate = ask, describe, generate
         self.problems: list[str] = []
 
     def draw(self, frame: KeyFrame) -> tuple[Image.Image, int]:
@@ -154,6 +160,12 @@ class Album:
         described = front_description(self.records, frame)
         wanted = self._description_question(frame, described, images) if self.describe else None
         answer = self.ask(frame, Question(plan.turns, self._images_at(plan.paths, images)), wanted)
+        path = trajectory_record(self.records, frame)
+        if self.generate is not None and path is not None and answer.predicted is not None:
+            record = with_plan(self.records[path], str(answer.predicted))
+            images_of_path = self._images_at(images_of(self.records, path), images)
+            text = self.generate(Question(asked_and_answered(record)[0], images_of_path))
+            answer = answer if text is None else with_path(answer, text)
         return draw_frame(views, self._facts(frame, plan, answer, described, reasons)), len(reasons)
 
     def _open(self, frame: KeyFrame) -> tuple[dict[str, Image.Image | None], dict[str, str]]:
@@ -214,6 +226,7 @@ class Album:
             command=plan.situation.command,
             descriptions=descriptions,
             trajectory=plan.trajectory,
+            predicted_path=answer.path,
             camera=camera_of_car(frame.paths.get("front", "")),
             reasons=reasons,
             notes=notes,

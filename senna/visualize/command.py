@@ -13,11 +13,12 @@ from senna.files import stamp
 from senna.flags import flag, parse_flags
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from senna.record_file import RecordFile
     from senna.visualize.album import Album, Ask
     from senna.visualize.key_frames import KeyFrame
+    from senna.visualize.predictions import Question
 
 FILMS = ".films.json"  # in OUT: film name -> fingerprint of its pictures
 
@@ -37,6 +38,11 @@ class VisualizeArguments:
     scene: str | None = flag("draw only the scene with this scene_token", None)
     describe: bool = flag("also generate a description of the front view, which takes seconds per frame at 7B", False)
     decision: str = flag(DECISION_HELP, LIKELIEST)
+    trajectory: bool = flag(
+        "also generate the trajectory, given the predicted plan, of frames whose records ask for it; with --predictions it is "
+        "drawn where the file has it",
+        False,
+    )
     film: str = flag(
         "film of each scene: mp4 (needs ffmpeg), gif, none, or auto (mp4 where ffmpeg is installed)", "auto"
     )
@@ -59,8 +65,8 @@ def main(argv: list[str]) -> int:
         argv,
         "senna visualize",
         "Draw a model's predictions: a picture per key frame (six views, predicted and true plan with probabilities, "
-        "description, and the driven path projected onto the road) and a film per scene. To continue an interrupted run, run "
-        "the same command again; finished pictures stay.",
+        "description, and the driven path and a predicted one projected onto the road) and a film per scene. To continue an "
+        "interrupted run, run the same command again; finished pictures stay.",
     )
     return run(args)
 
@@ -85,8 +91,8 @@ def run(args: VisualizeArguments) -> int:
     with lock_folder(out, remedy="wait until it ends, stop it, or choose another --out"):
         wanted = set(paths) if args.overwrite else pictures_to_draw(paths, settings, _earlier_settings(args))
         todo = {path: frame for path, frame in paths.items() if path in wanted}
-        ask = _make_ask(args, records, decision) if todo else None
-        album = Album(records, folders, templates, ask, args.describe)
+        ask, generate = _make_ask(args, records, decision) if todo else (None, None)
+        album = Album(records, folders, templates, ask, args.describe, generate)
         incomplete = _draw(album, todo, settings)
         films = _films(paths, out, form, args.fps) if form else []
     summary = f"{out}: {len(paths)} pictures, {len(todo)} of them drawn now"
@@ -174,7 +180,8 @@ def _decision_settings(args: VisualizeArguments) -> dict[str, Any]:
 
 def _plain_settings(args: VisualizeArguments) -> dict[str, Any]:
     names = ("describe", "version", "max_new_tokens", "quantization")
-    return {f"--{name.replace('_', '-')}": getattr(args, name) for name in names}
+    settings = {f"--{name.replace('_', '-')}": getattr(args, name) for name in names}
+    return {**settings, "--trajectory": True} if args.trajectory else settings
 
 
 def _earlier_settings(args: VisualizeArguments) -> dict[str, Any]:
@@ -191,8 +198,10 @@ def _predictions_file(args: VisualizeArguments) -> str | None:
     return str(Path(args.predictions) / "predictions.jsonl")
 
 
-def _make_ask(args: VisualizeArguments, records: "RecordFile", decision: Decision) -> "Ask":
-    """Return the source of predictions: a file, a model, or a file with a model for descriptions."""
+def _make_ask(
+    args: VisualizeArguments, records: "RecordFile", decision: Decision
+) -> "tuple[Ask, Callable[[Question], str | None] | None]":
+    """Return the source of predictions (a file, a model, or a file with a model for descriptions), and of trajectories."""
     from dataclasses import replace
 
     from senna.visualize.key_frames import front_description
@@ -212,13 +221,14 @@ def _make_ask(args: VisualizeArguments, records: "RecordFile", decision: Decisio
             decision,
         )
     if file is None:
-        return model
+        assert model is not None
+        return model, model.describe if args.trajectory else None
 
     def ask(frame, plan, description):
         answer = file(frame, front_description(records, frame))
         return answer if model is None else replace(answer, description=model.describe(description))
 
-    return ask
+    return ask, None
 
 
 def _ending(records: "RecordFile") -> str:

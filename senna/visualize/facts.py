@@ -24,6 +24,7 @@ class FrameFacts:
         command: the navigation command.
         descriptions: (heading, text) pairs about the front view.
         trajectory: (T, 2) metres, future ego positions 0.5 s apart (see ``road.ribbon``).
+        predicted_path: (T, 2) metres, the predicted trajectory.
         camera: the camera that the trajectory is projected with.
         reasons: view -> why its image is missing.
         notes: sentences that are printed below the views.
@@ -40,6 +41,7 @@ class FrameFacts:
     command: str | None = None
     descriptions: Sequence[tuple[str, str]] = ()
     trajectory: Sequence[Sequence[float]] = ()
+    predicted_path: Sequence[Sequence[float]] = ()
     camera: Camera = N015
     reasons: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()

@@ -1,5 +1,6 @@
 """The picture of a key frame: ``draw_frame`` is a pure function of images and facts."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from PIL import Image, ImageDraw, ImageOps
@@ -12,6 +13,7 @@ from senna.visualize.road import Ribbon, path_length, ribbon
 from senna.visualize.text import fit, font, line_height, undrawable_note, wrap
 
 _OVERSAMPLING = 3  # the path is drawn this many times larger and scaled down, which smooths its edges
+_PREDICTED_WIDTH = 0.6  # metres
 _NOTE = 14
 _SIZES = {"title": (26, 22, 18, 15, 12, 10), "tile": (14, 13, 12, 11, 10, 9, 8), "front": (24, 20, 16, 13)}
 
@@ -94,7 +96,7 @@ def _notes(facts: FrameFacts, has_path: bool) -> list[str]:
         *facts.reasons.values(),
     ]
     undrawable = undrawable_note([*texts, *(text for _, text in facts.descriptions)])
-    notes = [*([undrawable] if undrawable else []), *facts.notes]
+    notes = [*([undrawable] if undrawable else []), *_path_notes(facts), *facts.notes]
     if not has_path:
         return notes
     seconds, metres = len(facts.trajectory) * STEP, path_length(facts.trajectory)
@@ -103,6 +105,17 @@ def _notes(facts: FrameFacts, has_path: bool) -> list[str]:
         f"with the calibration of a typical car ({facts.camera.name})."
     )
     return [driven, *notes]
+
+
+def _path_notes(facts: FrameFacts) -> list[str]:
+    """Return a sentence on the predicted path, if there is one."""
+    if not len(facts.predicted_path):
+        return []
+    metres, seconds = path_length(facts.predicted_path), len(facts.predicted_path) * STEP
+    text = f"Predicted path, the narrow black strip: {metres:.1f} m in {seconds:g} s"
+    if len(facts.trajectory) == len(facts.predicted_path):
+        text += f"; it ends {math.dist(facts.predicted_path[-1], facts.trajectory[-1]):.1f} m from the driven one"
+    return [f"{text}."]
 
 
 def _front(image: Image.Image | None, facts: FrameFacts, has_path: bool) -> Image.Image:
@@ -116,6 +129,11 @@ def _front(image: Image.Image | None, facts: FrameFacts, has_path: bool) -> Imag
         tile.paste(part, box[:2])
         if inside.end is not None and 0 <= inside.end[0] <= part.width and inside.end[1] <= part.height:
             _label_end(ImageDraw.Draw(tile), inside, box, f"{len(facts.trajectory) * STEP:g} s")
+    if image is not None and len(facts.predicted_path) and facts.camera.sees(image.size):
+        box = _contained(image.size, style.FRONT)
+        part = tile.crop(box)
+        _draw_ribbon(part, ribbon(facts.predicted_path, facts.camera, part.size, _PREDICTED_WIDTH), style.INK)
+        tile.paste(part, box[:2])
     _label(tile, "front", 18)
     return tile
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from senna.kinds import TRAJECTORY
 from senna.record_file import RecordFile
 from senna.records import Record, asked_views
 from senna.views import VIEWS, image_block, paths_by_camera, prompt_views
@@ -131,6 +132,11 @@ def front_description(records: RecordFile, frame: KeyFrame) -> int | None:
         return None
     kind = records.kind_names.index("description")
     return next((index for index in frame.records if records.kinds[index] == kind and _is_front(records[index])), None)
+
+
+def trajectory_record(records: RecordFile, frame: KeyFrame) -> int | None:
+    """Return the index of the frame's record of a trajectory, None without one."""
+    return next((index for index in frame.records if records.kind_names[records.kinds[index]] == TRAJECTORY), None)
 
 
 def _is_front(record: Record) -> bool:

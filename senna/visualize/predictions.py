@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from senna.decision import LIKELIEST, MOST_PROBABLE, Decision, decide
+from senna.kinds import TRAJECTORY
 from senna.meta_actions import MetaAction, parse_meta_action
+from senna.trajectory import parse_trajectory
 from senna.visualize.key_frames import KeyFrame
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ class Answer:
     outside: float | None = None
     answer: str | None = None
     description: str | None = None
+    path: Sequence[Sequence[float]] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -107,6 +110,8 @@ class Predictions:
         found = read_predictions(path)
         self._by_index = {prediction["index"]: prediction for prediction in found}
         plans = (prediction for prediction in found if prediction.get("kind") == "plan")
+        paths = (prediction for prediction in found if prediction.get("kind") == TRAJECTORY)
+        self._paths = {prediction["token"]: prediction for prediction in paths if prediction.get("token")}
         self._by_token = {prediction["token"]: prediction for prediction in plans if prediction.get("token")}
 
     def plan(self, frame: KeyFrame) -> Mapping[str, Any] | None:
@@ -131,10 +136,22 @@ class Predictions:
             answer = replace(answer, predicted=decision(plan), answer=plan["text"])
         elif "error" in plan:
             answer = replace(answer, notes=(f"The model was not asked: {plan['error']}",))
+        if path := self._paths.get(frame.token):
+            answer = with_path(answer, path.get("text") or "")
         text = self._by_index.get(described, {}) if described is not None else {}
         if text.get("kind") == "description" and text.get("token", "") == frame.token:
             answer = replace(answer, description=text.get("text"))
         return answer
+
+
+def with_path(answer: Answer, text: str) -> Answer:
+    """Return an answer with the predicted trajectory in a generated text, or with a note that it is none."""
+    xy = parse_trajectory(text)
+    if xy is None:
+        return replace(
+            answer, notes=(*answer.notes, f"The predicted trajectory cannot be read: “{text.strip()[:60]}”.")
+        )
+    return replace(answer, path=xy.tolist())
 
 
 def answer_from_scores(

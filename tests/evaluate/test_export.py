@@ -5,10 +5,12 @@ import json
 import numpy as np
 import pytest
 from safetensors import safe_open
+from safetensors.numpy import load_file
 
 from senna.cli import main
 from senna.evaluate.export import read_table
 from senna.meta_actions import ALL_META_ACTIONS
+from senna.trajectory import format_trajectory
 
 
 def prediction(token: str, best: int, **changes) -> dict:
@@ -47,6 +49,24 @@ def test_json_lines_hold_the_distribution_of_each_token(folder):
     assert head["meta_actions"][4] == str(ALL_META_ACTIONS[4])
     assert [row["token"] for row in rows] == ["aaaa", "bb"]
     assert rows[0]["probabilities"][4] == pytest.approx(TOP)
+
+
+def test_trajectories_are_in_the_table_where_they_were_predicted(folder):
+    points = [[0.25, 2.5 * step] for step in range(1, 7)]
+    lines = [
+        {"index": 10, "kind": "trajectory", "token": "bb", "text": format_trajectory(points)},
+        {"index": 11, "kind": "trajectory", "token": "aaaa", "text": "no trajectory"},
+        {"index": 12, "kind": "trajectory", "token": "", "text": format_trajectory(points)},
+    ]
+    with (folder / "predictions.jsonl").open("a") as file:
+        file.write("".join(json.dumps(line) + "\n" for line in lines))
+    for name in ("x.safetensors", "x.jsonl"):
+        assert main(["export-meta-actions", "--predictions", str(folder), "--out", str(folder / name)]) == 0
+    rows = [json.loads(line) for line in (folder / "x.jsonl").read_text().splitlines()[1:]]
+    assert [row["trajectory"] for row in rows] == [None, points]
+    tensor = load_file(folder / "x.safetensors")["trajectories"]
+    assert np.isnan(tensor[0]).all()
+    assert tensor[1].tolist() == points
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,15 @@ from PIL import Image, ImageDraw
 from senna.errors import DataError, UsageError
 from senna.file_lock import lock_folder
 from senna.meta_actions import ALL_META_ACTIONS, MetaAction
+from senna.record_file import open_records
+from senna.templates import load_templates
+from senna.trajectory import format_trajectory
 from senna.views import VIEWS, image_block
+from senna.visualize.album import Album
 from senna.visualize.command import main
-from senna.visualize.key_frames import KeyFrame
+from senna.visualize.key_frames import KeyFrame, key_frames
 from senna.visualize.png_store import read_note
-from senna.visualize.predictions import Model, Predictions, Question
+from senna.visualize.predictions import Answer, Model, Predictions, Question
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.plan_records import paths, record
 from tests.helpers.small_tokenizers import llama_folder
@@ -242,6 +246,40 @@ def test_the_picture_shows_the_content_of_record_and_prediction(world, monkeypat
         assert words in drawn
     assert any("10.0 % of the probability is outside" in line for line in drawn)
     assert any("24.0 m in 3 s" in line for line in drawn)
+
+
+def test_the_predicted_trajectory_of_a_frame_is_in_its_picture(world, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        "senna.visualize.album.draw_frame", lambda views, facts: (drawn.append(facts), Image.new("RGB", (8, 8)))[1]
+    )
+    lines = [json.loads(line) for line in world.predictions.read_text().splitlines()]
+    points = [[0.5, 3.0 * step] for step in range(1, 7)]
+    more = {"index": 90, "kind": "trajectory", "token": "b", "text": format_trajectory(points)}
+    world.write(world.predictions, [*lines, more, {**more, "token": "c", "text": "no idea"}])
+    world.run()
+    paths = {facts.subtitle: facts.predicted_path for facts in drawn}
+    assert paths == {"a": (), "b": points, "c": (), "d": ()}
+    assert any("no idea" in note for facts in drawn for note in facts.notes)
+
+
+def test_the_model_predicts_the_trajectory_of_the_predicted_plan(world):
+    block = image_block()
+    turns = [{"from": "human", "value": block + "Path of STOP, STRAIGHT?"}, {"from": "gpt", "value": "?"}]
+    stated = {"plan": "STOP, STRAIGHT", "plan_at": [len(block) + 8], "conversations": turns}
+    records = open_records(world.data)
+    world.write(world.data, [*records, record("a", "trajectory", **stated)])
+    records, asked = open_records(world.data), []
+
+    def generate(question):
+        asked.append((question.turns[-1]["value"].removeprefix(block), len(question.images)))
+        return format_trajectory([[0.0, 1.0]] * 6)
+
+    predicted = Answer(predicted=MetaAction("KEEP", "LEFT_TURN"))
+    album = Album(records, [world.folder], load_templates(), lambda *_: predicted, generate=generate)
+    for frame in key_frames(records):
+        album.draw(frame)
+    assert asked == [("Path of KEEP, LEFT_TURN?", 6)]
 
 
 def test_a_frame_without_a_plan_shows_speed_and_route_as_not_known(world, monkeypatch):

@@ -143,6 +143,18 @@ def test_the_path_is_drawn_on_the_road_only():
     assert (picture[above] == bare[above]).all()  # nothing over the horizon
 
 
+def test_a_predicted_path_lies_on_the_road_beside_the_driven_one(drawn):
+    """It bends to the right and ends 6 m beside the driven one; it is dark on the grey image."""
+    path = tuple((0.02 * y**2, y) for y in (4.0, 8.0, 12.0, 16.0, 20.0))
+    facts = replace(FACTS, predicted_path=(*path, (6.0, 24.0)))
+    bare, picture = (np.array(draw_frame(all_views(), given)).astype(int) for given in (FACTS, facts))
+    pixels, _ = project([[2.0, 10.0, 0.0], [-2.0, 10.0, 0.0]], N015, style.FRONT)  # between two rungs
+    on, aside = [(round(y) + style.HEAD, round(x) + style.MARGIN) for x, y in pixels]
+    assert (picture[on] < bare[on] - 30).all()
+    assert picture[aside].tolist() == bare[aside].tolist()
+    assert any("it ends 6.0 m from the driven one" in line for _, line, _ in drawn)
+
+
 @pytest.mark.parametrize(
     ("changes", "size", "reason"),
     [

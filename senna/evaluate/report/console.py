@@ -5,6 +5,7 @@ from typing import Any
 
 from senna.evaluate.report.comparison import MEASURES, PARTS, Difference, Run, top_figures
 from senna.evaluate.report.html import bounds, few_scenes, headline_of, number
+from senna.evaluate.report.trajectories import rows_of
 
 
 def headline(metrics: Mapping[str, Any]) -> str:
@@ -26,6 +27,8 @@ def headline(metrics: Mapping[str, Any]) -> str:
             f"baselines fitted on {plan['baselines_fitted_on']}",
         ]
         lines += [f"WARNING {warning}"] if (warning := few_scenes(plan["scenes"])) else []
+    if trajectory := metrics.get("trajectory"):
+        lines += ["", *_trajectory_lines(trajectory)]
     for kind, figures in metrics.get("text", {}).items():
         listed = ", ".join(_figure(name, value) for name, value in figures.items() if _is_figure(value))
         lines.append(f"{kind}: {listed}")
@@ -40,6 +43,17 @@ def _calibration_lines(plan: Mapping[str, Any]) -> list[str]:
     values = f"temperature {correction['temperature']:.2f}, prior correction {correction['tau']:.2f}"
     ece = f"ECE {before['ece']:.3f} -> {after['ece']:.3f}"
     return ["", f"{values}: {ece}, log loss {number(before['log_loss'])} -> {number(after['log_loss'])}"]
+
+
+def _trajectory_lines(figures: Mapping[str, Any]) -> list[str]:
+    rows = [("trajectory", "L2 at 1 s", "at 2 s", "at 3 s", "mean to 3 s", "collisions at 3 s")]
+    for name, found in rows_of(figures):
+        cells = [found["l2"]["at"][second] for second in "123"] + [found["l2"]["mean"]["3"]]
+        rate = found["collisions"]["at"]["3"]["value"] if found["collisions"] else None
+        rows.append((name, *map(_in_brackets, cells), "-" if rate is None else f"{rate:.2%}"))
+    consistency = figures["consistency"]
+    share = f"consistent with the plan {_in_brackets(consistency['accuracy']['both'])}, " if consistency else ""
+    return [*_table(rows), "", f"{share}invalid {figures['invalid']:.1%}"]
 
 
 def comparison_text(runs: Sequence[Run], differences: Sequence[Difference]) -> str:

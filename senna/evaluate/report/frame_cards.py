@@ -15,7 +15,7 @@ from senna.errors import DataError
 from senna.evaluate.predictions import Prediction
 from senna.evaluate.report.html import breakable
 from senna.image_file import check_image_file
-from senna.kinds import PLAN
+from senna.kinds import PLAN, TRAJECTORY
 from senna.meta_actions import ALL_META_ACTIONS, STEP, MetaAction, parse_meta_action
 from senna.views import VIEWS, camera_of
 
@@ -89,13 +89,13 @@ def pick_correct(predictions: Sequence[Prediction], count: int) -> list[Predicti
 
 
 def pick_text_frames(predictions: Sequence[Prediction], count: int) -> list[list[Prediction]]:
-    """Return frames with the questions that were answered with text.
+    """Return frames with the questions that were answered with text; trajectories are shown from above instead.
 
     The file is divided into ``count`` sections; the frame with the most questions is taken from each.
     """
     by_frame: dict[Any, list[Prediction]] = {}
     for row in predictions:
-        if row.get("kind") not in (None, PLAN) and "text" in row:
+        if row.get("kind") not in (None, PLAN, TRAJECTORY) and "text" in row:
             by_frame.setdefault(row.get("token") or tuple(row.get("images", ())) or row["index"], []).append(row)
     frames = list(by_frame.values())
     count = min(count, len(frames))

@@ -11,6 +11,8 @@ from senna.evaluate.report.charts import calibration_svg, draw_charts
 from senna.evaluate.report.frame_cards import ImageFinder
 from senna.evaluate.report.html import Row, card, grid, number, percent
 from senna.evaluate.report.html_tables import nested
+from senna.evaluate.report.trajectories import trajectory_section
+from senna.futures import Futures
 from senna.kinds import kind_named
 
 ERRORS, CORRECT, TEXT_FRAMES = 8, 4, 3  # cards on the page
@@ -49,12 +51,19 @@ BARS = (
 )
 
 
-def write_report(out: Path, metrics: Metrics, predictions: Sequence[Prediction], find_images: ImageFinder) -> Path:
+def write_report(
+    out: Path,
+    metrics: Metrics,
+    predictions: Sequence[Prediction],
+    find_images: ImageFinder,
+    futures: Mapping[str, Futures] | None = None,
+) -> Path:
     """Write ``report.html`` and the PNG plots into the folder ``out``.
 
     Args:
         metrics: the return value of ``evaluate_predictions``.
         predictions: lines of predictions.jsonl; those with an ``error`` are ignored.
+        futures: token -> what is recorded around a frame, for the view from above.
 
     Returns:
         The page's path.
@@ -67,7 +76,7 @@ def write_report(out: Path, metrics: Metrics, predictions: Sequence[Prediction],
         "report.html",
         title=escape(str((metrics.get("run") or {}).get("model", "a model"))),
         facts=_facts(metrics),
-        sections="\n".join(_sections(metrics, usable, find_images)),
+        sections="\n".join(_sections(metrics, usable, find_images, futures or {})),
     )
     draw_charts(metrics["plan"], out)
     path = out / "report.html"
@@ -87,18 +96,22 @@ def _facts(metrics: Metrics) -> str:
     return html.facts((name.replace("_", " "), value) for name, value in pairs if value not in (None, ""))
 
 
-def _sections(metrics: Metrics, predictions: Sequence[Prediction], find_images: ImageFinder) -> Iterator[str]:
+def _sections(
+    metrics: Metrics, predictions: Sequence[Prediction], find_images: ImageFinder, futures: Mapping[str, Futures]
+) -> Iterator[str]:
     if metrics["plan"]:
         yield from _headline(metrics["plan"])
         yield from _by_class(metrics["plan"])
         yield f"<h2>Calibration and decision rules</h2>{_calibration_and_decisions(metrics['plan'], predictions)}"
+    if metrics.get("trajectory"):
+        yield from trajectory_section(metrics["trajectory"], predictions, futures)
     if metrics["text"]:
         cards = (
             card(escape(kind.replace("_", " ")), nested(figures), _metric_note(kind))
             for kind, figures in metrics["text"].items()
         )
         yield f"<h2>Text answers</h2>{grid(*cards, kind='flow')}"
-    if not metrics["plan"] and not metrics["text"]:
+    if not metrics["plan"] and not metrics["text"] and not metrics.get("trajectory"):
         yield "<p class=warn>There is nothing to evaluate: no plan, and no question of a kind that has metrics.</p>"
     yield from _frames(predictions, find_images)
 

@@ -1,0 +1,109 @@
+"""Evaluation of trajectories: the question states the predicted plan, and the report shows the figures from above."""
+
+import json
+
+import numpy as np
+import pytest
+
+from senna.cli import main
+from senna.evaluate.metrics.collisions import motion_headings
+from senna.evaluate.metrics.trajectory import trajectory_metrics
+from senna.evaluate.predict import state_predicted_plan
+from senna.evaluate.predictions import Store, read_predictions
+from senna.evaluate.report.birds_eye import birds_eye_svg
+from senna.evaluate.report.trajectories import trajectory_section
+from senna.evaluate.server_questions import QuestionReader
+from senna.futures import Futures, futures_path
+from senna.record_file import open_records
+from senna.trajectory import format_trajectory
+
+AHEAD = np.array([[0.0, 2.0 * step] for step in range(1, 7)])
+NO_PLAN = "frame-1"  # the frame that has a trajectory and no plan
+
+
+@pytest.fixture(scope="module")
+def data(plans, tmp_path_factory):
+    """Return the toy records of the first four frames with trajectories whose recorded plan is never predicted."""
+    path = tmp_path_factory.mktemp("trajectories") / "val.jsonl"
+    records = []
+    for record in map(json.loads, plans.read_text().splitlines()):
+        if record.get("token") in [f"frame-{number}" for number in range(4)] and record["kind"] == "plan":
+            if record["token"] != NO_PLAN:
+                records.append(record)
+            block = record["conversations"][0]["value"].removesuffix("your plan?")
+            question = f"{block}with ACCELERATE, LEFT_TURN?"
+            turns = [{"from": "human", "value": question}, {"from": "gpt", "value": format_trajectory(AHEAD) + "\n"}]
+            stated = {"plan": "ACCELERATE, LEFT_TURN", "plan_at": [len(block) + 5], "speed": 4.0}
+            name = f"{record['token']}-trajectory"
+            records.insert(0, {**record, "id": name, "kind": "trajectory", "conversations": turns, **stated})
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def test_questions_state_the_predicted_plan_of_their_frame(planner, data, toy, tmp_path):
+    flags = ["--model", planner, "--data", data, "--image-folder", toy.images, "--out", tmp_path, "--workers", 0]
+    flags += ["--kinds", "plan,trajectory", "--max-new-tokens", 4, "--batch-size", 2]
+    assert main(["evaluate", *map(str, flags)]) == 0
+    rows = read_predictions(tmp_path / "predictions.jsonl")
+    predicted = {row["token"]: row["sum"] for row in rows if row["kind"] == "plan"}
+    trajectories = {row["token"]: row for row in rows if row["kind"] == "trajectory"}
+    assert len(predicted) == 3
+    assert len(trajectories) == 4
+    for token, row in trajectories.items():
+        stated = "ACCELERATE, LEFT_TURN" if token == NO_PLAN else predicted[token]
+        assert (row["plan"], row["question"]) == (stated, f"with {stated}?")
+        assert row["plan_source"] == ("recorded" if token == NO_PLAN else "predicted")
+    figures = json.loads((tmp_path / "metrics.json").read_text())["trajectory"]
+    assert (figures["records"], figures["recorded_plans"], figures["invalid"]) == (4, 1, 1.0)
+    assert figures["l2"]["at"]["3"]["value"] is None, "no answer of this model is a trajectory"
+    assert figures["baselines"]["constant velocity"]["fde"]["value"] == 0.0
+    assert figures["collisions"] is None
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "arXiv 2312.03031" in page
+    assert "1 questions state the <b>recorded</b> plan" in page
+    assert Store(tmp_path).plans() == predicted
+
+
+def test_a_server_is_asked_with_the_predicted_plan_too(data, toy):
+    records = open_records(data)
+    index = next(
+        i for i, record in enumerate(records) if record["kind"] == "trajectory" and record["token"] == "frame-2"
+    )
+    question = QuestionReader(records, str(toy.images), plans={"frame-2": "STOP, STRAIGHT"}).read(index)
+    assert question.text.endswith("with STOP, STRAIGHT?")
+    assert (question.facts["plan"], question.facts["plan_source"]) == ("STOP, STRAIGHT", "predicted")
+    plan = next(record for record in records if record["kind"] == "plan")
+    assert state_predicted_plan(plan, {str(plan["token"]): "STOP, STRAIGHT"}) is plan
+
+
+def test_the_section_compares_with_the_baselines_and_shows_the_largest_errors():
+    off = [AHEAD + np.array([error, 0.0]) for error in (0.5, 3.0, 1.0)]
+    rows = [
+        {"index": index, "id": f"<{index}>", "kind": "trajectory", "scene": f"s{index}", "token": f"t{index}", "speed": 4.0,
+         "question": "?", "plan": "KEEP, STRAIGHT", "truth": format_trajectory(AHEAD), "text": format_trajectory(xy)}
+        for index, xy in enumerate(off)
+    ]  # fmt: skip
+    ego = np.column_stack([AHEAD, motion_headings(AHEAD[None])[0]])
+    parked = np.array([[[3.0, 8.5, 0.0]] * 6])
+    futures = {
+        f"t{n}": Futures(f"t{n}", ego, np.zeros((0, 3)), ("<car>",), np.array([[4.0, 2.0]]), parked) for n in range(3)
+    }
+    figures = trajectory_metrics(rows, futures)
+    assert figures is not None
+    page = "".join(trajectory_section(figures, rows, futures))
+    assert [page.index(f"{error} m off") for error in ("3.0", "1.0", "0.5")] == sorted(
+        page.index(f"{error} m off") for error in ("3.0", "1.0", "0.5")
+    )
+    assert "<b>above</b> constant velocity (0.00)" in page
+    assert "<car>" not in page
+    assert "&lt;1&gt;" in page
+    assert page.count('class="hit"') == sum(
+        int(birds_eye_svg(AHEAD, xy, futures["t0"]).count('class="hit"')) for xy in off
+    )
+    assert 'class="hit"' in birds_eye_svg(AHEAD, off[1], futures["t0"])
+    assert 'class="hit"' not in birds_eye_svg(AHEAD, AHEAD, futures["t0"])
+
+
+def test_futures_lie_beside_the_records(tmp_path):
+    assert futures_path(tmp_path / "senna_nusc_val.jsonl").name == "senna_nusc_val.futures.jsonl"
+    assert futures_path(tmp_path / "senna_nusc_val.json").name == "senna_nusc_val.futures.jsonl"
