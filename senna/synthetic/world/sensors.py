@@ -46,7 +46,7 @@ class Sensor:
         return self.focal > 0
 
     def intrinsic(self, width: int = IMAGE_SIZE[0]) -> list[list[float]]:
-        """Return the 3 x 3 camera matrix in the form of the nuScenes tables, for images of a width; an empty list for a lidar."""
+        """Return the 3 x 3 camera matrix for images of a width, in the form of the nuScenes tables; [] for a lidar."""
         return camera_at(self, 0.0, 0.0, 0.0, width).intrinsic.tolist() if self.is_camera else []
 
 

@@ -84,11 +84,11 @@ def test_a_world_of_smaller_images_has_the_same_scenes_and_a_calibration_that_fi
     full, half = (read_table(root, "calibrated_sensor") for root in (world, small))
     for token, row in half.items():
         if row["camera_intrinsic"]:  # a point at the corner between four pixels stays there: (u + 0.5) / 2 - 0.5
-            expected = (np.array(full[token]["camera_intrinsic"]) + [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]]) / 2
-            np.testing.assert_allclose(np.array(row["camera_intrinsic"])[:2], (expected - [[0, 0, 0.5]] * 3)[:2])
-    before = read_table(world, "sample_data")
+            shift, before = np.array([[0, 0, 0.5]] * 2), np.array(full[token]["camera_intrinsic"])[:2]
+            np.testing.assert_allclose(np.array(row["camera_intrinsic"])[:2], (before + shift) / 2 - shift)
+    larger_images = read_table(world, "sample_data")
     for token, row in read_table(small, "sample_data").items():
-        assert before[token]["filename"] == row["filename"]
+        assert larger_images[token]["filename"] == row["filename"]
         if row["fileformat"] == "jpg":
             with Image.open(small / row["filename"]) as image, Image.open(world / row["filename"]) as larger:
                 assert image.size == (row["width"], row["height"]) == (800, 450)
