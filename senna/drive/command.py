@@ -199,8 +199,8 @@ def _drive(
     from senna.synthetic.workers import worker_lines
 
     job = Job(
-        str(Path(args.out).resolve()), args.seed, args.time_limit, args.image_width, missing, filmed, form, args.fps, args.model, args.base,
-        _device(args, missing), args.decision, args.follow, plans,
+        str(Path(args.out).resolve()), args.seed, args.time_limit, args.image_width, missing, filmed, form, args.fps,
+        args.model, args.base, _device(args, missing), args.decision, args.follow, plans,
     )  # fmt: skip
     workers = args.workers or (1 if job.device.startswith("cuda") else None)
     with tempfile.TemporaryDirectory() as folder:
