@@ -22,6 +22,7 @@ from senna.ranks import read_ranks
 from senna.train import checkpoint
 from senna.train.arguments import TrainArguments
 from senna.train.memory.model_shape import published_config
+from senna.train.partitions import check_processes
 from senna.train.trackers import has_wandb_login, missing_trackers, tracker_lines, wandb_mode
 
 _EXIT_DELAY = 2  # seconds: a launcher that sees one process end kills the main process, which prints the message
@@ -132,6 +133,8 @@ def _output(context: RunContext) -> Iterator[Finding]:
         yield Finding(OK, "output", f"{folder} holds the finished model of this run; nothing is left to do")
     elif start_from is not None:
         start_from, damaged = checkpoint.newest_intact(folder, read_everything=False)
+        if start_from is not None and isinstance(context.args.deepspeed, dict):
+            check_processes(start_from, context.args.deepspeed, context.num_processes)
         for path, reason in damaged.items():
             yield Finding(WARN, "output", f"{path} is damaged ({reason})", "the run continues from an older checkpoint")
         yield Finding(

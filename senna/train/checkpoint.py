@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,14 @@ image_aspect_ratio image_decode model_max_length group_by_modality_length pack_f
 loss_weight plan_loss class_balance mm_vision_select_layer mm_adapter_tokens
 tune_mm_mlp_adapter freeze_mm_mlp_adapter freeze_img_adapter freeze_backbone init_weight_img_adapter mm_projector_lr
 lora_enable lora_r lora_alpha lora_dropout bits learning_rate lr_scheduler_type warmup_steps weight_decay max_grad_norm
-num_train_epochs max_steps seed bf16 fp16 global_batch_size world_size zero_stage best_checkpoint_by""".split()
-"""The arguments that must be the same for a run to continue as if it had never stopped."""
+num_train_epochs max_steps seed bf16 fp16 global_batch_size zero_stage best_checkpoint_by
+average_tokens_across_devices world_size""".split()
+"""The arguments that must be the same for a run to continue as if it had never stopped.
 
-_ADDED_FIELDS = {"plan_loss": "text", "class_balance": 0.0}
+``world_size`` may differ (`_compared`).
+"""
+
+_ADDED_FIELDS = {"plan_loss": "text", "class_balance": 0.0, "average_tokens_across_devices": True}
 """The arguments among them that earlier versions of Senna did not have, with what these versions did."""
 
 CONTENTS = "contents"
@@ -222,15 +226,29 @@ def check_output_folder(output_dir: Path, settings: Mapping[str, Any]) -> Path |
     settings = _moved_back(settings, before)
     if early_end(output_dir, settings) is not None:
         settings = {**settings, "max_steps": before.get("max_steps")}
-    hint = ""
-    if "world_size" in run_folder.differences(before, settings, settings):
-        processes = before.get("world_size")
-        hint = f" (NUM_GPUS={processes}, since the checkpoint is partitioned over {processes} processes)"
+    compared = _compared(settings)
+    hints = _hints(before, run_folder.differences(before, settings, compared))
     run_folder.check_same_run(
-        f"--output_dir {output_dir}", before, settings, names=settings,
-        remedy=f"use the earlier settings to continue that run{hint}, or choose another folder for a new run",
+        f"--output_dir {output_dir}", before, settings, names=compared,
+        remedy=f"use the earlier settings to continue that run{hints}, or choose another folder for a new run",
     )  # fmt: skip
     return found[-1] if found else None
+
+
+def _compared(settings: Mapping[str, Any]) -> list[str]:
+    """Return the settings that must be equal. The number of processes changes the loss only if each divides its own by its
+    own number of targets."""
+    return [name for name in settings if name != "world_size" or settings.get("average_tokens_across_devices") is False]
+
+
+def _hints(before: Mapping[str, Any], changed: Collection[str]) -> str:
+    """Return what keeps the earlier settings where that is not obvious, in parentheses; "" otherwise."""
+    hints = []
+    if "global_batch_size" in changed and (batch := before.get("global_batch_size")):
+        hints.append(f"--global_batch_size {batch} without --gradient_accumulation_steps keeps the global batch")
+    if "world_size" in changed:
+        hints.append(f"NUM_GPUS={before.get('world_size')}, as --average_tokens_across_devices is False")
+    return f" ({'; '.join(hints)})" if hints else ""
 
 
 def check_resume(given: str | None, output_dir: Path, start_from: Path | None) -> None:
@@ -261,8 +279,13 @@ def check_resume(given: str | None, output_dir: Path, start_from: Path | None) -
 
 
 def claim_output_folder(output_dir: Path, settings: Mapping[str, Any], start_from: Path | None) -> None:
-    """Write the settings of a new run into its folder. A run that continues from ``start_from`` has written them already."""
-    if start_from is None:
+    """Write the settings of a new run into its folder. Of a run that continues from ``start_from``, only the number of
+    processes may be new."""
+    if start_from is not None:
+        before = run_folder.read_settings(output_dir / RUN_FILE) or {}
+        if before.get("world_size") != settings["world_size"]:
+            write_json(output_dir / RUN_FILE, {**before, "world_size": settings["world_size"]})
+    else:
         (output_dir / RUN_FILE).unlink(missing_ok=True)  # of a run that stopped before its first checkpoint
         contents = _contents(settings)
         settings = {**dict(sorted(settings.items())), **({CONTENTS: contents} if contents else {})}

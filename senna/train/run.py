@@ -26,6 +26,7 @@ from senna.train.export import save_final
 from senna.train.hang import HangWatch
 from senna.train.held_out import HeldOut, majority_plan, open_held_out
 from senna.train.out_of_memory import out_of_memory
+from senna.train.partitions import check_processes
 from senna.train.plan_loss import ChoiceCollator, ChoiceDataset, check_choice, class_bias
 from senna.train.progress import EndEarly, LogFile, Progress
 from senna.train.stop_signals import StopSignals
@@ -151,13 +152,21 @@ def _start_or_continue(args: TrainArguments, settings: dict[str, Any], records: 
         args.max_steps = (read_settings(output_dir / checkpoint.RUN_FILE) or {}).get("max_steps", -1)
     damaged: dict[Path, str] = {}
     if start_from is not None:  # its files, which may be large, are read by the first process only
-        start_from, damaged = call_in_first(lambda: checkpoint.newest_intact(output_dir))
+        start_from, damaged = call_in_first(lambda: _newest_for_this_run(args))
     checkpoint.check_resume(args.resume_from_checkpoint, output_dir, start_from)
     with out_of_memory(args), worker_errors("--dataloader_num_workers"):
         trainer = build_trainer(args, records)
         if end is not None:
             trainer.add_callback(EndEarly(end))
         _train(args, trainer, start_from, damaged)
+
+
+def _newest_for_this_run(args: TrainArguments) -> tuple[Path | None, dict[Path, str]]:
+    """Return `newest_intact`, and check that it can be continued on this number of processes."""
+    start_from, damaged = checkpoint.newest_intact(Path(args.output_dir))
+    if start_from is not None and isinstance(args.deepspeed, dict):
+        check_processes(start_from, args.deepspeed, args.world_size)
+    return start_from, damaged
 
 
 def _train_until_stopped(

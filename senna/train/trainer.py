@@ -4,37 +4,28 @@
 tests/train/test_trainer_api.py fails for a version that changes a signature.
 """
 
-import functools
 import itertools
 import resource
-import shutil
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import nn
-from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
-from transformers.integrations.deepspeed import deepspeed_load_checkpoint
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from senna.data import ConversationDataset, FrameDataset, LengthGroupedSampler
 from senna.data.batch import BatchCounts
 from senna.errors import DataError, SennaError
-from senna.files import SAVING, publish
 from senna.model import SennaLlavaLlamaForCausalLM
 from senna.model.parts import is_adapter_weight, own_name
 from senna.model.source import ModelSource
-from senna.run_folder import RUN_FILE
 from senna.train.arguments import TrainArguments
-from senna.train.best import best_checkpoint, best_validation
-from senna.train.checkpoint import TRAINED_WEIGHTS, checkpoints, prune, saving
-from senna.train.deepspeed import partition_weights
-from senna.train.manifest import write_manifest
+from senna.train.best import best_validation
+from senna.train.checkpoint import checkpoints
+from senna.train.dropout import has_dropout, seed_micro_batch
 from senna.train.stop_signals import WorkerStart
+from senna.train.trainer_checkpoint import CheckpointTrainer
 from senna.train.validation import Validation
 
 
@@ -64,7 +55,7 @@ class _SetEpoch(TrainerCallback):
         self.sampler.set_epoch(int(state.epoch or 0))
 
 
-class SennaTrainer(Trainer):
+class SennaTrainer(CheckpointTrainer):
     """The Trainer of all stages.
 
     It adds to transformers' Trainer the length-grouped sampler, a stop before a step whose loss or gradient is not finite, a
@@ -83,6 +74,7 @@ class SennaTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.step_samples: list[str] = []
         self.step_losses: list[torch.Tensor] = []
+        self.has_dropout = has_dropout(self.model)
         self.bad_samples = 0
         self.started = time.perf_counter()
         self.counted = torch.zeros(len(COUNTED), dtype=torch.float64)  # since the last log entry
@@ -170,6 +162,9 @@ class SennaTrainer(Trainer):
             NotFiniteError: a loss of the step is not finite. All of them are checked together, since the host waits for the
                 device here, and before the last backward pass, within which DeepSpeed takes the step.
         """
+        if self.has_dropout:  # micro-batches alternate between the processes
+            index = len(self.step_losses) * self.args.world_size + self.args.process_index
+            seed_micro_batch(self.args.seed, self.state.global_step, index)
         kinds = inputs.pop("kinds")
         inputs["loss_weight"] = self.args.loss_weight
         result: Any = super().compute_loss(model, inputs, True, num_items_in_batch)
@@ -284,110 +279,3 @@ class SennaTrainer(Trainer):
         is_best = best is not None and best["step"] == self.state.global_step
         self.control.should_save |= is_best
         return is_best
-
-    def load_best(self) -> None:
-        """Load the weights of the best checkpoint. All processes must call it.
-
-        Raises:
-            SennaError: it is not there, or no validation had a finite figure.
-        """
-        path = best_checkpoint(self.state.log_history, self.args)
-        if path is None or not path.is_dir():
-            raise SennaError(
-                f"--load_best_model_at_end: the best checkpoint{f', {path},' if path else ''} is missing",
-                remedy="put it back, or run the same command again with --load_best_model_at_end False",
-            )
-        if self.is_deepspeed_enabled:
-            deepspeed_load_checkpoint(self.model_wrapped, str(path), load_module_strict=False)
-        else:
-            self._load_from_checkpoint(str(path))
-
-    # ---- checkpoints
-
-    def unwrapped_model(self) -> SennaLlavaLlamaForCausalLM:
-        """Return the model without the wrappers of accelerate and DeepSpeed."""
-        return self.accelerator.unwrap_model(self.model_wrapped)  # type: ignore[arg-type]
-
-    def trained_state(self) -> dict[str, torch.Tensor]:
-        """Return the weights that this run trains, by name."""
-        return {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
-
-    def gathered_weights(self, is_wanted: Callable[[str, nn.Parameter], bool]) -> dict[str, torch.Tensor]:
-        """Return the wanted weights by name, gathered if ZeRO-3 has partitioned them.
-
-        All processes must call it; the result is empty except in the main process.
-        """
-        weights = {}
-        for name, parameter in self.model.named_parameters():
-            if not is_wanted(name, parameter):
-                continue
-            if hasattr(parameter, "ds_id"):
-                import deepspeed
-
-                with deepspeed.zero.GatheredParameters([parameter]):
-                    if self.is_world_process_zero():
-                        weights[name] = parameter.detach().cpu().clone()
-            elif self.is_world_process_zero():
-                weights[name] = parameter.detach()
-        return weights
-
-    def save_model(self, output_dir=None, _internal_call=False):
-        """Write the trained weights of a checkpoint. DeepSpeed writes them itself; frozen weights are those of the model that
-        the run started from."""
-        if self.args.should_save and not self.is_deepspeed_enabled:
-            folder = Path(output_dir or self.args.output_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            weights = {name: p.cpu().contiguous() for name, p in self.trained_state().items()}
-            save_file(weights, folder / TRAINED_WEIGHTS, metadata={"format": "pt"})
-
-    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):  # read in transformers 5.17.0 to 5.23.0
-        weights = load_file(Path(resume_from_checkpoint) / TRAINED_WEIGHTS)
-        trained = self.trained_state()
-        if weights.keys() != trained.keys():
-            raise SennaError(
-                f"{resume_from_checkpoint} does not hold the weights that this run trains",
-                remedy="continue with the flags of the earlier run, or choose another --output_dir",
-            )
-        for name, parameter in trained.items():
-            parameter.copy_(weights[name])
-
-    def _save_checkpoint(self, model, trial):  # read in transformers 5.17.0 to 5.23.0
-        """Write a checkpoint under a temporary name, and rename it when all processes have written their part."""
-        output_dir = Path(self.args.output_dir)
-        staging = output_dir / SAVING
-        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        if self.args.should_save and staging.exists():
-            shutil.rmtree(staging)  # the unfinished checkpoint of a killed run
-        self.accelerator.wait_for_everyone()
-        started = time.perf_counter()
-        self._get_output_dir = lambda trial: str(staging)  # the Trainer writes checkpoints below this folder
-        with saving(output_dir):
-            super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                if (output_dir / RUN_FILE).is_file():  # a checkpoint that is copied elsewhere can be exported there
-                    shutil.copyfile(output_dir / RUN_FILE, staging / name / RUN_FILE)
-                write_manifest(staging / name)
-                publish(staging / name, output_dir / name)
-                staging.rmdir()
-                best = best_checkpoint(self.state.log_history, self.args)
-                prune(output_dir, self.args.save_total_limit, best)
-        del self._get_output_dir
-        self.started += time.perf_counter() - started  # the throughput excludes the time for saving
-        self.accelerator.wait_for_everyone()
-
-    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):  # read in 5.17.0 to 5.23.0
-        """Prepare the model and the optimizer. DeepSpeed saves and loads checkpoints without frozen weights."""
-        self.started = time.perf_counter()
-        if not self.is_deepspeed_enabled:
-            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
-        if self.args.zero_stage == 3:
-            config = self.args.hf_deepspeed_config.config
-            partition_weights(self.model, config, self.args.precision, self.args.device)
-        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
-        engine: Any = self.model_wrapped
-        engine.save_checkpoint = functools.partial(engine.save_checkpoint, exclude_frozen_parameters=True)
-        if resume_from_checkpoint is not None:
-            deepspeed_load_checkpoint(engine, resume_from_checkpoint, load_module_strict=False)
-            self._load_optimizer_and_scheduler(resume_from_checkpoint)
-        return prepared

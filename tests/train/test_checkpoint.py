@@ -115,14 +115,42 @@ def test_relative_paths_of_an_earlier_version_continue_a_run(tmp_path, monkeypat
 
 
 def test_a_run_with_other_settings_is_refused_with_both_values(tmp_path):
-    write_settings(tmp_path, {"learning_rate": 0.1, "world_size": 8})
+    write_settings(tmp_path, {"learning_rate": 0.1, "seed": 8})
     make(tmp_path, "checkpoint-3")
-    with pytest.raises(UsageError, match=r"learning_rate was 0\.1 and is 0\.2; world_size was 8 and is 4") as error:
-        checkpoint.check_output_folder(tmp_path, {"learning_rate": 0.2, "world_size": 4})
-    assert "NUM_GPUS=8" in error.value.remedy
-    with pytest.raises(UsageError, match=r"learning_rate was 0\.1") as error:
-        checkpoint.check_output_folder(tmp_path, {"learning_rate": 0.2})
-    assert "NUM_GPUS" not in error.value.remedy
+    with pytest.raises(UsageError, match=r"learning_rate was 0\.1 and is 0\.2; seed was 8 and is 4;") as error:
+        checkpoint.check_output_folder(tmp_path, {"learning_rate": 0.2, "seed": 4, "world_size": 1})
+    assert "(" not in error.value.remedy
+
+
+def test_another_number_of_processes_continues_a_run_and_is_written_into_its_settings(tmp_path):
+    before = {"global_batch_size": 16, "seed": 8, "world_size": 8}  # of an earlier version
+    write_settings(tmp_path, before)
+    make(tmp_path, "checkpoint-3")
+    now = {**before, "average_tokens_across_devices": True, "world_size": 2}
+    start_from = checkpoint.check_output_folder(tmp_path, now)
+    assert start_from.name == "checkpoint-3"
+    checkpoint.claim_output_folder(tmp_path, now, start_from)
+    assert json.loads((tmp_path / RUN_FILE).read_text()) == {**before, "world_size": 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message", "remedy"),
+    [
+        (
+            {"global_batch_size": 4},
+            "global_batch_size was 16 and is 4",
+            "--global_batch_size 16 without --gradient_acc",
+        ),
+        ({"average_tokens_across_devices": False}, "average_tokens_across_devices was True and is False", "NUM_GPUS=8"),
+    ],
+)
+def test_another_number_of_processes_that_would_change_the_steps_is_refused(tmp_path, changes, message, remedy):
+    before = {"average_tokens_across_devices": True, "global_batch_size": 16, "world_size": 8}
+    write_settings(tmp_path, before)
+    make(tmp_path, "checkpoint-3")
+    with pytest.raises(UsageError, match=message) as error:
+        checkpoint.check_output_folder(tmp_path, {**before, "world_size": 2, **changes})
+    assert remedy in error.value.remedy
 
 
 def test_a_run_without_a_checkpoint_may_start_again_with_other_settings(tmp_path):

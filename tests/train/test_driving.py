@@ -315,14 +315,3 @@ def test_a_run_killed_three_times_once_while_saving_ends_with_identical_weights(
     assert not (killed / ".saving").exists()
     actual, expected = (open_model(str(folder))[0].state_dict() for folder in (killed, complete))
     assert all(torch.equal(actual[name], expected[name]) for name in expected)
-
-
-@pytest.mark.slow
-def test_continuing_with_another_number_of_processes_is_refused_with_the_remedy(toy, stage1, tmp_path):
-    settings = toy.driving_options(stage1, how="lora", deepspeed=ZERO2, max_steps=9, save_steps=2, **TWO)
-    start_and_kill(toy, tmp_path / "out", settings, step=5)
-    alone = {**settings, "processes": 1, "per_device_train_batch_size": 2}
-    result = toy.train(tmp_path / "out", **alone)
-    assert result.returncode == 2
-    assert "world_size was 2 and is 1" in result.stderr
-    assert "NUM_GPUS=2" in result.stderr

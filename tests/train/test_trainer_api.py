@@ -7,6 +7,7 @@ from transformers import Trainer
 
 from senna.train.timed_trainer import TimedTrainer
 from senna.train.trainer import SennaTrainer
+from senna.train.trainer_checkpoint import CheckpointTrainer
 
 # Parameters after self, read in transformers 5.17.0, 5.20.2 and 5.23.0, where they are the same.
 PRIVATE = {
@@ -51,6 +52,6 @@ def test_an_override_takes_the_same_parameters(name, expected):
 
 
 def test_every_override_of_a_private_method_is_listed():
-    own = {**vars(SennaTrainer), **vars(TimedTrainer)}
+    own = {**vars(CheckpointTrainer), **vars(SennaTrainer), **vars(TimedTrainer)}
     overridden = {name for name in own if name.startswith("_") and not name.startswith("__")}
     assert {name for name in overridden if hasattr(Trainer, name)} == set(PRIVATE)
