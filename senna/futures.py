@@ -1,4 +1,4 @@
-"""What the metrics of a trajectory need beside the records: the recorded future of the ego vehicle and of other road users.
+"""The file of futures beside the records: the recorded future of the ego vehicle and of other road users, for metrics of trajectories.
 
 `senna convert` writes a line of JSON for each frame into the file beside the records (`futures_path`)::
 

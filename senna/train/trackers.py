@@ -15,7 +15,7 @@ from senna.errors import UsageError
 
 
 class Needs(NamedTuple):
-    """What a tracker needs: the module, and the command that installs it."""
+    """The module that a tracker needs, and the command that installs it."""
 
     module: str
     install: str

@@ -25,7 +25,7 @@ Array = NDArray[np.float64]
 
 
 class EgoStates(NamedTuple):
-    """What is known of N ego vehicles at the time of the frame.
+    """Facts about N ego vehicles at the time of the frame.
 
     Where the past is not known, it is that of a vehicle which has driven straight ahead at its present speed.
     """
