@@ -1,4 +1,4 @@
-"""The file of futures beside the records: the recorded future of the ego vehicle and of other road users, for metrics of trajectories.
+"""The file of futures beside the records, for metrics of trajectories: the recorded future of the ego and of other road users.
 
 `senna convert` writes a line of JSON for each frame into the file beside the records (`futures_path`)::
 
