@@ -133,7 +133,8 @@ class Partitions:
         """Return why the partitions cannot be split for another number of processes; None if they can."""
         for group, length in enumerate(self.lengths):
             for name, value in self.moments(group).items():
-                if isinstance(value, torch.Tensor) and value.dim() and value.numel() != length:
+                is_number = value.dim() == 0 if isinstance(value, torch.Tensor) else isinstance(value, int | float)
+                if not is_number and not (isinstance(value, torch.Tensor) and value.shape == (length,)):
                     return f"its optimizer keeps {name} for blocks of weights, as 8-bit optimizers do"
         return None
 
@@ -142,7 +143,8 @@ class PartitionedCheckpoint:
     """The files of a checkpoint that DeepSpeed has partitioned. Their tensors are mapped, not read."""
 
     def __init__(self, folder: Path):
-        self.folder = folder / (folder / "latest").read_text(encoding="utf-8").strip()
+        tag = folder / "latest"  # names DeepSpeed's subfolder
+        self.folder = folder / tag.read_text(encoding="utf-8").strip() if tag.is_file() else folder
         files = {
             int(match[1]): path for path in self.folder.iterdir() if (match := _OPTIMIZER_FILE.fullmatch(path.name))
         }

@@ -14,7 +14,7 @@ from senna.train.partitions import check_processes, copy_fragments, flat_fragmen
 from tests.helpers.forks import Run
 from tests.helpers.paths import ZERO2, ZERO3
 from tests.helpers.toy import losses
-from tests.train import sample_spy
+from tests.train import kills, sample_spy
 
 # ---- layout of the partitions
 
@@ -77,7 +77,9 @@ ADAM = {"step": torch.tensor(3.0), "exp_avg": torch.zeros(8), "exp_avg_sq": torc
     ("moments", "config", "state", "reason"),
     [
         (ADAM, {}, {}, None),
+        ({**ADAM, "step": 3}, {}, {}, None),
         ({**ADAM, "absmax1": torch.zeros(2)}, {}, {}, "keeps absmax1 for blocks of weights, as 8-bit optimizers do"),
+        ({"quantized": {"state1": torch.zeros(8)}}, {}, {}, "keeps quantized for blocks of weights"),
         (ADAM, {"offload_optimizer": {"device": "nvme"}}, {}, "offloaded to NVMe"),
         (ADAM, {"offload_optimizer": {"device": "cpu"}}, {}, None),
         (ADAM, {}, {"partition_count": 2}, "partitioned over 2 of 4 processes"),
@@ -222,3 +224,10 @@ def test_a_run_that_is_killed_goes_on_with_another_number_of_processes(
     found, expected = dict(losses(out)), dict(losses(whole))
     assert found == pytest.approx(expected, rel=1e-5)
     assert expected[STEPS] < expected[1]
+
+
+@pytest.mark.slow
+def test_a_run_survives_kills_at_random_in_a_save_and_in_a_validation_and_a_sigterm(toy, stage1, tmp_path):
+    lines = list(kills.survive(toy, stage1, tmp_path, kills=5, seed=1))
+    for text in ("after step", "inside a save", "inside a validation", "SIGTERM after step"):
+        assert any(text in line for line in lines)
