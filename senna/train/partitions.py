@@ -143,8 +143,8 @@ class PartitionedCheckpoint:
     """The files of a checkpoint that DeepSpeed has partitioned. Their tensors are mapped, not read."""
 
     def __init__(self, folder: Path):
-        latest = folder / "latest"  # not in a checkpoint that was written without DeepSpeed
-        self.folder = folder / latest.read_text(encoding="utf-8").strip() if latest.is_file() else folder
+        tag = folder / "latest"  # names DeepSpeed's subfolder
+        self.folder = folder / tag.read_text(encoding="utf-8").strip() if tag.is_file() else folder
         files = {
             int(match[1]): path for path in self.folder.iterdir() if (match := _OPTIMIZER_FILE.fullmatch(path.name))
         }

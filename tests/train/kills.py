@@ -1,7 +1,7 @@
 """A run that is killed many times on alternating numbers of processes, and one that is not: `python -m tests.train.kills`.
 
 The moments are drawn from a seed and printed: most at random, one inside a save, one inside a validation, one SIGTERM. The run
-is a full or LoRA training of the toy model in stage 2, with validation. About a minute per ten kills on two idle cores.
+is a full or LoRA training of the toy model in stage 2, with validation.
 """
 
 import argparse
