@@ -4,7 +4,7 @@ ZeRO partitions the fp32 weights and the moments of the optimizer over the proce
 a parameter group and give each process an equal part of the vector. ZeRO-3 gives each process a part of every weight. Each
 process reads, from the mapped files of all earlier processes, the parts that it needs.
 
-The layout was read in DeepSpeed 0.18 to 0.19.8.
+The layout was read in DeepSpeed 0.19.8.
 """
 
 import re
