@@ -10,7 +10,6 @@ from pathlib import Path
 TRAIN_SCENES = 40  # 32 to train on and 8 held out (senna_nusc_val.jsonl)
 STAGE2_SHARE = 0.4  # share of the frames that stage 2 trains on: enough, in less than half of the time
 ADAPTER_TOKENS = 16  # per view; the tower has 196 patches
-IMAGE_WIDTH = 800  # of the drawn world; the tower reads 224 x 224 pixels
 
 ENVIRONMENT = {
     # Threads that spin while they wait make a run several times slower if other programs use the processor.
@@ -74,7 +73,7 @@ def fill_inputs(inputs: Inputs, stage: int, root: Path, environment: Mapping[str
         data, images = str(embedded / "pictures" / "captions.json"), str(embedded / "pictures" / "images")
     elif data is None:
         if make:
-            _run("synthesize", "--scenes", TRAIN_SCENES, "--image-width", IMAGE_WIDTH, "--out", embedded)
+            _run("synthesize", "--scenes", TRAIN_SCENES, "--out", embedded)
             version = ("--version", "v1.0-trainval")
             _run("convert", "--nuscenes", embedded / "nuscenes", *version, "--out", embedded / "qa")
         data = str(embedded / "qa" / "senna_nusc_train.jsonl") + (f":{STAGE2_SHARE}" if stage == 2 else "")

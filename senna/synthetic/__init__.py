@@ -7,7 +7,6 @@ from senna.synthetic.render.camera import Camera
 from senna.synthetic.render.painter import paint
 from senna.synthetic.render.scene import House, Road, Scene, StreetLamp, TrafficLight, Tree, Vehicle
 from senna.synthetic.tiny.road_images import write_road_images
-from senna.synthetic.world.sensors import image_size
 from senna.synthetic.world.write import scene_names, write_world
 
 __all__ = [
@@ -19,7 +18,6 @@ __all__ = [
     "TrafficLight",
     "Tree",
     "Vehicle",
-    "image_size",
     "paint",
     "prepare_tiny_stage1",
     "scene_names",
