@@ -102,7 +102,7 @@ class UnusableAtTheBack:
 def test_captioners_are_not_asked_about_missing_images(convert, tmp_path):
     convert("frames", UnusableAtTheBack(), scene=3)
     for entry in read_entries(tmp_path / "frames"):
-        assert {record["kind"] for record in read_records(tmp_path / "frames", entry)} == {"vru", "motion", "plan"}
+        assert {record["kind"] for record in read_records(tmp_path / "frames", entry)} == {"vru", "motion", "plan", "trajectory"}
         assert entry.facts["missing"] == 6
 
 
@@ -118,7 +118,7 @@ def test_unusable_captions_are_marked_in_record_and_report(convert, tmp_path):
         }
         assert marked == {"description-back"}
         assert "caption too short: description, back view" in entry.facts["problems"]
-        assert len(records) == 11  # vru, motion and plan from the tables, and eight captions
+        assert len(records) == 12  # vru, motion, plan and trajectory from the tables, and eight captions
 
 
 def test_changed_data_set_is_not_mixed_with_earlier_frames(convert, tmp_path):
