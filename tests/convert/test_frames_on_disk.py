@@ -102,7 +102,12 @@ class UnusableAtTheBack:
 def test_captioners_are_not_asked_about_missing_images(convert, tmp_path):
     convert("frames", UnusableAtTheBack(), scene=3)
     for entry in read_entries(tmp_path / "frames"):
-        assert {record["kind"] for record in read_records(tmp_path / "frames", entry)} == {"vru", "motion", "plan", "trajectory"}
+        assert {record["kind"] for record in read_records(tmp_path / "frames", entry)} == {
+            "vru",
+            "motion",
+            "plan",
+            "trajectory",
+        }
         assert entry.facts["missing"] == 6
 
 
