@@ -43,7 +43,7 @@ TITLES = {
 }
 META_ACTION, TRAJECTORY = "meta-action", "trajectory"
 FOLLOWS = (META_ACTION, TRAJECTORY)
-"""What is carried out: values of ``--follow``."""
+"""The values of ``--follow``: the output of the model that the car carries out."""
 KEEP_STRAIGHT = MetaAction("KEEP", "STRAIGHT")
 
 

@@ -20,7 +20,7 @@ from senna.meta_actions import STEP
 
 VULNERABLE = ("pedestrian", "bicycle")
 VULNERABLE_FACTOR, VEHICLE_FACTOR, RED_LIGHT_FACTOR = 0.4, 0.5, 0.5
-"""What an infraction multiplies the score with: a collision at fault with a pedestrian or cyclist, or with a vehicle; a red
+"""The factors of the score for an infraction: a collision at fault with a pedestrian or cyclist, or with a vehicle; a red
 light passed. The share of time off the road is subtracted from 1 and is a factor, too."""
 
 LONGITUDINAL, LATERAL, JERK = (-4.05, 2.40), 4.89, 4.13

@@ -51,10 +51,9 @@ def build_trainer(args: TrainArguments, records: Mixture | None = None) -> Senna
     source = ModelSource.resolve(args.required("model_name_or_path"), args.model_base, args.vision_tower)
     set_seed(args.seed)  # new adapters are initialized from the seed
     model = build_model(args, source)
-    config = cast(SennaConfig, model.config)
     tokenizer = load_tokenizer(source.tokenizer, args.model_max_length)
     image_processor = source.load_image_processor()
-    tokens_per_image = config.mm_adapter_tokens
+    tokens_per_image = cast(SennaConfig, model.config).mm_adapter_tokens
     samples = functools.partial(
         ConversationDataset,
         tokenizer=tokenizer,

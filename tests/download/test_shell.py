@@ -47,7 +47,7 @@ def test_after_a_failed_download_its_variables_have_no_old_values(preset, left, 
 
 def test_after_a_crash_no_variable_has_an_old_value(tmp_path):
     (tmp_path / "huggingface_hub.py").write_text("raise OSError('broken')")
-    done = run_senna("--out", tmp_path, PYTHONPATH=f"{tmp_path}:{os.environ['PYTHONPATH']}")
+    done = run_senna("--out", tmp_path, PYTHONPATH=f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
     assert "broken" in done.stderr
     assert evaluate(done.stdout) == "[][][old]"
 
