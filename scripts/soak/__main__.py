@@ -21,7 +21,11 @@ EXAMPLES = """examples:
 
 In rounds of a quarter of an hour, training runs beside a conversion: packed frames beside conversions from the annotations, and
 captions of stage 1 beside a conversion that asks a server on 127.0.0.1. The next round continues where the last was stopped.
-Memory counts without the pages of mapped files. The first fifth of each process is its warm-up."""
+Memory counts without the pages of mapped files. The first fifth of each process is its warm-up.
+
+A job became slower if its items per CPU second fell by more than 10 % relative to a reference computation, which is measured
+every ten seconds (below 1 % of a core) and becomes slower when other work takes away caches and memory. Items/s are shown, and
+not judged, since other work also takes away the cores. A job that waits longer is seen in them alone, on an idle machine."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -88,7 +92,8 @@ def soak(parsed: argparse.Namespace) -> int:
         figures |= {"result": "failed", "error": failure.message}
     report.show(figures)
     (out / "soak.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    report.draw(histories, out / "soak.png")
+    if histories:
+        report.draw(histories, out / "soak.png")
     print(
         f"\n{figures['result']}; load of this machine in the last 15 minutes: {figures['load']:.1f}; {out}/soak.json, soak.png"
     )

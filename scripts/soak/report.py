@@ -1,18 +1,20 @@
 """The verdict on the samples, as a table, JSON and a picture."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from benchmarks.common import print_table
 
-from soak.trends import Array, blocks, rates, settled, trend
+from soak.trends import Array, blocks, means, rates, settled, trend
 from soak.watch import History
 
 MEMORY_LIMIT = 30.0  # MiB per hour
-SPEED_LIMIT = -0.10  # change of the throughput from the first to the last block
+SPEED_LIMIT = -0.10  # change of the relative throughput from the first to the last block
 FLAT, GROWS, UNCLEAR = "flat", "GROWS", "unclear"
+BLUE, PALE, ORANGE, GREY = "#0072B2", "#9ecae1", "#E69F00", "#737373"
 
 
 def memory_verdict(low: float, high: float) -> str:
@@ -48,41 +50,79 @@ def judge_process(history: History) -> dict[str, Any] | None:
 
 
 def judge_throughput(histories: Sequence[History]) -> dict[str, Any] | None:
-    """Return the change of a job's throughput over all of its runs; None where they were too short.
+    """Return the changes of a job's throughput over all of its runs; None where they were too short.
 
-    ``per_cpu_second`` is the change of the items per CPU second of the main process, which other work on the machine hardly
-    alters.
+    Other work on the machine leaves a job less CPU time, so items/s fall. It also takes away caches and memory bandwidth, so
+    the items per CPU second of the main process fall. Both happen to the reference computation too: the verdict is that on
+    the items per CPU second relative to the reference of the same moment.
     """
-    parts, by_cpu = [], []
-    for history in histories:
-        part = settled(history.done)
-        if history.role == "main" and part.stop:
-            times, speeds = rates(history.times[part], history.done[part])
-            seconds = rates(history.times[part], history.cpu[part])[1]
-            parts.append((times, speeds))
-            by_cpu.append((times[seconds > 0], (speeds / np.maximum(seconds, 1e-9))[seconds > 0]))
-    times, speeds = _joined(parts)
-    found, cpu = trend(times, speeds), trend(*_joined(by_cpu))
-    if found is None:
+    speeds = Speeds.joined([Speeds.of(history) for history in histories if history.role == "main"])
+    plain, relative = trend(speeds.times, speeds.items), trend(speeds.times, speeds.relative)
+    by_cpu = trend(speeds.times, speeds.by_cpu)
+    if plain is None or by_cpu is None or relative is None:
         return None
-    change, low, high = found.change()
-    tenths = [float(np.mean(part)) for part in np.array_split(speeds, 10)]
+    change, low, high = relative.change()
     verdict = "SLOWER" if high < SPEED_LIMIT else FLAT if low >= SPEED_LIMIT else UNCLEAR
     return {
-        "per_second": tenths,
-        "change": change,
-        "low": low,
-        "high": high,
-        "per_cpu_second": list(cpu.change()) if cpu is not None else None,
+        "per_second": [float(np.mean(part)) for part in np.array_split(speeds.items, 10)],
+        "change_per_second": list(plain.change()),
+        "change_per_cpu_second": list(by_cpu.change()),
+        "change_relative_to_reference": [change, low, high],
         "throughput": verdict,
     }
 
 
-def _joined(parts: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
-    if not parts:
-        return np.zeros(0), np.zeros(0)
-    times, values = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return times, values
+@dataclass(frozen=True)
+class Speeds:
+    """The throughput of a job in blocks of time.
+
+    Attributes:
+        times: the middle of each block.
+        items: items/s.
+        by_cpu: items per CPU second of the main process.
+        reference: computations of the reference per CPU second.
+    """
+
+    times: Array
+    items: Array
+    by_cpu: Array
+    reference: Array
+
+    @property
+    def relative(self) -> Array:
+        """The items in the CPU time of a computation of the reference."""
+        return self.by_cpu / self.reference
+
+    @classmethod
+    def of(cls, history: History) -> "Speeds":
+        """Return the speeds of a process after its warm-up, without blocks in which it used no CPU time."""
+        part = settled(history.done)
+        times, items = rates(history.times[part], history.done[part])
+        _, seconds = rates(history.times[part], history.cpu[part])
+        columns = times, items, items / np.maximum(seconds, 1e-9), means(history.reference[part])
+        return cls(*(column[seconds > 0] for column in columns))
+
+    @classmethod
+    def joined(cls, parts: Sequence["Speeds"]) -> "Speeds":
+        """Return the blocks of several processes."""
+        names = [field.name for field in fields(cls)]
+        return cls(*(np.concatenate([[], *(getattr(part, name) for part in parts)]) for name in names))
+
+
+def judge_reference(histories: Sequence[History]) -> dict[str, Any] | None:
+    """Return the CPU time of the reference computation, and the change of its speed over the soak; None without samples."""
+    samples = sorted(
+        pair
+        for history in histories
+        if history.role == "main"
+        for pair in zip(history.times, history.reference, strict=True)
+    )
+    if not samples:
+        return None
+    times, speeds = (list(column) for column in zip(*samples, strict=True))
+    low, middle, high = np.percentile(1e3 / np.array(speeds), (5, 50, 95)).tolist()
+    found = trend(*blocks(times, speeds))
+    return {"ms": middle, "ms_from_5_to_95_percent": [low, high], "change": list(found.change()) if found else None}
 
 
 def judge(histories: Sequence[History]) -> dict[str, Any]:
@@ -98,6 +138,7 @@ def judge(histories: Sequence[History]) -> dict[str, Any]:
         "result": "failed" if bad or slower else "passed" if processes else "nothing judged",
         "limits": {"MiB_per_hour": MEMORY_LIMIT, "throughput": SPEED_LIMIT},
         "not_judged": judged.count(None),
+        "reference": judge_reference(histories),
         "processes": processes,
         "throughput": throughput,
     }
@@ -115,14 +156,19 @@ def show(figures: dict[str, Any]) -> None:
     header = ("process", "min", "MiB", "MiB per hour", "bytes per item", "", "open files", "", "threads")
     print_table(header, rows)
     print(f"{figures['not_judged']} processes worked too short to be judged")
-    print("\nitems/s, and the change over the whole soak with its 95 % interval")
+    if reference := figures["reference"]:
+        low, high = reference["ms_from_5_to_95_percent"]
+        speed = f"; its speed: {_change(*reference['change'])}" if reference["change"] else ""
+        print(f"\nreference computation: {reference['ms']:.1f} ms of CPU time ({low:.1f} to {high:.1f}){speed}")
+    print("\nitems/s, and the change over the whole soak with its 95 % interval. Items per CPU second relative to the")
+    print("reference computation of the same moment are judged, since other work slows both.")
     rows = [
-        (row["job"], f"{row['per_second'][0]:.1f}", f"{row['per_second'][-1]:.1f}",
-         _change(row["change"], row["low"], row["high"]), row["throughput"],
-         _change(*row["per_cpu_second"]) if row["per_cpu_second"] else "-")
+        (row["job"], f"{row['per_second'][0]:.1f}", f"{row['per_second'][-1]:.1f}", _change(*row["change_per_second"]),
+         _change(*row["change_per_cpu_second"]), _change(*row["change_relative_to_reference"]), row["throughput"])
         for row in figures["throughput"]
     ]  # fmt: skip
-    print_table(("job", "first tenth", "last tenth", "change", "", "items per CPU second"), rows)
+    header = ("job", "first tenth", "last tenth", "items/s", "per CPU second", "relative to reference", "")
+    print_table(header, rows)
 
 
 def _change(value: float, low: float, high: float) -> str:
@@ -130,26 +176,49 @@ def _change(value: float, low: float, high: float) -> str:
 
 
 def draw(histories: Sequence[History], path: Path) -> None:
-    """Draw memory and throughput of every process over time."""
+    """Draw memory and throughput of every process over time, and its speed beside that of the reference computation.
+
+    Args:
+        histories: at least one.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     jobs = list(dict.fromkeys(history.job for history in histories))
-    figure = Figure(figsize=(3.6 * len(jobs), 5.5), layout="constrained")
+    figure = Figure(figsize=(3.6 * len(jobs), 8), layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(2, len(jobs), squeeze=False, sharex="col")
-    for (memory, speed), job in zip(grid.T, jobs, strict=True):
-        memory.set_title(job)
-        for history in (history for history in histories if history.job == job):
-            minutes = np.array(history.times) / 60
-            memory.plot(minutes, history.memory, color="#0072B2" if history.role == "main" else "#E69F00", linewidth=1)
-            if history.role == "main":
-                times, values = rates(history.times, history.done)
-                speed.plot(times / 60, values, color="#0072B2", linewidth=1)
-        speed.set_xlabel("minutes")
-        for axes in (memory, speed):
+    grid = figure.subplots(3, len(jobs), squeeze=False, sharex="col")
+    for column, job in zip(grid.T, jobs, strict=True):
+        _draw_job(column, [history for history in histories if history.job == job])
+        column[0].set_title(job)
+        column[-1].set_xlabel("minutes")
+        for axes in column:
             axes.set_ylim(bottom=0)
             axes.spines[["top", "right"]].set_visible(False)
     grid[0][0].set_ylabel("MiB (blue: main process, orange: workers)")
     grid[1][0].set_ylabel("items/s")
+    grid[2][0].set_ylabel("speed per CPU second, median = 1")
     figure.savefig(path, dpi=120)
+
+
+def _draw_job(column: Sequence[Any], histories: Sequence[History]) -> None:
+    memory, speed, relative = column
+    for history in histories:
+        color = BLUE if history.role == "main" else ORANGE
+        memory.plot(np.array(history.times) / 60, history.memory, color=color, linewidth=1)
+    main = [history for history in histories if history.role == "main"]
+    for history in main:
+        times, values = rates(history.times, history.done)
+        speed.plot(times / 60, values, color=BLUE, linewidth=1)
+    parts = [part for part in map(Speeds.of, main) if len(part.times)]
+    every = Speeds.joined(parts)
+    for label, name, colour in (
+        ("reference", "reference", GREY),
+        ("job", "by_cpu", PALE),
+        ("job relative to reference", "relative", BLUE),
+    ):
+        for number, part in enumerate(parts):
+            values = getattr(part, name) / np.median(getattr(every, name))
+            relative.plot(part.times / 60, values, color=colour, linewidth=1, label=None if number else label)
+    if parts:
+        relative.legend(fontsize="x-small", loc="lower left")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,12 +69,23 @@ def blocks(times: Sequence[float], values: Sequence[float]) -> tuple[Array, Arra
 
 def rates(times: Sequence[float], done: Sequence[float]) -> tuple[Array, Array]:
     """Return mean time and records/s of blocks of samples."""
-    count = min(BLOCKS, len(times) // SAMPLES_PER_BLOCK)
-    if not count:
+    edges = _edges(len(times))
+    if len(edges) < 2:
         return np.zeros(0), np.zeros(0)
-    edges = np.linspace(0, len(times) - 1, count + 1).round().astype(int)
     moments, totals = np.asarray(times, float)[edges], np.asarray(done, float)[edges]
     return (moments[1:] + moments[:-1]) / 2, np.diff(totals) / np.diff(moments)
+
+
+def means(values: Sequence[float]) -> Array:
+    """Return the mean of the samples in each block of `rates`."""
+    edges = _edges(len(values))
+    return np.array([np.mean(values[first : last + 1]) for first, last in pairwise(edges)])
+
+
+def _edges(samples: int) -> list[int]:
+    """Return the first sample of each block of `rates`, and the last sample."""
+    count = min(BLOCKS, samples // SAMPLES_PER_BLOCK)
+    return np.linspace(0, samples - 1, count + 1).round().astype(int).tolist()
 
 
 def trend(times: Sequence[float] | Array, values: Sequence[float] | Array) -> Trend | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 
 from soak.jobs import Job
+from soak.reference import Reference
 
 INTERVAL = 1.0  # seconds between two samples
 
@@ -23,6 +24,7 @@ class History:
         memory: MiB of anonymous and shared memory; pages of mapped files, which the system may drop, do not count.
         files, threads: numbers of open file descriptors and threads.
         cpu: CPU seconds.
+        reference: the speed of the machine, in computations of `Reference` per CPU second.
         done: finished items of the job.
     """
 
@@ -33,6 +35,7 @@ class History:
     files: list[int] = field(default_factory=list)
     threads: list[int] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
+    reference: list[float] = field(default_factory=list)
     done: list[int] = field(default_factory=list)
 
 
@@ -45,6 +48,7 @@ class Watch:
 
     def __init__(self) -> None:
         self.histories: dict[tuple[int, float], History] = {}
+        self.reference = Reference()
         self.started, self.is_stopped = time.monotonic(), False
 
     def stop(self, *_: object) -> None:
@@ -55,12 +59,13 @@ class Watch:
         """Keep jobs running for a time, and sample them."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and not self.is_stopped:
+            speed = self.reference.speed()
             for job in jobs:
                 job.keep_running()
-                self._sample(job)
+                self._sample(job, speed)
             time.sleep(INTERVAL)
 
-    def _sample(self, job: Job) -> None:
+    def _sample(self, job: Job, speed: float) -> None:
         done, now = job.done(), time.monotonic() - self.started
         try:
             main = psutil.Process(job.process.pid)
@@ -80,6 +85,7 @@ class Watch:
             history.files.append(files)
             history.threads.append(threads)
             history.cpu.append(cpu)
+            history.reference.append(speed)
             history.done.append(done)
 
 

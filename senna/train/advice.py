@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from senna.cgroup import available_cores
 from senna.ranks import read_ranks
-from senna.train.step_times import PHASES
+from senna.train.step_times import PHASES, TIME_KEYS
 
 if TYPE_CHECKING:
     from senna.train.arguments import TrainArguments
@@ -119,7 +119,7 @@ def run_figures(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
     seconds = sum(entry["step_seconds"] for entry in entries)
     if not seconds:
         return {}
-    names = {**{phase: f"time_{phase}" for phase in PHASES}, "padding": "padding", "mfu": "mfu"}
+    names = {**TIME_KEYS, "padding": "padding", "mfu": "mfu"}
     figures = {"seconds": seconds}
     for name, key in names.items():
         known = [entry for entry in entries if key in entry]

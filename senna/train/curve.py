@@ -4,9 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from senna.files import atomic_write
 
 MACRO_F1, MAJORITY = "eval_plan_macro_f1", "eval_plan_majority_macro_f1"
+MOST_POINTS = 4000  # of a line: several for each pixel column
+_ENDS = (np.argmin, np.argmax)
 PALE, BLUE, ORANGE, GREY = "#9ecae1", "#08519c", "#d94801", "#737373"
 
 
@@ -33,8 +37,8 @@ def plot_losses(history: list[dict], path: Path, title: str) -> bool:
         gridspec_kw={"height_ratios": [3, 2]} if has_plans else None,
     )  # fmt: skip
     top, bottom = axes[0, 0], axes[-1, 0]
-    top.plot(steps, losses, color=PALE, linewidth=1, label="each log step")
-    top.plot(steps, _smoothed(losses), color=BLUE, linewidth=2, label="smoothed (0.9)")
+    top.plot(*_thinned(steps, losses), color=PALE, linewidth=1, label="each log step")
+    top.plot(*_thinned(steps, _smoothed(losses)), color=BLUE, linewidth=2, label="smoothed (0.9)")
     _plot_held_out(top, *_points(history, "eval_loss"), label="held out")
     top.set(ylabel="loss (nats per target token)", title=title)
     if has_plans:
@@ -68,6 +72,19 @@ def _smoothed(losses: Sequence[float]) -> list[float]:
     return smoothed
 
 
+def _thinned(steps: Sequence[int], values: Sequence[float]) -> tuple[Sequence[int], Sequence[float]]:
+    """Return at most `MOST_POINTS` points of a line: the lowest and the highest of each group of neighbours.
+
+    A group is narrower than a pixel, so the picture stays the same.
+    """
+    if len(steps) <= MOST_POINTS:
+        return steps, values
+    groups = np.array_split(np.asarray(values), MOST_POINTS // 2)
+    starts = np.cumsum([0, *map(len, groups[:-1])])
+    kept = np.unique([start + index(group) for start, group in zip(starts, groups, strict=True) for index in _ENDS])
+    return np.asarray(steps)[kept].tolist(), np.asarray(values)[kept].tolist()
+
+
 def _plot_held_out(axes: Any, steps: Sequence[int], values: Sequence[float], label: str) -> None:
     if steps:
-        axes.plot(steps, values, color=ORANGE, linewidth=1.5, marker="o", markersize=4, label=label)
+        axes.plot(*_thinned(steps, values), color=ORANGE, linewidth=1.5, marker="o", markersize=4, label=label)

@@ -8,6 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 from transformers import TrainerCallback
 
+from senna.files import atomic_write
 from senna.train.checkpoint import saving
 
 FORMATS = {
@@ -126,7 +127,8 @@ class LogFile(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
-            self.path.write_text("".join(json.dumps(entry) + "\n" for entry in state.log_history), encoding="utf-8")
+            with atomic_write(self.path) as partial, partial.open("w", encoding="utf-8") as file:
+                file.writelines(json.dumps(entry) + "\n" for entry in state.log_history)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero:

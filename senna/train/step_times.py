@@ -24,6 +24,9 @@ PHASES = {
 }
 """Phase of a step -> its name in texts."""
 
+TIME_KEYS = {phase: f"time_{phase}" for phase in PHASES}
+"""Phase of a step -> the key of its share in a log entry."""
+
 PAUSES = ("validation", "saving")
 """Parts of a run between its steps, which do not count as time of the steps."""
 

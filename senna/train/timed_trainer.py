@@ -8,7 +8,7 @@ from transformers import TrainerCallback
 from senna.model.parts import DRIVING_ADAPTER, LLM, LORA, PROJECTOR, part_of
 from senna.train.flops import TrainedParts, Work, card_peak, training_flops
 from senna.train.memory.model_shape import ModelShape
-from senna.train.step_times import Clock, CudaClock, HostClock, StepTimes, shares
+from senna.train.step_times import TIME_KEYS, Clock, CudaClock, HostClock, StepTimes, shares
 from senna.train.timed_deepspeed import time_deepspeed
 from senna.train.trainer import COUNTED, SennaTrainer
 
@@ -100,7 +100,7 @@ class TimedTrainer(SennaTrainer):
         found = shares(seconds)
         total = sum(seconds[phase] for phase in found)
         figures = {"step_seconds": total / self.args.world_size}
-        figures |= {f"time_{phase}": round(share, 4) for phase, share in found.items()}
+        figures |= {TIME_KEYS[phase]: round(share, 4) for phase, share in found.items()}
         if saving:
             figures["save_seconds"] = saving
         if self.peak_tflops and total:

@@ -27,6 +27,7 @@ from senna.train.trackers import TRACKERS, mlflow_uri, swanlab_mode, tracker_fol
 STATE_FILE = "trackers.json"
 """The file in the output folder that names the run of each tracker, for a run that continues."""
 PROJECT = "senna"
+ALL_WITH_IMAGES = 20
 _IMAGES = "eval/plan_images"  # eval/plans is their number
 _STEP = "train/global_step"
 
@@ -269,6 +270,16 @@ def before_trackers(args: Any) -> None:
         os.environ["TRACKIO_DIR"] = tracker_folder("trackio", args.output_dir)
 
 
+def has_images(number: int) -> bool:
+    """Return whether trackers get images of a validation: each of the first `ALL_WITH_IMAGES`, then every second, fourth and so
+    on, since each set of ten images takes up to 4 MB.
+
+    Args:
+        number: 1 for the first validation of a run.
+    """
+    return number % (1 << ((number - 1) // ALL_WITH_IMAGES).bit_length()) == 0
+
+
 def set_up_trackers(trainer: Any) -> None:
     """Replace transformers' tracker callbacks of a Trainer by ours around them; remove them in all processes but the first."""
     found: dict[int, Sequence[PlanImage]] = {}  # the pictures of the last validation, by its step
@@ -276,7 +287,9 @@ def set_up_trackers(trainer: Any) -> None:
     pictures = None if validation is None else PlanImages(validation.data)
 
     def draw() -> Sequence[PlanImage]:
-        step = trainer.state.global_step
+        step, history = trainer.state.global_step, trainer.state.log_history
+        if step < trainer.state.max_steps and not has_images(sum("eval_loss" in entry for entry in history)):
+            return []
         measured = validation and validation.measured
         if pictures is not None and measured is not None and step not in found:
             found.clear()

@@ -78,9 +78,10 @@ class SennaTrainer(CheckpointTrainer):
         self.bad_samples = 0
         self.started = time.perf_counter()
         self.counted = torch.zeros(len(COUNTED), dtype=torch.float64)  # since the last log entry
-        kinds = len(self.train_dataset.records.kind_names)
+        # All log entries are kept, so they share the text of their keys.
+        self.kind_keys = [f"loss_{name}" for name in self.train_dataset.records.kind_names]
         # (kinds + 1, 2): the summed loss and the number of targets of each kind; the last row is for records without a kind
-        self.by_kind = torch.zeros(kinds + 1, 2, device=self.args.device)
+        self.by_kind = torch.zeros(len(self.kind_keys) + 1, 2, device=self.args.device)
 
     # ---- order of the data
 
@@ -241,10 +242,9 @@ class SennaTrainer(CheckpointTrainer):
             if counted["cut"]:
                 logs["cut_samples"] = counted["cut"]
             by_kind = self._sum_over_processes(self.by_kind)
-            names = self.train_dataset.records.kind_names
-            if len(names) > 1:
-                rows = zip(names, by_kind, strict=False)
-                logs |= {f"loss_{name}": total / count for name, (total, count) in rows if count}
+            if len(self.kind_keys) > 1:
+                rows = zip(self.kind_keys, by_kind, strict=False)
+                logs |= {key: total / count for key, (total, count) in rows if count}
             self.counted.zero_()
             self.by_kind.zero_()
             self.started = now

@@ -19,21 +19,25 @@ from tests.helpers.paths import REPOSITORY
 def soak():
     """Return modules of scripts/soak."""
     sys.path.insert(0, str(REPOSITORY / "scripts"))
-    yield SimpleNamespace(**{name: importlib.import_module(f"soak.{name}") for name in ("trends", "watch", "report")})
+    yield SimpleNamespace(
+        **{name: importlib.import_module(f"soak.{name}") for name in ("trends", "watch", "report", "reference")}
+    )
     sys.path.remove(str(REPOSITORY / "scripts"))
 
 
 @pytest.fixture
 def history(soak):
-    """Return a function that makes the samples of a process: a quarter of an hour, one sample a second, 50 items/s."""
+    """Return a function that makes the samples of a process: a quarter of an hour, one sample a second, 50 items/s, 0.5 CPU
+    seconds a second, and 30 computations of the reference per CPU second."""
     seconds = np.arange(900.0)
     noise = np.random.default_rng(0)
 
-    def make(memory=0.0, files=0.0, items=50.0, cpu=0.5):
+    def make(memory=0.0, files=0.0, items=50.0, cpu=0.5, reference=30.0):
         wobble = noise.normal(0, 3, 900) + 10 * (seconds % 40 < 5)  # MiB; a validation every 40 s
         return soak.watch.History(
             "train", "main", seconds.tolist(), (500 + wobble + memory).tolist(), list(20 + noise.integers(0, 3, 900) + files),
-            [4] * 900, np.cumsum(np.broadcast_to(cpu, 900)).tolist(), np.cumsum(np.broadcast_to(items, 900)).tolist(),
+            [4] * 900, np.cumsum(np.broadcast_to(cpu, 900)).tolist(),
+            (reference * (1 + noise.normal(0, 0.02, 900))).tolist(), np.cumsum(np.broadcast_to(items, 900)).tolist(),
         )  # fmt: skip
 
     make.seconds = seconds
@@ -73,15 +77,62 @@ def test_files_that_stay_open_are_found(soak, history):
     assert figures["processes"][0]["open_files"] == soak.report.GROWS
 
 
-def test_a_run_that_becomes_slower_is_found_and_whether_it_only_got_less_of_the_machine(soak, history):
-    falling = 50 - history.seconds / 60
-    for cpu, expected in ((0.5, -0.28), (falling / 100, 0.0)):
-        slower = soak.report.judge([history(items=falling, cpu=cpu)])
-        assert slower["result"] == "failed"
-        [row] = slower["throughput"]
-        assert row["change"] == pytest.approx(-0.28, abs=0.03)
-        assert row["per_cpu_second"][0] == pytest.approx(expected, abs=0.03)
-        soak.report.show(slower)
+@pytest.mark.parametrize(
+    ("case", "verdict", "changes"),
+    [
+        ("the job alone", "SLOWER", (-0.15, -0.15, -0.15)),
+        ("the job and the reference", "flat", (-0.15, -0.15, 0.0)),
+        ("the reference alone", "flat", (0.0, 0.0, 0.16)),
+        ("neither, on a machine that becomes faster", "SLOWER", (0.0, 0.0, -0.14)),
+        ("less CPU time", "flat", (-0.15, 0.0, 0.0)),
+    ],
+)
+def test_a_job_is_slower_if_it_falls_against_the_reference_of_the_same_moment(soak, history, case, verdict, changes):
+    falling = 1 - 0.15 * np.clip(history.seconds / 900 - 0.2, 0, None) / 0.8  # by 15 % after the warm-up
+    shape = {
+        "the job alone": {"items": 50 * falling},
+        "the job and the reference": {"items": 50 * falling, "reference": 30 * falling},
+        "the reference alone": {"reference": 30 * falling},
+        "neither, on a machine that becomes faster": {"reference": 30 / falling},
+        "less CPU time": {"items": 50 * falling, "cpu": 0.5 * falling},
+    }[case]
+    figures = soak.report.judge([history(**shape)])
+    [row] = figures["throughput"]
+    assert row["throughput"] == verdict
+    assert figures["result"] == ("failed" if verdict == "SLOWER" else "passed")
+    found = [row[f"change_{name}"][0] for name in ("per_second", "per_cpu_second", "relative_to_reference")]
+    assert found == pytest.approx(changes, abs=0.025)
+
+
+def test_the_report_explains_the_reference(soak, history, tmp_path, capsys):
+    rounds = [history(reference=30 - 6 * history.seconds / 900) for _ in range(2)]
+    rounds[1].times = [time + 1800 for time in rounds[1].times]
+    figures = json.loads(json.dumps(soak.report.judge(rounds)))
+    assert figures["reference"]["ms"] == pytest.approx(1e3 / 27, rel=0.02)
+    soak.report.show(figures)
+    printed = capsys.readouterr().out
+    assert "reference computation: 3" in printed
+    assert "relative to" in printed
+    soak.report.draw(rounds, tmp_path / "soak.png")
+    assert (tmp_path / "soak.png").stat().st_size > 10_000
+
+
+def test_the_reference_is_measured_every_ten_seconds_and_takes_at_most_a_hundredth_of_a_core(soak):
+    reads, now, cost = [], [0.0], [0.02]
+
+    def read_cpu():
+        reads.append(cost[0])
+        return sum(reads)
+
+    reference = soak.reference.Reference(lambda: now[0], read_cpu)
+    for now[0] in range(30):
+        assert reference.speed() == pytest.approx(1 / 0.02)
+    repeats = soak.reference.REPEATS
+    assert len(reads) == 2 * 3 * repeats
+    cost[0] = 0.5  # a slow machine
+    for now[0] in range(30, 330):
+        reference.speed()
+    assert (len(reads) - 2 * 3 * repeats) / 2 * 0.5 == repeats * 0.5 * 2  # once, and again 150 s later
 
 
 def test_time_without_progress_is_not_judged(soak):
