@@ -272,7 +272,7 @@ def before_trackers(args: Any) -> None:
 
 def has_images(number: int) -> bool:
     """Return whether trackers get images of a validation: each of the first `ALL_WITH_IMAGES`, then every second, fourth and so
-    on, since each set of ten images takes up to 4 MB.
+    on, since trackers store each set of ten images for ever.
 
     Args:
         number: 1 for the first validation of a run.
