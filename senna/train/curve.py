@@ -75,7 +75,7 @@ def _smoothed(losses: Sequence[float]) -> list[float]:
 def _thinned(steps: Sequence[int], values: Sequence[float]) -> tuple[Sequence[int], Sequence[float]]:
     """Return at most `MOST_POINTS` points of a line: the lowest and the highest of each group of neighbours.
 
-    A group is narrower than a pixel, so the picture stays the same.
+    A group is narrower than a pixel, so the picture hardly changes.
     """
     if len(steps) <= MOST_POINTS:
         return steps, values
