@@ -195,9 +195,9 @@ def draw(histories: Sequence[History], path: Path) -> None:
         for axes in column:
             axes.set_ylim(bottom=0)
             axes.spines[["top", "right"]].set_visible(False)
-    grid[0][0].set_ylabel("MiB (blue: main process, orange: workers)")
+    grid[0][0].set_ylabel("MiB (blue: main process,\norange: workers)")
     grid[1][0].set_ylabel("items/s")
-    grid[2][0].set_ylabel("speed per CPU second, median = 1")
+    grid[2][0].set_ylabel("speed per CPU second,\nmedian = 1")
     figure.savefig(path, dpi=120)
 
 
