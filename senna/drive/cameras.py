@@ -119,9 +119,8 @@ def _nearest(views: Sequence[str], free: Sequence[Camera], cameras: Sequence[Cam
     """Return view -> name of the camera that looks in its direction: the assignment with the smallest angles."""
     from scipy.optimize import linear_sum_assignment
 
-    angles = np.array([[_apart(camera.direction, view) for camera in free] for view in views]).reshape(
-        len(views), len(free)
-    )
+    angles = np.array([[_apart(camera.direction, view) for camera in free] for view in views])
+    angles = angles.reshape(len(views), len(free))  # where one of them is empty
     costs = np.where(angles < NEAR, angles, 1e3) ** 2  # NaN is not near
     nearest: dict[int, int] = dict(zip(*(index.tolist() for index in linear_sum_assignment(costs)), strict=True))
     spare = [index for index in range(len(free)) if index not in nearest.values()]
@@ -133,9 +132,10 @@ def _nearest(views: Sequence[str], free: Sequence[Camera], cameras: Sequence[Cam
                 f"{_list(cameras) or 'no camera'}",
                 remedy=f"add a camera in that direction to the simulator, or choose one with --cameras '{view}=NAME'",
             )
-        if doubtful := next((other for other in spare if angles[row, other] < angles[row, index] + ALIKE), None):
+        limit = min(angles[row, index] + ALIKE, NEAR)
+        if rivals := [free[other].name for other in spare if angles[row, other] < limit]:
             raise UsageError(
-                f"{free[index].name!r} and {free[doubtful].name!r} both look in the direction of the {view} view",
+                f"{free[index].name!r} and {rivals[0]!r} both look in the direction of the {view} view",
                 remedy=f"choose one with --cameras '{view}=NAME'",
             )
     return {views[row]: free[index].name for row, index in nearest.items()}

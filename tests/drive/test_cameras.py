@@ -61,8 +61,9 @@ def test_a_missing_camera_is_named_with_its_direction_and_those_that_are_there(v
 
 
 def test_two_cameras_in_one_direction_and_a_wrong_direction_are_refused():
-    with pytest.raises(UsageError, match="'cam0' and 'other' both look in the direction of the front view"):
-        assign_views([*ROUND, Camera("other", 5)])
+    for cameras in ([*ROUND, Camera("other", 5)], [Camera("other", 5), *ROUND]):
+        with pytest.raises(UsageError, match="'cam0' and 'other' both look in the direction of the front view"):
+            assign_views(cameras)
     wrong = [Camera("CAM_FRONT", math.nan), *ROUND[1:]]
     with pytest.raises(UsageError, match=r"'CAM_FRONT' looks up or down, and its name says front.*--simulator"):
         assign_views(wrong)
