@@ -76,6 +76,11 @@ COMMANDS = {
         "let a model drive, closed loop",
         "drive --model DIR --scenes 8 --out DIR",
     ),
+    "drive-server": Command(
+        "senna.drive.server_command:main",
+        "drive in CARLA or AlpaSim",
+        "drive-server --model DIR --port 50051",
+    ),
     "demo": Command(
         "senna.demo.command:main",
         "serve a web page to try a model",

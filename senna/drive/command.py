@@ -141,14 +141,22 @@ def _check(args: DriveArguments, names: list[str]) -> None:
         raise UsageError(
             "--driver tree needs --train-data", remedy="give the training records, or leave out the driver tree"
         )
-    open_decision(args.decision, args.model, args.base)
     if set(names) & set(MODELS):
-        from senna.model.loading import check_device
-        from senna.model.source import ModelSource
+        check_model(str(args.model), args.base, args.device, args.decision)
+    else:
+        open_decision(args.decision, args.model, args.base)
 
-        _ = ModelSource.resolve(str(args.model), args.base).config  # raises UsageError where there is no such model
-        if args.device != "auto":
-            check_device(args.device)
+
+def check_model(model: str, base: str | None, device: str, decision: str) -> None:
+    """Raise UsageError where there is no such model, device or decision rule, before anything is loaded."""
+    from senna.decision import open_decision
+    from senna.model.loading import check_device
+    from senna.model.source import ModelSource
+
+    open_decision(decision, model, base)
+    _ = ModelSource.resolve(model, base).config
+    if device != "auto":
+        check_device(device)
 
 
 def _settings(args: DriveArguments) -> dict[str, Any]:

@@ -155,16 +155,9 @@ class LaneFollower:
         self.route = make_route(lane.node, lane.heading, lane.before, lane.offset, (turn,))
 
     def _tick(self, speed: str) -> EgoState:
-        wanted = ACCELERATIONS[speed]
-        if speed == "KEEP" and self.speed < STOP_SPEED + 0.1:
-            wanted = ROLLING
-        soon = min(int(self.along + self.speed * 0.3), len(self.route.speed_limits) - 1)
-        allowed = max(min(self.speed_limit, self.route.speed_limits[soon]), 0.1)
-        wanted = min(wanted, max(2.0 * (1 - (self.speed / allowed) ** 4), -HARDEST_FOR_BENDS))
-        self.acceleration += min(max(wanted - self.acceleration, -JERK * TICK), JERK * TICK)
         before = self.speed
-        self.speed = max(0.0, before + self.acceleration * TICK)
-        self.acceleration = (self.speed - before) / TICK
+        allowed = min(self.speed_limit, speed_limit_at(self.route, self.along, before))
+        self.speed, self.acceleration = next_speed(speed, before, self.acceleration, allowed)
         self.along += (before + self.speed) / 2 * TICK
         self._change_lane()
         x, y, yaw = self.route.at(self.along, self.left)
@@ -175,13 +168,46 @@ class LaneFollower:
         """Go on with a lane change: a fifth-degree polynomial of time with zero speed at both ends, as in the traffic."""
         if self.change >= 1.0:
             return
-        rate = min(1.0, self.speed / CHANGE_SPEED) / CHANGE_TIME
+        rate = change_rate(self.speed)
         self.change = min(self.change + rate * TICK, 1.0)
         done = self.change
-        self.left = self.begin * (1 - done**3 * (10 - 15 * done + 6 * done**2))
+        self.left = self.begin * change_left(done)
         self.lateral_speed = -self.begin * 30 * done**2 * (1 - done) ** 2 * rate
         if done >= 1.0 - 1e-9:
             self.left, self.lateral_speed, self.change = 0.0, 0.0, 1.0
+
+
+def next_speed(decision: str, speed: float, acceleration: float, allowed: float) -> tuple[float, float]:
+    """Return speed and acceleration one tick later.
+
+    Args:
+        decision: a SPEED of a meta-action.
+        speed, acceleration: now.
+        allowed: the speed that is not exceeded, in m/s.
+    """
+    wanted = ACCELERATIONS[decision]
+    if decision == "KEEP" and speed < STOP_SPEED + 0.1:
+        wanted = ROLLING
+    wanted = min(wanted, max(2.0 * (1 - (speed / max(allowed, 0.1)) ** 4), -HARDEST_FOR_BENDS))
+    acceleration += min(max(wanted - acceleration, -JERK * TICK), JERK * TICK)
+    later = max(0.0, speed + acceleration * TICK)
+    return later, (later - speed) / TICK
+
+
+def speed_limit_at(route: Route, along: float, speed: float) -> float:
+    """Return the speed limit of a route's bends for a vehicle `along` metres from its start."""
+    soon = min(int(along + speed * 0.3), len(route.speed_limits) - 1)
+    return float(route.speed_limits[soon])
+
+
+def change_rate(speed: float) -> float:
+    """Return the progress of a lane change per second."""
+    return min(1.0, speed / CHANGE_SPEED) / CHANGE_TIME
+
+
+def change_left(done: float) -> float:
+    """Return the share of a lane change that is left at a progress of 0 to 1."""
+    return 1 - done**3 * (10 - 15 * done + 6 * done**2)
 
 
 def _straight_route(lane: Lane) -> Route:

@@ -30,23 +30,27 @@ class TrajectoryFollower:
     def _forward(self) -> NDArray[np.float64]:
         return np.array([math.cos(self.yaw), math.sin(self.yaw)])
 
-    def __call__(self, trajectory: NDArray[np.float64] | None) -> Motion:
-        """Return the motion of the next step.
+    def __call__(self, trajectory: NDArray[np.float64] | None, steps: int = 1) -> Motion:
+        """Return the motion of the next step, or of several.
 
         Args:
             trajectory: (6, 2) waypoints of the lidar in steps of 0.5 s, x to the right and y forward, as in records; None for
                 an answer that is no trajectory: the vehicle then brakes in its direction.
+            steps: 1 to 6 steps of 0.5 s; the result has ``TICKS`` states for each.
         """
         if trajectory is None:
-            return Motion(tuple(self._tick(EMERGENCY, None) for _ in range(TICKS)))
+            return Motion(tuple(self._tick(EMERGENCY, None) for _ in range(steps * TICKS)))
         forward = self._forward
         origin = self.rear + LIDAR.translation[0] * forward
         right = np.array([forward[1], -forward[0]])
         path = np.concatenate([origin[None], origin + trajectory @ np.stack([right, forward])])  # (7, 2)
         lengths = np.linalg.norm(np.diff(path, axis=0), axis=1)
-        wanted = (lengths[0] + lengths[1]) / 2 / STEP  # m/s at the end of this step
-        acceleration = min(max((wanted - self.speed) / STEP, BRAKING), ACCELERATING)
-        return Motion(tuple(self._tick(acceleration, path) for _ in range(TICKS)))
+        states: list[EgoState] = []
+        for step in range(steps):
+            wanted = float(lengths[step : step + 2].mean()) / STEP  # m/s at the end of this step
+            acceleration = min(max((wanted - self.speed) / STEP, BRAKING), ACCELERATING)
+            states += [self._tick(acceleration, path) for _ in range(TICKS)]
+        return Motion(tuple(states))
 
     def _tick(self, acceleration: float, path: NDArray[np.float64] | None) -> EgoState:
         before = self.speed
@@ -77,5 +81,7 @@ def _point_at(path: NDArray[np.float64], centre: NDArray[np.float64], reach: flo
     points = np.concatenate([path, path[-1:] + 2 * LONGEST * last])
     fractions = np.linspace(0, 1, 20)[:, None]
     dense = np.concatenate([start + fractions * (end - start) for start, end in pairwise(points)])
-    far = np.flatnonzero(np.linalg.norm(dense - centre, axis=1) >= reach)
-    return dense[far[0]] if len(far) else points[-1]
+    distances = np.linalg.norm(dense - centre, axis=1)
+    nearest = int(distances.argmin())  # what lies before it has been passed
+    far = np.flatnonzero(distances[nearest:] >= reach)
+    return dense[nearest + far[0]] if len(far) else points[-1]

@@ -1,0 +1,95 @@
+"""`senna drive-server`: a model as the driver of CARLA or AlpaSim."""
+
+import importlib.util
+import os
+import signal
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from senna.decision import DECISION_HELP, LIKELIEST
+from senna.drive.command import FOLLOWS, check_model
+from senna.errors import UsageError
+from senna.flags import flag, parse_flags
+
+SIMULATORS = ("carla", "alpasim")
+
+
+@dataclass
+class DriveServerArguments:
+    """Flags of `senna drive-server`."""
+
+    model: str = flag("folder or hub name of a model, or a LoRA folder")
+    simulator: str = flag("carla (autoware_carla_scenario) or alpasim; they declare cameras differently", "carla")
+    host: str = flag("address to listen on; 0.0.0.0 admits everyone who can reach this machine", "127.0.0.1")
+    port: int = flag("port to listen on; 0 chooses a free one", 50051)
+    cameras: str | None = flag(
+        "the simulator's cameras by view, for example 'front=cam0,back left=cam4' (default: by name or direction)", None
+    )
+    decision: str = flag(DECISION_HELP, LIKELIEST)
+    follow: str = flag(
+        "the plan that is sent: meta-action, along the simulator's route; or trajectory, the model's six waypoints, for a "
+        "model that was trained with --kinds plan,trajectory",
+        "meta-action",
+    )
+    base: str | None = flag("the base model of a LoRA folder, if it has moved", None)
+    device: str = flag("auto (a GPU if there is one), cpu, cuda or cuda:1", "auto")
+
+
+def main(argv: list[str]) -> int:
+    """Run `senna drive-server` until it is stopped. Raises SennaError."""
+    args = parse_flags(
+        DriveServerArguments,
+        argv,
+        "senna drive-server",
+        "Serve a model as a driver: six camera images, poses, speed and a route in; a plan of 3 s out. It speaks AlpaSim's "
+        "gRPC interface egodriver, by the package carla-driver-interface, to AlpaSim or CARLA (autoware_carla_scenario). "
+        "senna/drive/README.md says what is sent and what is answered.",
+        "It is untested against the real simulators.",
+    )
+    previous = signal.signal(signal.SIGTERM, _stop)
+    try:
+        return _run(args)
+    except KeyboardInterrupt:
+        print("\nstopped", flush=True)
+        return 0
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _run(args: DriveServerArguments) -> int:
+    if importlib.util.find_spec("carla_driver_interface") is None:
+        raise UsageError(
+            "carla-driver-interface is not installed", remedy="pip install -c constraints.txt -e '.[simulators]'"
+        )
+    if args.simulator not in SIMULATORS:
+        raise UsageError(f"--simulator {args.simulator} is unknown", remedy=f"use one of {', '.join(SIMULATORS)}")
+    if args.follow not in FOLLOWS:
+        raise UsageError(f"--follow {args.follow} is unknown", remedy=f"use one of {', '.join(FOLLOWS)}")
+    if not 0 <= args.port <= 65535:
+        raise UsageError(f"--port {args.port} is no port", remedy="use a number from 0 to 65535")
+    from senna.drive.cameras import parse_cameras
+
+    cameras = parse_cameras(args.cameras)
+    check_model(args.model, args.base, args.device, args.decision)
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # read when gRPC is imported; its errors are reported by us
+
+    from senna.drive.drivers import PlanModel
+    from senna.drive.policy import SennaDriver
+    from senna.drive.server import bind_server, serve
+
+    driver = SennaDriver(None, args.follow, cameras)
+    simulator = cast(Literal["carla", "alpasim"], args.simulator)
+    server, address = bind_server(
+        driver, args.host, args.port, simulator
+    )  # before the model, which takes a while to load
+    print(f"loading {args.model} ...", flush=True)
+    driver.model = PlanModel(args.model, args.base, args.device, args.decision, args.follow)
+    if args.host not in ("127.0.0.1", "localhost", "::1"):
+        print(f"WARNING --host {args.host}: everyone who can reach this machine can use the model", flush=True)
+    print(f"drives for {args.simulator} at {address}   (Ctrl-C to stop)", flush=True)
+    serve(server)
+    return 0
