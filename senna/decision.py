@@ -24,12 +24,6 @@ LIKELIEST, BALANCED, GREEDY = "likeliest", "balanced", "greedy"
 DECISIONS = (LIKELIEST, BALANCED, GREEDY)
 """The decision rules, values of ``--decision``."""
 
-DECISION_HELP = (
-    "how the twenty probabilities become a decision: likeliest, the most probable; balanced, corrected for the frequencies of "
-    "the training plans (needs `senna calibrate`); or greedy, token by token"
-)
-"""The help of ``--decision``."""
-
 DECISION_FILE = "decision.json"
 """The file in a model's folder that `senna calibrate` writes."""
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from senna.decision import DECISION_HELP, LIKELIEST, Decision, open_decision
+from senna.decision import Decision, open_decision
 from senna.demo.uploads import MOST_MEGAPIXELS
 from senna.errors import UsageError
-from senna.flags import flag, parse_flags
+from senna.flags import flag, parse_flags, shared_flag
 
 if TYPE_CHECKING:
     from senna.demo.examples import Example
@@ -22,19 +22,17 @@ if TYPE_CHECKING:
 class DemoArguments:
     """Flags of `senna demo`."""
 
-    model: str = flag("a model folder, a LoRA folder or a hub name")
+    model: str = shared_flag("model")
     data: str | None = flag(
         "a file of records with example frames (default: the records of the quickstart, if they exist)", None
     )
-    image_folder: str | None = flag(
-        "the folder that image paths in --data are relative to (default: the folder of the file)", None
-    )
-    decision: str = flag(DECISION_HELP, LIKELIEST)
+    image_folder: str | None = shared_flag("image_folder")
+    decision: str = shared_flag("decision")
     port: int = flag("port to listen on; 0 chooses a free one", 7860)
     host: str = flag("address to listen on; 0.0.0.0 admits everyone who can reach this machine", "127.0.0.1")
-    device: str = flag("auto (a GPU where there is one), cpu, cuda, cuda:1", "auto")
-    quantization: str | None = flag("nf4 or int8: load the LLM in 4 or 8 bits", None)
-    dtype: str = flag("auto (as in the checkpoint), float32, bfloat16 or float16", "auto")
+    device: str = shared_flag("device")
+    quantization: str | None = shared_flag("quantization")
+    dtype: str = shared_flag("dtype")
     max_image_megapixels: float = flag("refuse larger images", MOST_MEGAPIXELS)
 
 

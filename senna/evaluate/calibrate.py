@@ -12,7 +12,7 @@ from senna.decision import BALANCED, DECISION_FILE, Calibration, prior_of, some,
 from senna.errors import DataError, UsageError
 from senna.evaluate.command import EvaluateArguments, check, choose, predicted
 from senna.evaluate.predictions import Prediction
-from senna.flags import flag, parse_flags
+from senna.flags import flag, parse_flags, shared_flag
 from senna.kinds import PLAN
 from senna.meta_actions import parse_meta_action
 from senna.record_file import RecordFile, open_records
@@ -35,19 +35,17 @@ class CalibrateArguments:
         None,
     )
     out: str | None = flag("folder for the predictions of DATA (default: MODEL/calibration)", None)
-    image_folder: str | None = flag("where image paths start (default: beside the data)", None)
-    batch_size: int = flag("records per batch", 8)
-    skip_bad_samples: int = flag("number of unusable records that are skipped and counted", 0)
-    version: str = flag("the prompt format", "v1")
-    aspect_ratio: str = flag("how images become square: pad, or square (CLIP's crop)", "pad")
-    image_decode: str = flag(
-        "exact: the published pixel values; fast: about twice as fast, some values differ by one grey level", "exact"
-    )
-    base: str | None = flag("the base model of a LoRA folder, if it has moved", None)
-    quantization: str | None = flag("nf4 or int8: the LLM in 4 or 8 bits", None)
-    dtype: str = flag("auto (the checkpoint's), float32, bfloat16 or float16", "auto")
-    device: str = flag("auto (a GPU if there is one), cpu, cuda or cuda:1", "auto")
-    workers: int = flag("processes that read images", 2)
+    image_folder: str | None = shared_flag("image_folder")
+    batch_size: int = shared_flag("batch_size")
+    skip_bad_samples: int = shared_flag("skip_bad_samples")
+    version: str = shared_flag("version")
+    aspect_ratio: str = shared_flag("aspect_ratio")
+    image_decode: str = shared_flag("image_decode")
+    base: str | None = shared_flag("base")
+    quantization: str | None = shared_flag("quantization")
+    dtype: str = shared_flag("dtype")
+    device: str = shared_flag("device")
+    workers: int = shared_flag("workers")
     overwrite: bool = flag("start anew if OUT holds predictions of another model or other data", False)
 
 

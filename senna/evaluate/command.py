@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senna.contents import absolute, file_content, model_content
-from senna.decision import BALANCED, DECISION_HELP, LIKELIEST
+from senna.decision import BALANCED, LIKELIEST
 from senna.errors import SennaError, UsageError
 from senna.evaluate.decisions import Rules, open_rules
 from senna.evaluate.predictions import BLACKOUT, PREDICTIONS, Prediction, Store, claim
 from senna.evaluate.server_flags import check_flags
 from senna.file_lock import lock_folder
 from senna.files import write_json
-from senna.flags import flag, parse_flags
+from senna.flags import flag, parse_flags, shared_flag
 from senna.futures import Futures, futures_path, read_futures
 from senna.kinds import PLAN, TRAJECTORY
 from senna.processes import call_in_first
@@ -34,7 +34,7 @@ class EvaluateArguments:
 
     data: str = flag("the records to evaluate on: .jsonl or .json")
     out: str = flag("output folder, for predictions.jsonl, metrics.json, report.html and plots")
-    model: str | None = flag("folder or hub name of a model, or a LoRA folder", None)
+    model: str | None = shared_flag("model", default=None)
     server: str | None = flag(
         "instead of --model, the address of a server: senna serve, or any vision-language model with OpenAI's interface, for "
         "example http://localhost:8000/v1; its key is read from OPENAI_API_KEY",
@@ -47,13 +47,13 @@ class EvaluateArguments:
         "is not Senna",
         None,
     )
-    image_folder: str | None = flag("where image paths start (default: beside the data)", None)
+    image_folder: str | None = shared_flag("image_folder")
     mode: str | None = flag(
         "how plans are predicted: score, the probability of each of the twenty meta-actions from one forward pass; or "
         "generate, greedy text that must be a meta-action (default: score, or generate if a server cannot score)",
         None,
     )
-    decision: str = flag(f"{DECISION_HELP}. All are reported; this one is compared with the baselines", LIKELIEST)
+    decision: str = shared_flag("decision", ". All are reported; this one is compared with the baselines")
     kinds: str = flag(
         "kinds of questions: plan, several as plan,traffic_light,motion, or all; other kinds than plan are answered with text",
         "plan",
@@ -64,22 +64,20 @@ class EvaluateArguments:
     )
     compat: str | None = flag("original: also compute the published script's metrics", None)
     limit: int | None = flag("use the first records only", None)
-    batch_size: int = flag("records per batch", 8)
+    batch_size: int = shared_flag("batch_size")
     max_new_tokens: int = flag("maximum length of a generated answer", 256)
-    skip_bad_samples: int = flag("number of unusable records that are skipped and counted", 0)
-    version: str = flag("the prompt format", "v1")
-    aspect_ratio: str = flag("how images become square: pad, or square (CLIP's crop)", "pad")
-    image_decode: str = flag(
-        "exact: the published pixel values; fast: about twice as fast, some values differ by one grey level", "exact"
-    )
-    base: str | None = flag("the base model of a LoRA folder, if it has moved", None)
-    quantization: str | None = flag("nf4 or int8: the LLM in 4 or 8 bits", None)
-    dtype: str = flag("auto (the checkpoint's), float32, bfloat16 or float16", "auto")
-    device: str = flag("auto (a GPU if there is one), cpu, cuda or cuda:1", "auto")
+    skip_bad_samples: int = shared_flag("skip_bad_samples")
+    version: str = shared_flag("version")
+    aspect_ratio: str = shared_flag("aspect_ratio")
+    image_decode: str = shared_flag("image_decode")
+    base: str | None = shared_flag("base")
+    quantization: str | None = shared_flag("quantization")
+    dtype: str = shared_flag("dtype")
+    device: str = shared_flag("device")
     pack_attention: str = flag(
         "attention for the twenty answers: auto (split on a CPU, flex on CUDA), split, dense or flex", "auto"
     )
-    workers: int = flag("processes that read images", 2)
+    workers: int = shared_flag("workers")
     overwrite: bool = flag("start anew if OUT holds another evaluation", False)
 
 
