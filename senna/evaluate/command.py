@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senna.contents import absolute, file_content, model_content
-from senna.decision import BALANCED, LIKELIEST
+from senna.decision import LIKELIEST
 from senna.errors import SennaError, UsageError
-from senna.evaluate.decisions import Rules, open_rules
+from senna.evaluate.decisions import DEFAULT_RULES, Rules, open_rules
 from senna.evaluate.predictions import BLACKOUT, PREDICTIONS, Prediction, Store, claim
 from senna.evaluate.server_flags import check_flags
 from senna.file_lock import lock_folder
@@ -122,8 +122,8 @@ def run(args: EvaluateArguments) -> int:
     train_plans = _train_plans(args.train_data)
     out = Path(args.out)
     args, served = _settle(args)
-    rules = _rules(args, records, indices)
-    with predicted(args, records, indices, served) as stores:
+    rules = _rules(args, records, indices, served)
+    with predicted(args, records, indices, served, rules) as stores:
         if stores is not None:
             _write_results(args, [store.join() for store in stores], train_plans, rules, out)
     return 0
@@ -131,40 +131,43 @@ def run(args: EvaluateArguments) -> int:
 
 @contextmanager
 def predicted(
-    args: EvaluateArguments, records: RecordFile, indices: list[int], served: "ServedModel | None" = None
-) -> Iterator[list[Store] | None]:
+    args: EvaluateArguments, records: RecordFile, indices: list[int], served: "ServedModel | None" = None,
+    rules: Rules = DEFAULT_RULES,
+) -> Iterator[list[Store] | None]:  # fmt: skip
     """Make the predictions that OUT lacks, and yield their stores in the first process of a run, None in others.
 
-    OUT is locked meanwhile. Raises SennaError.
+    OUT is locked meanwhile. Trajectories whose questions state plans by other rules are predicted again. Raises SennaError.
     """
     out = Path(args.out)
     with ExitStack() as held, processes() as (rank, world, barrier):
         run_id = call_in_first(lambda: _occupy(out, args, served, held))
         names = [PREDICTIONS, *([BLACKOUT] if args.blackout else [])]
         stores = [Store(out, name, run_id) for name in names]
+        call_in_first(lambda: [store.discard_some(rules.is_stale(store)) for store in stores])
         if call_in_first(lambda: any(store.missing([indices]) for store in stores)):
             if served:
-                served.predict(args, records, indices, stores)
+                served.predict(args, records, indices, stores, rules)
             else:
-                _predict(args, records, indices, stores, rank, world, barrier)
+                _predict(args, records, indices, stores, rules, rank, world, barrier)
         barrier()
         if rank == 0 and (missing := sum(len(store.missing([[index] for index in indices])) for store in stores)):
             raise SennaError(f"{out}: {missing} predictions are missing", remedy="run the same command again")
         yield stores if rank == 0 else None
 
 
-def _rules(args: EvaluateArguments, records: RecordFile, indices: list[int]) -> Rules:
+def _rules(args: EvaluateArguments, records: RecordFile, indices: list[int], served: "ServedModel | None") -> Rules:
     """Return the decision rules of an evaluation. Raises UsageError; see `senna.evaluate.decisions.open_rules`."""
+    from senna.evaluate.shared_frames import FrameSet
+
     if args.decision != LIKELIEST and args.mode == "generate":
         raise UsageError(f"--decision {args.decision} needs the scores of --mode score", remedy="omit one of them")
-    if args.decision == BALANCED and args.server:
-        raise UsageError(
-            f"--decision {BALANCED} does not fit --server, which does not show the model's folder",
-            remedy="evaluate the folder with --model",
-        )
     plans = [index for index in indices if records.kind_names[records.kinds[index]] == PLAN]
-    scenes = {records.scene_names[records.scenes[index]] for index in plans}
-    rules = open_rules(args.decision, None if args.server else args.model, args.base, scenes, args.data)
+    evaluated = FrameSet.of_file(records, plans, args.image_folder)
+    rules = (
+        served.rules(args.decision, evaluated)
+        if served
+        else open_rules(args.decision, args.model, args.base, evaluated)
+    )
     if rules.note and read_ranks().rank == 0:
         print(f"note: the balanced decision is left out: {rules.note}", flush=True)
     return rules
@@ -224,8 +227,8 @@ def processes() -> Iterator[tuple[int, int, Callable[[], None]]]:
 
 
 def _predict(
-    args: EvaluateArguments, records: RecordFile, indices: list[int], stores: list[Store], rank: int, world: int,
-    barrier: Callable[[], None],
+    args: EvaluateArguments, records: RecordFile, indices: list[int], stores: list[Store], rules: Rules, rank: int,
+    world: int, barrier: Callable[[], None],
 ) -> None:  # fmt: skip
     """Load the model and predict this process's records for each store."""
     import torch
@@ -267,7 +270,7 @@ def _predict(
             p.predict(store, prompts, batches, p.generated_fields(generator), share, budget, description)
         if trajectories:
             barrier()  # the questions state the plans, which other processes may have predicted
-            prompts = p.PromptDataset(dataset, None, blackout, store.plans())
+            prompts = p.PromptDataset(dataset, None, blackout, rules.plans(store))
             batches = p.cut_into_batches(trajectories, args.batch_size)
             p.predict(store, prompts, batches, p.generated_fields(generator), share, budget, f"{description}, paths")
 
@@ -342,7 +345,7 @@ def _write_results(
         run={**facts, "records that could not be used": len(predictions[0]) - len(usable[0])},
     )
     futures = read_futures(futures_path(args.data), [row["token"] for row in usable[0] if row["kind"] == TRAJECTORY])
-    if trajectory := _trajectory_figures(args, usable, futures):
+    if trajectory := _trajectory_figures(args, usable, futures, rules):
         metrics["trajectory"] = trajectory
     write_json(out / "metrics.json", metrics)
     images = image_finder(args.image_folder, args.data)
@@ -352,7 +355,7 @@ def _write_results(
 
 
 def _trajectory_figures(
-    args: EvaluateArguments, usable: Sequence[Sequence[Prediction]], futures: Mapping[str, Futures]
+    args: EvaluateArguments, usable: Sequence[Sequence[Prediction]], futures: Mapping[str, Futures], rules: Rules
 ) -> dict[str, Any] | None:
     """Return ``trajectory`` of metrics.json; None without trajectories."""
     from senna.evaluate.metrics.trajectory import trajectory_metrics
@@ -373,4 +376,5 @@ def _trajectory_figures(
         train,
         read_futures(futures_path(args.train_data), [row["token"] for row in train]) if args.train_data else {},
         Path(args.train_data).name if args.train_data else "",
+        rules.headline if args.mode == "score" else "",
     )
