@@ -25,6 +25,7 @@ _SHARED: dict[str, tuple[str, Any]] = {
     "dtype": ("auto (the checkpoint's), float32, bfloat16 or float16", "auto"),
     "device": ("auto (a GPU if there is one), cpu, cuda or cuda:1", "auto"),
     "image_folder": ("the folder that image paths are relative to (default: the folder of the data)", None),
+    "served_model": ("the server's name for its model, if it has several", None),
     "batch_size": ("records per batch", 8),
     "workers": ("processes that read images", 2),
     "skip_bad_samples": ("number of unusable records that are skipped and counted", 0),

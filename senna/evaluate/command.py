@@ -40,7 +40,7 @@ class EvaluateArguments:
         "example http://localhost:8000/v1; its key is read from OPENAI_API_KEY",
         None,
     )
-    served_model: str | None = flag("the server's name for its model, if it has several", None)
+    served_model: str | None = shared_flag("served_model")
     concurrency: int = flag("simultaneous requests to the server", 16)
     prompts: str | None = flag(
         "a file like senna/templates.yaml, whose section `server` is the text before each question to a model of a server that "

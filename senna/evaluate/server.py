@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from senna.data.conversation import template_for
-from senna.decision import BALANCED, Calibration, open_decision, parse_calibration
+from senna.decision import BALANCED, Calibration, Decision, open_decision, parse_calibration
 from senna.errors import DataError, SennaError, UsageError
 from senna.evaluate.decisions import Rules, separate_rules
 from senna.evaluate.predict import Fields, SkipBudget, find_answer_ending, split_trajectories
@@ -88,16 +88,49 @@ class ServedModel:
             )
         return replace(args, model=self.name, mode=mode, dtype="")
 
-    def rules(self, decision: str, evaluated: FrameSet) -> Rules:
-        """Return the decision rules of an evaluation, see `senna.evaluate.decisions.separate_rules`. Raises UsageError."""
-        if decision == BALANCED and self.calibration is None:
+    def decision(self, name: str) -> Decision:
+        """Return a decision rule for this model. Raises UsageError for an unknown name, or without a calibration."""
+        if name != BALANCED:
+            return open_decision(name)
+        if self.calibration is None:
             raise UsageError(
                 f"--decision {BALANCED}: --server {self.connection.server} has no calibration of {self.name}",
                 remedy="run `senna calibrate` on the model's folder, and start `senna serve` again",
             )
-        if decision != BALANCED:
-            open_decision(decision)  # raises UsageError for an unknown name
+        return Decision(BALANCED, self.calibration)
+
+    def rules(self, decision: str, evaluated: FrameSet) -> Rules:
+        """Return the decision rules of an evaluation, see `senna.evaluate.decisions.separate_rules`. Raises UsageError."""
+        self.decision(decision)
         return separate_rules(decision, self.calibration, evaluated)
+
+    async def score(
+        self, client: "AsyncOpenAI", question: str, images: Sequence[str], ending: str = "\n", version: str = "v1",
+        about: str = "",
+    ) -> Fields:  # fmt: skip
+        """Return the scored fields of a prediction.
+
+        Args:
+            question: with its view tags and ``<image>``.
+            images: a data URL for each ``<image>``.
+            ending, version: see `senna.evaluate.score.PlanScorer`.
+            about: what the request is about, for errors.
+
+        Raises:
+            DataError: the server refuses the question.
+            SennaError: the server fails permanently, or in all attempts.
+        """
+        body = {"model": self.name, "images": images, "question": question, "ending": ending, "version": version}
+        reply = await self.connection.send(client.post(SCORES, cast_to=object, body=body), about)
+        if isinstance(reply, Refusal):
+            raise DataError(f"the server refused it: {reply.reason}")
+        try:
+            return _scored_fields(reply)
+        except (KeyError, TypeError, ValueError) as error:
+            raise SennaError(
+                f"--server {self.connection.server}: a reply without the scores of the twenty meta-actions ({error!r})",
+                remedy="use the same version of senna for the server",
+            ) from None
 
     def predict(
         self, args: Any, records: RecordFile, indices: Sequence[int], stores: Sequence[Store], rules: Rules
@@ -227,21 +260,11 @@ class _Asker:
             return {"index": index, "error": replace_surrogates(str(error))}
 
     async def _score(self, client: "AsyncOpenAI", question: Question, name: str) -> Fields:
-        body = {
-            "model": self.served.name, "images": question.urls, "question": question.text, "ending": self.ending,
-            "version": self.version,
-        }  # fmt: skip
-        connection = self.served.connection
-        reply = await connection.send(client.post(SCORES, cast_to=object, body=body), f" about {name}")
-        if isinstance(reply, Refusal):
-            raise DataError(f"{name}: the server refused it: {reply.reason}")
+        about = f" about {name}"
         try:
-            return _scored_fields(reply)
-        except (KeyError, TypeError, ValueError) as error:
-            raise SennaError(
-                f"--server {connection.server}: a reply without the scores of the twenty meta-actions ({error!r})",
-                remedy="use the same version of senna for the server",
-            ) from None
+            return await self.served.score(client, question.text, question.urls, self.ending, self.version, about)
+        except DataError as error:
+            raise DataError(f"{name}: {error.message}") from None
 
     async def _chat(self, client: "AsyncOpenAI", question: Question, name: str) -> Fields:
         served = self.served
