@@ -24,12 +24,6 @@ LIKELIEST, BALANCED, GREEDY = "likeliest", "balanced", "greedy"
 DECISIONS = (LIKELIEST, BALANCED, GREEDY)
 """The decision rules, values of ``--decision``."""
 
-DECISION_HELP = (
-    "how the twenty probabilities become a decision: likeliest, the most probable; balanced, corrected for the frequencies of "
-    "the training plans (needs `senna calibrate`); or greedy, token by token"
-)
-"""The help of ``--decision``."""
-
 DECISION_FILE = "decision.json"
 """The file in a model's folder that `senna calibrate` writes."""
 
@@ -51,6 +45,7 @@ class Calibration:
         data, data_content: the file of these scenes, and the hash of its content.
         model_content: the hash of the model, see `senna.contents.model_content`.
         figures: measured figures before and after, for people.
+        images: fingerprints of the front images, see `senna.evaluate.shared_frames`; none in files of earlier versions.
     """
 
     temperature: float
@@ -61,6 +56,7 @@ class Calibration:
     data_content: str
     model_content: str
     figures: Mapping[str, Any]
+    images: tuple[str, ...] = ()
 
     def calibrated(self, log_probs: ArrayLike) -> NDArray[np.float64]:
         """Return calibrated log-probabilities, float64 (..., 20), normalized over the twenty."""
@@ -77,15 +73,6 @@ class Calibration:
     def overlap(self, scenes: Iterable[str]) -> list[str]:
         """Return the scenes among these that T and tau were fitted on."""
         return sorted(set(scenes) & set(self.scenes))
-
-    def check_separate(self, scenes: Iterable[str], data: str | Path) -> None:
-        """Raise UsageError if T and tau were fitted on one of the scenes of the file ``data``."""
-        if shared := self.overlap(scenes):
-            raise UsageError(
-                f"--decision {BALANCED}: {DECISION_FILE} was fitted on {len(shared)} of the scenes of {data} "
-                f"({some(shared)}), so its figures there would be too good",
-                remedy="evaluate other scenes, or run `senna calibrate` with other --data",
-            )
 
 
 @dataclass(frozen=True)
@@ -166,7 +153,7 @@ def read_calibration(model: str | Path, base: str | None = None) -> Calibration 
     if not path.is_file():
         return None
     try:
-        found = _parse(json.loads(path.read_text(encoding="utf-8")))
+        found = parse_calibration(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UsageError(f"{path} cannot be used: {error}", remedy=_calibrate(model)) from None
     if found.model_content != model_content(model, base):
@@ -179,6 +166,20 @@ def write_calibration(model: str | Path, calibration: Calibration) -> Path:
     path = Path(model) / DECISION_FILE
     write_json(path, {"version": VERSION, **asdict(calibration)})
     return path
+
+
+def parse_calibration(content: Any) -> Calibration:
+    """Return the calibration in parsed JSON. Raises ValueError, TypeError, KeyError or AttributeError."""
+    if content["version"] != VERSION:
+        raise ValueError(f"its version is {content['version']}, and this version of Senna reads {VERSION}")
+    temperature, tau, prior = float(content["temperature"]), float(content["tau"]), tuple(map(float, content["prior"]))
+    if not (math.isfinite(temperature) and temperature > 0 and math.isfinite(tau)):
+        raise ValueError(f"temperature {temperature} and tau {tau} are not valid")
+    if len(prior) != len(ALL_META_ACTIONS) or not all(0 < share < 1 for share in prior):
+        raise ValueError(f"the prior must have {len(ALL_META_ACTIONS)} entries between 0 and 1")
+    texts = {name: str(content[name]) for name in ("data", "data_content", "model_content")}
+    scenes, images = (tuple(map(str, names)) for names in (content["scenes"], content.get("images", ())))
+    return Calibration(temperature, tau, prior, scenes, figures=dict(content["figures"]), images=images, **texts)
 
 
 def prior_of(counts: ArrayLike) -> NDArray[np.float64]:
@@ -200,18 +201,3 @@ def some(names: list[str]) -> str:
 
 def _calibrate(model: str | Path | None) -> str:
     return f"run `senna calibrate --model {model or 'MODEL'} --data FILE` on records that are neither trained on nor evaluated"
-
-
-def _parse(content: Any) -> Calibration:
-    """Return the calibration in parsed JSON. Raises ValueError, TypeError, KeyError or AttributeError."""
-    if content["version"] != VERSION:
-        raise ValueError(f"its version is {content['version']}, and this version of Senna reads {VERSION}")
-    temperature, tau, prior = float(content["temperature"]), float(content["tau"]), tuple(map(float, content["prior"]))
-    if not (math.isfinite(temperature) and temperature > 0 and math.isfinite(tau)):
-        raise ValueError(f"temperature {temperature} and tau {tau} are not valid")
-    if len(prior) != len(ALL_META_ACTIONS) or not all(0 < share < 1 for share in prior):
-        raise ValueError(f"the prior must have {len(ALL_META_ACTIONS)} entries between 0 and 1")
-    texts = {name: str(content[name]) for name in ("data", "data_content", "model_content")}
-    return Calibration(
-        temperature, tau, prior, tuple(map(str, content["scenes"])), figures=dict(content["figures"]), **texts
-    )

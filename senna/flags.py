@@ -18,6 +18,45 @@ def flag(help: str, default: Any = MISSING, alone: str | None = None) -> Any:
     return field(default=default, metadata={"help": help, "alone": alone})
 
 
+_SHARED: dict[str, tuple[str, Any]] = {
+    "model": ("a model folder, a LoRA folder or a hub name", MISSING),
+    "base": ("the base model of a LoRA folder, if it has moved", None),
+    "quantization": ("nf4 or int8: the LLM in 4 or 8 bits", None),
+    "dtype": ("auto (the checkpoint's), float32, bfloat16 or float16", "auto"),
+    "device": ("auto (a GPU if there is one), cpu, cuda or cuda:1", "auto"),
+    "image_folder": ("the folder that image paths are relative to (default: the folder of the data)", None),
+    "served_model": ("the server's name for its model, if it has several", None),
+    "batch_size": ("records per batch", 8),
+    "workers": ("processes that read images", 2),
+    "skip_bad_samples": ("number of unusable records that are skipped and counted", 0),
+    "version": ("the prompt format", "v1"),
+    "aspect_ratio": ("how images become square: pad, or square (CLIP's crop)", "pad"),
+    "image_decode": (
+        "exact: the published pixel values; fast: about twice as fast, some values differ by one grey level",
+        "exact",
+    ),
+    "decision": (
+        "how the twenty probabilities become a decision: likeliest, the most probable; balanced, corrected for the frequencies "
+        "of the training plans (needs `senna calibrate`); or greedy, token by token",
+        "likeliest",
+    ),
+    "new_folder": ("the folder to write; new or empty", MISSING),
+    "serve": ("write what other servers need too: <image> as a token, and the chat template", False),
+}
+"""The flags that several commands have: name -> help and default."""
+
+
+def shared_flag(name: str, more: str = "", **changes: Any) -> Any:
+    """Return a dataclass field that is one of the flags that several commands have.
+
+    Args:
+        more: text behind the common help.
+        changes: ``default``, where a command has another one.
+    """
+    help, default = _SHARED[name]
+    return flag(help + more, changes.get("default", default))
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """A parser that raises UsageError instead of exiting, and takes ``--image_folder`` for ``--image-folder``."""
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from senna.flags import flag, parse_flags
+from senna.flags import flag, parse_flags, shared_flag
 
 
 @dataclass
@@ -10,9 +10,9 @@ class MergeArguments:
     """Flags of `senna merge`."""
 
     adapter: str = flag("the LoRA folder (or hub name), in the form of this project or of LLaVA")
-    out: str = flag("the folder to write; new or empty")
-    base: str | None = flag("the model that the LoRA was trained on, if it has moved", None)
-    serve: bool = flag("write what other servers need too: <image> as a token, and the chat template", False)
+    out: str = shared_flag("new_folder")
+    base: str | None = shared_flag("base")
+    serve: bool = shared_flag("serve")
 
 
 def main(argv: list[str]) -> int:

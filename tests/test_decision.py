@@ -114,7 +114,14 @@ def test_a_file_that_is_no_calibration_is_refused(model, text):
         open_decision(BALANCED, model)
 
 
-def test_scenes_that_a_calibration_was_fitted_on_are_refused_by_name():
-    calibration().check_separate(["scene-b", ""], "val.jsonl")
-    with pytest.raises(UsageError, match=r"1 of the scenes of val.jsonl \(scene-a\)"):
-        calibration().check_separate(["scene-b", "scene-a"], "val.jsonl")
+def test_scenes_that_a_calibration_was_fitted_on_are_named():
+    assert calibration().overlap(["scene-b", ""]) == []
+    assert calibration().overlap(["scene-b", "scene-a"]) == ["scene-a"]
+
+
+def test_a_calibration_of_an_earlier_version_has_no_images(model):
+    path = model / DECISION_FILE
+    content = json.loads(path.read_text())
+    del content["images"]
+    path.write_text(json.dumps(content))
+    assert open_decision(BALANCED, model).calibration == calibration(model_content(model))

@@ -1,11 +1,14 @@
 """Command-line flags from a dataclass."""
 
+import ast
 from dataclasses import dataclass
 
 import pytest
 
+import senna.flags
 from senna.errors import UsageError
-from senna.flags import flag, parse_flags
+from senna.flags import flag, parse_flags, shared_flag
+from tests.helpers.paths import REPOSITORY
 
 
 @dataclass
@@ -52,3 +55,50 @@ def test_the_help_shows_defaults(capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert "share of the records (default: 0.5)" in text
     assert "records to use --" in text
+
+
+OWN_MEANING = {
+    "base": {"train/export_command.py"},  # of the model that a run started from
+    "decision": {"evaluate/export.py"},  # which has no greedy
+    "model": {
+        "evaluate/calibrate.py",
+        "evaluate/export.py",
+        "train/export_command.py",
+    },  # for decision.json, or of a run
+    "version": {"convert/command.py"},  # of nuScenes' tables
+    "workers": {"convert/command.py", "drive/command.py"},  # that convert, or drive
+}
+"""Flags whose name several commands share, and the commands in which they mean something else."""
+
+
+def helps_of_flags():
+    """Return flag -> file -> source of its help, of the fields of all dataclasses that are written as ``flag(...)``."""
+    found = {}
+    for path in (REPOSITORY / "senna").rglob("*.py"):
+        source = path.read_text(encoding="utf-8")
+        tree = ast.parse(source) if " flag(" in source and path.name != "fields.py" else ast.Module([])
+        for node in ast.walk(tree):
+            if isinstance(node, ast.AnnAssign) and getattr(getattr(node.value, "func", None), "id", None) == "flag":
+                file = str(path.relative_to(REPOSITORY / "senna"))
+                found.setdefault(node.target.id, {})[file] = ast.unparse(node.value.args[0])
+    return found
+
+
+def test_a_flag_that_several_commands_have_is_defined_once():
+    defined = helps_of_flags()
+    for name in senna.flags._SHARED:
+        assert defined.get(name, {}).keys() <= OWN_MEANING.get(name, set()), f"--{name} is a shared_flag"
+    for name, helps in defined.items():
+        assert len(set(helps.values())) == len(helps), f"--{name} has the same help in several commands: {helps}"
+
+
+def test_a_shared_flag_may_have_more_help_and_another_default():
+    @dataclass
+    class Shared:
+        model: str | None = shared_flag("model", "; or none", default=None)
+        workers: int = shared_flag("workers")
+
+    assert parse_flags(Shared, [], "senna test", "A command.") == Shared(None, 2)
+    assert (
+        Shared.__dataclass_fields__["model"].metadata["help"] == "a model folder, a LoRA folder or a hub name; or none"
+    )

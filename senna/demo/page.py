@@ -25,6 +25,7 @@ from senna.demo.questions import (
     question_text,
     views_to_show,
 )
+from senna.demo.remote import RemoteAnswerer
 from senna.demo.result import NOTHING_YET, Result, draw, draw_problem, is_over
 from senna.demo.uploads import KEPT, open_upload, serve_copy
 from senna.errors import SennaError
@@ -51,7 +52,7 @@ class Desk:
     errors to visitors. ``uploads`` is the only folder whose files are served.
     """
 
-    answerer: Answerer
+    answerer: Answerer | RemoteAnswerer
     examples: Sequence[Example]
     most_megapixels: float
     uploads: Path
@@ -125,7 +126,7 @@ class Desk:
         question, start = question_text(choices, load_templates()), time.perf_counter()
         result = Result(question, views)
         yield draw(result)
-        images = self.answerer.pixels(self._images(views, paths))
+        images: Any = self.answerer.pixels(self._images(views, paths))
         is_plan = choices.kind == "plan"
         if is_plan:
             scores = self.answerer.plan(question, views, images)

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from senna.contents import absolute, file_content, model_content
-from senna.decision import DECISION_HELP, LIKELIEST
 from senna.errors import UsageError
 from senna.file_lock import lock_folder
 from senna.files import write_json
-from senna.flags import flag, parse_flags
+from senna.flags import flag, parse_flags, shared_flag
 from senna.run_folder import claim
 
 MOST_SCENARIOS = 10_000
@@ -26,7 +25,7 @@ class DriveArguments:
     """Flags of `senna drive`."""
 
     out: str = flag("output folder: drive.html, drive.json, films/ and drives/")
-    model: str | None = flag("folder or hub name of a model, or a LoRA folder", None)
+    model: str | None = shared_flag("model", default=None)
     scenes: int = flag("number of scenarios of 20 s", 8)
     seed: int = flag("selects the scenarios; none is a scene of `senna synthesize`", 0)
     driver: str | None = flag(
@@ -37,7 +36,7 @@ class DriveArguments:
     )
     time_limit: float = flag("seconds after which a drive ends; the expert needs 19.5", 30.0)
     train_data: str | None = flag("the model's training records, on whose plans the tree is fitted", None)
-    decision: str = flag(DECISION_HELP, LIKELIEST)
+    decision: str = shared_flag("decision")
     follow: str = flag(
         "what of a model is carried out: meta-action, along the lanes; or trajectory, its six waypoints, for a model that was "
         "trained with --kinds plan,trajectory",
@@ -48,8 +47,8 @@ class DriveArguments:
     )
     filmed: str = flag("the drivers whose drives become films, separated by commas, or all", "model")
     fps: float = flag("steps of 0.5 s per second of film; 2 is real time", 4.0)
-    base: str | None = flag("the base model of a LoRA folder, if it has moved", None)
-    device: str = flag("auto (a GPU if there is one), cpu, cuda or cuda:1", "auto")
+    base: str | None = shared_flag("base")
+    device: str = shared_flag("device")
     workers: int | None = flag("processes, each with a copy of the model (default: one per core, on a GPU one)", None)
 
 

@@ -12,13 +12,16 @@ from senna.decision import BALANCED, DECISION_FILE, Calibration, prior_of, some,
 from senna.errors import DataError, UsageError
 from senna.evaluate.command import EvaluateArguments, check, choose, predicted
 from senna.evaluate.predictions import Prediction
-from senna.flags import flag, parse_flags
+from senna.flags import flag, parse_flags, shared_flag
 from senna.kinds import PLAN
 from senna.meta_actions import parse_meta_action
-from senna.record_file import RecordFile, open_records
+from senna.record_file import open_records
 
 if TYPE_CHECKING:
+    from senna.evaluate.shared_frames import FrameSet
     from senna.evaluate.training_data import TrainingData
+
+_SEPARATE = "give plans of scenes that are neither trained on nor evaluated"
 
 PREDICTIONS_FOLDER = "calibration"
 """The subfolder of the model's folder that predictions are written to by default."""
@@ -35,19 +38,17 @@ class CalibrateArguments:
         None,
     )
     out: str | None = flag("folder for the predictions of DATA (default: MODEL/calibration)", None)
-    image_folder: str | None = flag("where image paths start (default: beside the data)", None)
-    batch_size: int = flag("records per batch", 8)
-    skip_bad_samples: int = flag("number of unusable records that are skipped and counted", 0)
-    version: str = flag("the prompt format", "v1")
-    aspect_ratio: str = flag("how images become square: pad, or square (CLIP's crop)", "pad")
-    image_decode: str = flag(
-        "exact: the published pixel values; fast: about twice as fast, some values differ by one grey level", "exact"
-    )
-    base: str | None = flag("the base model of a LoRA folder, if it has moved", None)
-    quantization: str | None = flag("nf4 or int8: the LLM in 4 or 8 bits", None)
-    dtype: str = flag("auto (the checkpoint's), float32, bfloat16 or float16", "auto")
-    device: str = flag("auto (a GPU if there is one), cpu, cuda or cuda:1", "auto")
-    workers: int = flag("processes that read images", 2)
+    image_folder: str | None = shared_flag("image_folder")
+    batch_size: int = shared_flag("batch_size")
+    skip_bad_samples: int = shared_flag("skip_bad_samples")
+    version: str = shared_flag("version")
+    aspect_ratio: str = shared_flag("aspect_ratio")
+    image_decode: str = shared_flag("image_decode")
+    base: str | None = shared_flag("base")
+    quantization: str | None = shared_flag("quantization")
+    dtype: str = shared_flag("dtype")
+    device: str = shared_flag("device")
+    workers: int = shared_flag("workers")
     overwrite: bool = flag("start anew if OUT holds predictions of another model or other data", False)
 
 
@@ -59,9 +60,9 @@ def main(argv: list[str]) -> int:
         "senna calibrate",
         "Fit a temperature, so that probabilities are as high as the share of right answers, and a correction for the "
         f"frequencies of the training plans, so that rare plans are found. They are written to MODEL/{DECISION_FILE}, with "
-        f"figures before and after; --decision {BALANCED} of `senna evaluate`, `demo`, `visualize` and "
-        "`export-meta-actions` uses them. DATA must share no scene with the training records. Run the same command again to "
-        "continue an interrupted run.",
+        f"figures before and after; --decision {BALANCED} of `senna evaluate`, `serve`, `demo`, `drive`, `visualize` "
+        "and `export-meta-actions` uses them. DATA must share neither scenes nor images with the training records. Run the "
+        "same command again to continue an interrupted run.",
     )
     return run(args)
 
@@ -69,6 +70,7 @@ def main(argv: list[str]) -> int:
 def run(args: CalibrateArguments) -> int:
     """Predict the plans of DATA, fit, and write decision.json. Raises SennaError."""
     from senna.evaluate.metrics.fit_decision import fit_decision
+    from senna.evaluate.shared_frames import FrameSet
     from senna.evaluate.training_data import training_data
 
     folder = Path(args.model)
@@ -78,8 +80,9 @@ def run(args: CalibrateArguments) -> int:
         )
     records = open_records(args.data, args.skip_bad_samples)
     indices = choose(records, PLAN, None)
-    trained = training_data(folder, args.train_data)
-    scenes = check_data(records, indices, trained)
+    trained = training_data(folder, args.train_data, args.image_folder)
+    frames = FrameSet.of_file(records, indices, args.image_folder)
+    scenes, images = check_data(frames, trained)
     prior = prior_of(trained.plans)
     evaluation = _evaluation(args)
     check(evaluation)
@@ -99,6 +102,7 @@ def run(args: CalibrateArguments) -> int:
             file_content(args.data),
             model_content(args.model, args.base),
             figures,
+            tuple(images),
         )
         path = write_calibration(folder, calibration)
     print(summary(calibration))
@@ -106,38 +110,46 @@ def run(args: CalibrateArguments) -> int:
     return 0
 
 
-def check_data(records: RecordFile, indices: Sequence[int], trained: "TrainingData") -> list[str]:
-    """Return the scenes of the plans to fit on.
+def check_data(frames: "FrameSet", trained: "TrainingData") -> tuple[list[str], list[str]]:
+    """Return the scenes of the plans to fit on, and the fingerprints of their images.
 
     Raises:
-        UsageError: they are fewer than two, a plan has no scene, or the model was trained on one of them.
+        UsageError: they are fewer than two, a plan has no scene, or the model was trained on the file, a scene or an image.
     """
-    scenes = sorted({records.scene_names[records.scenes[index]] for index in indices})
-    if records.path.resolve() in trained.files:
-        raise UsageError(
-            f"--data {records.path}: the model was trained on this file", remedy="give plans of other scenes"
-        )
+    path, scenes = frames.records.files[0].path, frames.scenes()
+    if path.resolve() in trained.files or file_content(path) in trained.contents:
+        raise UsageError(f"--data {path}: the model was trained on this file", remedy="give plans of other scenes")
     if "" in scenes:
         raise UsageError(
-            f"--data {records.path}: plans without a scene_token, so that they may be of scenes that the model was trained on",
+            f"--data {path}: plans without a scene_token, so that they may be of scenes that the model was trained on",
             remedy="add the scene_token of each frame, as `senna convert` does",
         )
     if shared := sorted(set(scenes) & trained.scenes):
         raise UsageError(
-            f"--data {records.path}: the model was trained on {len(shared)} of its scenes ({some(shared)})",
-            remedy="give plans of scenes that are neither trained on nor evaluated",
+            f"--data {path}: the model was trained on {len(shared)} of its scenes ({some(shared)})", remedy=_SEPARATE
+        )
+    images = frames.fingerprints()
+    if found := next(filter(None, (part.find(images) for part in trained.frames)), None):
+        raise UsageError(
+            f"--data {path}: the model was trained on one of its images, {found}, under this or another name",
+            remedy=_SEPARATE,
         )
     if len(scenes) < 2:
         raise UsageError(
-            f"--data {records.path}: its plans are of {len(scenes)} scene; how far a fit varies shows from two on",
+            f"--data {path}: its plans are of {len(scenes)} scene; how far a fit varies shows from two on",
             remedy="give plans of more scenes",
         )
     if "" in trained.scenes:
-        print(
-            "WARNING training records without a scene_token: make sure yourself that they are of other scenes",
-            flush=True,
+        _warn("training records without a scene_token: make sure yourself that they are of other scenes")
+    for lost in trained.lost:
+        _warn(
+            f"{lost}, the model before, is gone, and its training data are not known: make sure yourself that they differ"
         )
-    return scenes
+    return scenes, images
+
+
+def _warn(text: str) -> None:
+    print(f"WARNING {text}", flush=True)
 
 
 def _evaluation(args: CalibrateArguments) -> EvaluateArguments:

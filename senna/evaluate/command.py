@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senna.contents import absolute, file_content, model_content
-from senna.decision import BALANCED, DECISION_HELP, LIKELIEST
+from senna.decision import LIKELIEST
 from senna.errors import SennaError, UsageError
-from senna.evaluate.decisions import Rules, open_rules
+from senna.evaluate.decisions import DEFAULT_RULES, Rules, open_rules
 from senna.evaluate.predictions import BLACKOUT, PREDICTIONS, Prediction, Store, claim
 from senna.evaluate.server_flags import check_flags
 from senna.file_lock import lock_folder
 from senna.files import write_json
-from senna.flags import flag, parse_flags
+from senna.flags import flag, parse_flags, shared_flag
 from senna.futures import Futures, futures_path, read_futures
 from senna.kinds import PLAN, TRAJECTORY
 from senna.processes import call_in_first
@@ -34,26 +34,26 @@ class EvaluateArguments:
 
     data: str = flag("the records to evaluate on: .jsonl or .json")
     out: str = flag("output folder, for predictions.jsonl, metrics.json, report.html and plots")
-    model: str | None = flag("folder or hub name of a model, or a LoRA folder", None)
+    model: str | None = shared_flag("model", default=None)
     server: str | None = flag(
         "instead of --model, the address of a server: senna serve, or any vision-language model with OpenAI's interface, for "
         "example http://localhost:8000/v1; its key is read from OPENAI_API_KEY",
         None,
     )
-    served_model: str | None = flag("the server's name for its model, if it has several", None)
+    served_model: str | None = shared_flag("served_model")
     concurrency: int = flag("simultaneous requests to the server", 16)
     prompts: str | None = flag(
         "a file like senna/templates.yaml, whose section `server` is the text before each question to a model of a server that "
         "is not Senna",
         None,
     )
-    image_folder: str | None = flag("where image paths start (default: beside the data)", None)
+    image_folder: str | None = shared_flag("image_folder")
     mode: str | None = flag(
         "how plans are predicted: score, the probability of each of the twenty meta-actions from one forward pass; or "
         "generate, greedy text that must be a meta-action (default: score, or generate if a server cannot score)",
         None,
     )
-    decision: str = flag(f"{DECISION_HELP}. All are reported; this one is compared with the baselines", LIKELIEST)
+    decision: str = shared_flag("decision", ". All are reported; this one is compared with the baselines")
     kinds: str = flag(
         "kinds of questions: plan, several as plan,traffic_light,motion, or all; other kinds than plan are answered with text",
         "plan",
@@ -64,22 +64,20 @@ class EvaluateArguments:
     )
     compat: str | None = flag("original: also compute the published script's metrics", None)
     limit: int | None = flag("use the first records only", None)
-    batch_size: int = flag("records per batch", 8)
+    batch_size: int = shared_flag("batch_size")
     max_new_tokens: int = flag("maximum length of a generated answer", 256)
-    skip_bad_samples: int = flag("number of unusable records that are skipped and counted", 0)
-    version: str = flag("the prompt format", "v1")
-    aspect_ratio: str = flag("how images become square: pad, or square (CLIP's crop)", "pad")
-    image_decode: str = flag(
-        "exact: the published pixel values; fast: about twice as fast, some values differ by one grey level", "exact"
-    )
-    base: str | None = flag("the base model of a LoRA folder, if it has moved", None)
-    quantization: str | None = flag("nf4 or int8: the LLM in 4 or 8 bits", None)
-    dtype: str = flag("auto (the checkpoint's), float32, bfloat16 or float16", "auto")
-    device: str = flag("auto (a GPU if there is one), cpu, cuda or cuda:1", "auto")
+    skip_bad_samples: int = shared_flag("skip_bad_samples")
+    version: str = shared_flag("version")
+    aspect_ratio: str = shared_flag("aspect_ratio")
+    image_decode: str = shared_flag("image_decode")
+    base: str | None = shared_flag("base")
+    quantization: str | None = shared_flag("quantization")
+    dtype: str = shared_flag("dtype")
+    device: str = shared_flag("device")
     pack_attention: str = flag(
         "attention for the twenty answers: auto (split on a CPU, flex on CUDA), split, dense or flex", "auto"
     )
-    workers: int = flag("processes that read images", 2)
+    workers: int = shared_flag("workers")
     overwrite: bool = flag("start anew if OUT holds another evaluation", False)
 
 
@@ -124,8 +122,8 @@ def run(args: EvaluateArguments) -> int:
     train_plans = _train_plans(args.train_data)
     out = Path(args.out)
     args, served = _settle(args)
-    rules = _rules(args, records, indices)
-    with predicted(args, records, indices, served) as stores:
+    rules = _rules(args, records, indices, served)
+    with predicted(args, records, indices, served, rules) as stores:
         if stores is not None:
             _write_results(args, [store.join() for store in stores], train_plans, rules, out)
     return 0
@@ -133,40 +131,43 @@ def run(args: EvaluateArguments) -> int:
 
 @contextmanager
 def predicted(
-    args: EvaluateArguments, records: RecordFile, indices: list[int], served: "ServedModel | None" = None
-) -> Iterator[list[Store] | None]:
+    args: EvaluateArguments, records: RecordFile, indices: list[int], served: "ServedModel | None" = None,
+    rules: Rules = DEFAULT_RULES,
+) -> Iterator[list[Store] | None]:  # fmt: skip
     """Make the predictions that OUT lacks, and yield their stores in the first process of a run, None in others.
 
-    OUT is locked meanwhile. Raises SennaError.
+    OUT is locked meanwhile. Trajectories whose questions state plans by other rules are predicted again. Raises SennaError.
     """
     out = Path(args.out)
     with ExitStack() as held, processes() as (rank, world, barrier):
         run_id = call_in_first(lambda: _occupy(out, args, served, held))
         names = [PREDICTIONS, *([BLACKOUT] if args.blackout else [])]
         stores = [Store(out, name, run_id) for name in names]
+        call_in_first(lambda: [store.discard_some(rules.is_stale(store)) for store in stores])
         if call_in_first(lambda: any(store.missing([indices]) for store in stores)):
             if served:
-                served.predict(args, records, indices, stores)
+                served.predict(args, records, indices, stores, rules)
             else:
-                _predict(args, records, indices, stores, rank, world, barrier)
+                _predict(args, records, indices, stores, rules, rank, world, barrier)
         barrier()
         if rank == 0 and (missing := sum(len(store.missing([[index] for index in indices])) for store in stores)):
             raise SennaError(f"{out}: {missing} predictions are missing", remedy="run the same command again")
         yield stores if rank == 0 else None
 
 
-def _rules(args: EvaluateArguments, records: RecordFile, indices: list[int]) -> Rules:
+def _rules(args: EvaluateArguments, records: RecordFile, indices: list[int], served: "ServedModel | None") -> Rules:
     """Return the decision rules of an evaluation. Raises UsageError; see `senna.evaluate.decisions.open_rules`."""
+    from senna.evaluate.shared_frames import FrameSet
+
     if args.decision != LIKELIEST and args.mode == "generate":
         raise UsageError(f"--decision {args.decision} needs the scores of --mode score", remedy="omit one of them")
-    if args.decision == BALANCED and args.server:
-        raise UsageError(
-            f"--decision {BALANCED} does not fit --server, which does not show the model's folder",
-            remedy="evaluate the folder with --model",
-        )
     plans = [index for index in indices if records.kind_names[records.kinds[index]] == PLAN]
-    scenes = {records.scene_names[records.scenes[index]] for index in plans}
-    rules = open_rules(args.decision, None if args.server else args.model, args.base, scenes, args.data)
+    evaluated = FrameSet.of_file(records, plans, args.image_folder)
+    rules = (
+        served.rules(args.decision, evaluated)
+        if served
+        else open_rules(args.decision, args.model, args.base, evaluated)
+    )
     if rules.note and read_ranks().rank == 0:
         print(f"note: the balanced decision is left out: {rules.note}", flush=True)
     return rules
@@ -226,8 +227,8 @@ def processes() -> Iterator[tuple[int, int, Callable[[], None]]]:
 
 
 def _predict(
-    args: EvaluateArguments, records: RecordFile, indices: list[int], stores: list[Store], rank: int, world: int,
-    barrier: Callable[[], None],
+    args: EvaluateArguments, records: RecordFile, indices: list[int], stores: list[Store], rules: Rules, rank: int,
+    world: int, barrier: Callable[[], None],
 ) -> None:  # fmt: skip
     """Load the model and predict this process's records for each store."""
     import torch
@@ -269,7 +270,7 @@ def _predict(
             p.predict(store, prompts, batches, p.generated_fields(generator), share, budget, description)
         if trajectories:
             barrier()  # the questions state the plans, which other processes may have predicted
-            prompts = p.PromptDataset(dataset, None, blackout, store.plans())
+            prompts = p.PromptDataset(dataset, None, blackout, rules.plans(store))
             batches = p.cut_into_batches(trajectories, args.batch_size)
             p.predict(store, prompts, batches, p.generated_fields(generator), share, budget, f"{description}, paths")
 
@@ -344,7 +345,7 @@ def _write_results(
         run={**facts, "records that could not be used": len(predictions[0]) - len(usable[0])},
     )
     futures = read_futures(futures_path(args.data), [row["token"] for row in usable[0] if row["kind"] == TRAJECTORY])
-    if trajectory := _trajectory_figures(args, usable, futures):
+    if trajectory := _trajectory_figures(args, usable, futures, rules):
         metrics["trajectory"] = trajectory
     write_json(out / "metrics.json", metrics)
     images = image_finder(args.image_folder, args.data)
@@ -354,7 +355,7 @@ def _write_results(
 
 
 def _trajectory_figures(
-    args: EvaluateArguments, usable: Sequence[Sequence[Prediction]], futures: Mapping[str, Futures]
+    args: EvaluateArguments, usable: Sequence[Sequence[Prediction]], futures: Mapping[str, Futures], rules: Rules
 ) -> dict[str, Any] | None:
     """Return ``trajectory`` of metrics.json; None without trajectories."""
     from senna.evaluate.metrics.trajectory import trajectory_metrics
@@ -375,4 +376,5 @@ def _trajectory_figures(
         train,
         read_futures(futures_path(args.train_data), [row["token"] for row in train]) if args.train_data else {},
         Path(args.train_data).name if args.train_data else "",
+        rules.headline if args.mode == "score" else "",
     )

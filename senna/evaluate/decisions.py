@@ -3,10 +3,10 @@
 A prediction in score mode has its log-probabilities, so that a decision is computed from them and never stored.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from senna.contents import file_content
 from senna.decision import (
@@ -20,9 +20,13 @@ from senna.decision import (
     some,
 )
 from senna.errors import UsageError
-from senna.evaluate.predictions import Prediction
-from senna.meta_actions import ALL_META_ACTIONS
+from senna.evaluate.predictions import RECORDED, Prediction
+from senna.kinds import PLAN, TRAJECTORY
+from senna.meta_actions import ALL_META_ACTIONS, parse_meta_action
 from senna.run_folder import RUN_FILE, read_settings
+
+if TYPE_CHECKING:
+    from senna.evaluate.shared_frames import FrameSet
 
 FIELDS = {LIKELIEST: "sum", BALANCED: "balanced", GREEDY: "greedy"}
 """Decision rule -> the field of a prediction, and key of metrics.json, that has its meta-action."""
@@ -42,9 +46,29 @@ class Rules:
     calibration: Calibration | None = None
     note: str = ""
 
-    def decide(self, predictions: Sequence[Prediction]) -> list[Prediction]:
+    def decide(self, predictions: Iterable[Prediction]) -> list[Prediction]:
         """Return predictions whose scored plans have ``balanced`` and ``headline``."""
         return [self._decided(row) if row.get("log_probs") else row for row in predictions]
+
+    def plans(self, predictions: Iterable[Prediction]) -> dict[str, str]:
+        """Return frame token -> plan by the rule of the headline, of the plans whose answer is a meta-action."""
+        found = {}
+        for row in self.decide(predictions):
+            if row.get("kind") == PLAN and row.get("token"):
+                action = parse_meta_action(str(row.get(row.get("headline", "text"), "")))
+                found |= {row["token"]: str(action)} if action else {}
+        return found
+
+    def is_stale(self, predictions: Iterable[Prediction]) -> Callable[[Prediction], bool]:
+        """Return a function that tells the trajectories whose question states another plan than that of `plans`."""
+        plans = self.plans(predictions)
+
+        def is_stale(row: Prediction) -> bool:
+            if row.get("kind") != TRAJECTORY or "error" in row:
+                return False
+            return plans.get(row["token"]) != (None if row.get("plan_source") == RECORDED else row.get("plan"))
+
+        return is_stale
 
     def _decided(self, row: Prediction) -> Prediction:
         found: Prediction = {**row, "headline": FIELDS[self.headline]}
@@ -58,42 +82,54 @@ DEFAULT_RULES = Rules()
 """The rules of a model without a calibration."""
 
 
-def open_rules(name: str, model: str | None, base: str | None, scenes: Collection[str], data: str | Path) -> Rules:
+def open_rules(name: str, model: str | None, base: str | None, evaluated: "FrameSet") -> Rules:
     """Return the rules of an evaluation.
 
     Args:
         name: the rule of the headline, ``--decision``.
         model: the model's folder; None if it is not known.
-        scenes: the scenes of the evaluated plans.
-        data: their file.
+        evaluated: the evaluated plans, of one file.
 
     Raises:
-        UsageError: the name is unknown; or ``balanced`` has no usable calibration, or one that was fitted on these scenes.
+        UsageError: the name is unknown; or ``balanced`` has no usable calibration, or one that was fitted on these plans.
     """
-    found = open_decision(name, model, base).calibration
-    if name == BALANCED and found is not None:
-        found.check_separate(scenes, data)
-        _check_other_file(found, data)
-        return Rules(name, found)
-    if model is None:
-        return Rules(name)
+    if name == BALANCED:
+        return separate_rules(name, open_decision(name, model, base).calibration, evaluated)
+    open_decision(name)  # raises UsageError for an unknown name
     try:
-        found = read_calibration(model, base)
+        found = None if model is None else read_calibration(model, base)
     except UsageError as error:
         return Rules(name, note=str(error))
-    if found is None:
-        return Rules(name)
-    if shared := found.overlap(scenes):
-        return Rules(name, note=f"{DECISION_FILE} was fitted on {len(shared)} of these scenes ({some(shared)})")
-    return Rules(name, found)
+    return separate_rules(name, found, evaluated)
 
 
-def _check_other_file(calibration: Calibration, data: str | Path) -> None:
-    """Raise UsageError if a calibration was fitted on a file of these contents; its records may have lost their scenes."""
-    if calibration.data_content == file_content(data):
+def separate_rules(name: str, calibration: Calibration | None, evaluated: "FrameSet") -> Rules:
+    """Return the rules of an evaluation with a calibration, which is left out if it was fitted on evaluated plans.
+
+    Raises:
+        UsageError: it was, and ``name`` is ``balanced``.
+    """
+    reason = None if calibration is None else _overlap(calibration, evaluated)
+    if reason is None:
+        return Rules(name, calibration)
+    if name == BALANCED:
         raise UsageError(
-            f"--decision {BALANCED}: {DECISION_FILE} was fitted on {data} itself", remedy="evaluate other scenes"
+            f"--decision {BALANCED}: {reason}, so that its figures there would be too good",
+            remedy="evaluate other scenes, or run `senna calibrate` with other --data",
         )
+    return Rules(name, note=reason)
+
+
+def _overlap(calibration: Calibration, evaluated: "FrameSet") -> str | None:
+    """Return which of the evaluated plans a calibration was fitted on, as text; None if it was fitted on none."""
+    path = evaluated.records.files[0].path
+    if shared := calibration.overlap(evaluated.scenes()):
+        return f"{DECISION_FILE} was fitted on {len(shared)} of the scenes of {path} ({some(shared)})"
+    if calibration.data_content == file_content(path):  # its records may have lost their scenes
+        return f"{DECISION_FILE} was fitted on {path} itself"
+    if image := evaluated.find(calibration.images):
+        return f"{DECISION_FILE} was fitted on an image of {path}, {image}, under this or another name"
+    return None
 
 
 def rules_of(plan: Mapping[str, Any] | None) -> Rules:

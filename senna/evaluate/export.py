@@ -65,6 +65,11 @@ def main(argv: list[str]) -> int:
     write_table(out, table, paths)
     found = sum(token in paths for token in table)
     print(f"{len(table)} frames{f', {found} with a trajectory' if paths else ''}  {out}")
+    if others := other_plans(predictions, table):
+        print(
+            f"note: {others} trajectories follow another plan than the decision here; "
+            f"`senna evaluate --decision {args.decision}` predicts them for it"
+        )
     return 0
 
 
@@ -119,6 +124,13 @@ def trajectories_by_token(predictions: Sequence[Mapping[str, Any]]) -> dict[str,
             xy = parse_trajectory(prediction.get("text") or "")
             found |= {} if xy is None else {prediction["token"]: xy.astype(np.float32)}
     return found
+
+
+def other_plans(predictions: Sequence[Mapping[str, Any]], table: Mapping[str, np.ndarray]) -> int:
+    """Return the number of trajectories whose question states another plan than the decision of their frame in the table."""
+    decided = {token: str(ALL_META_ACTIONS[int(row.argmax())]) for token, row in table.items()}
+    trajectories = [row for row in predictions if row.get("kind") == TRAJECTORY and row.get("token") in decided]
+    return sum(row.get("plan") not in (None, decided[row["token"]]) for row in trajectories)
 
 
 def write_table(

@@ -7,7 +7,8 @@ change.
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -15,8 +16,6 @@ from senna import run_folder
 from senna.contents import absolute
 from senna.errors import SennaError, UsageError
 from senna.files import atomic_write, stamp, write_json
-from senna.kinds import PLAN
-from senna.meta_actions import parse_meta_action
 
 PREDICTIONS, BLACKOUT = "predictions", "predictions_blackout"
 RESULTS = ("metrics.json", "report.html")
@@ -79,7 +78,7 @@ class Store:
 
     def missing(self, batches: Sequence[Sequence[int]]) -> list[Sequence[int]]:
         """Return the batches (lists of record indices) that are not completely stored."""
-        done = {line["index"] for line in self._lines()}
+        done = {line["index"] for line in self}
         return [batch for batch in batches if not done.issuperset(batch)]
 
     def append(self, rank: int, lines: Iterable[Mapping[str, Any]]) -> None:
@@ -104,7 +103,7 @@ class Store:
 
     def join(self) -> list[Prediction]:
         """Return all predictions in the order of their records, and merge the files of the processes into ``path``."""
-        lines = {line["index"]: line for line in self._lines()}
+        lines = {line["index"]: line for line in self}
         ordered = [lines[index] for index in sorted(lines)]
         parts = list(self.folder.glob(self._parts))
         if parts:
@@ -113,25 +112,24 @@ class Store:
                 part.unlink()
         return ordered
 
-    def plans(self) -> dict[str, str]:
-        """Return frame token -> predicted plan, of the plans so far whose answer is a meta-action."""
-        found = {}
-        for line in self._lines():
-            if line.get("kind") == PLAN and line.get("token") and "error" not in line:
-                action = parse_meta_action(line.get("sum") or line.get("text") or "")
-                found |= {line["token"]: str(action)} if action else {}
-        return found
-
     def is_empty(self) -> bool:
         """Return whether no prediction is stored."""
-        return next(self._lines(), None) is None
+        return next(iter(self), None) is None
 
     def discard(self) -> None:
         """Delete all predictions."""
         for path in [self.path, *self.folder.glob(self._parts)]:
             path.unlink(missing_ok=True)
 
-    def _lines(self) -> Iterator[Prediction]:
+    def discard_some(self, is_unwanted: Callable[[Prediction], bool]) -> None:
+        """Delete some predictions, if there are any such, and first the results of the folder. Raises SennaError."""
+        if any(map(is_unwanted, self)):
+            with _deleting(self.folder):
+                _delete_results(self.folder)
+                write_lines(self.path, [row for row in self.join() if not is_unwanted(row)])
+
+    def __iter__(self) -> Iterator[Prediction]:
+        """Iterate over the predictions so far, in no particular order."""
         for path in [self.path, *sorted(self.folder.glob(self._parts))]:
             if path.is_file():
                 for line in _complete_lines(path):
@@ -208,12 +206,23 @@ def claim(folder: Path, settings: Mapping[str, Any], overwrite: bool = False) ->
 
 def _discard(folder: Path, stores: Sequence[Store]) -> None:
     """Delete an evaluation: results first and settings last, so that no moment shows results of other predictions."""
-    try:
-        for name in RESULTS:
-            (folder / name).unlink(missing_ok=True)
+    with _deleting(folder):
+        _delete_results(folder)
         for store in stores:
             store.discard()
         (folder / run_folder.RUN_FILE).unlink(missing_ok=True)
+
+
+def _delete_results(folder: Path) -> None:
+    for name in RESULTS:
+        (folder / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _deleting(folder: Path) -> Iterator[None]:
+    """Raise SennaError for a file that cannot be deleted."""
+    try:
+        yield
     except OSError as error:
         raise SennaError(
             f"{error.filename or folder} cannot be deleted: {error.strerror or error}", remedy="choose another --out"

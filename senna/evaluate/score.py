@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.special import softmax
 from transformers import PreTrainedTokenizerBase
 
 from senna.data.collate import PackCollator
@@ -48,11 +47,6 @@ class PlanScores:
     def best(self) -> MetaAction:
         """The most probable meta-action."""
         return ALL_META_ACTIONS[int(self.log_probs.argmax())]
-
-    @property
-    def probabilities(self) -> np.ndarray:
-        """float64 (20,), normalized over the twenty meta-actions."""
-        return softmax(self.log_probs)
 
 
 class PlanScorer:

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from senna.data.conversation import template_for
+from senna.decision import BALANCED, Calibration, Decision, open_decision, parse_calibration
 from senna.errors import DataError, SennaError, UsageError
+from senna.evaluate.decisions import Rules, separate_rules
 from senna.evaluate.predict import Fields, SkipBudget, find_answer_ending, split_trajectories
 from senna.evaluate.predictions import BLACKOUT, Store
 from senna.evaluate.server_questions import Question, QuestionReader
+from senna.evaluate.shared_frames import FrameSet
 from senna.kinds import PLAN
 from senna.meta_actions import ALL_META_ACTIONS
 from senna.record_checks import replace_surrogates
@@ -45,6 +48,7 @@ class ServedModel:
         identity: what else the server says of it.
         scores: whether the server scores meta-actions, as that of a Senna does.
         instruction: a text before the questions to any other model.
+        calibration: what `senna calibrate` has fitted for the model; None without it.
     """
 
     connection: Connection
@@ -52,6 +56,7 @@ class ServedModel:
     identity: dict[str, Any]
     scores: bool
     instruction: str
+    calibration: Calibration | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -83,11 +88,58 @@ class ServedModel:
             )
         return replace(args, model=self.name, mode=mode, dtype="")
 
-    def predict(self, args: Any, records: RecordFile, indices: Sequence[int], stores: Sequence[Store]) -> None:
+    def decision(self, name: str) -> Decision:
+        """Return a decision rule for this model. Raises UsageError for an unknown name, or without a calibration."""
+        if name != BALANCED:
+            return open_decision(name)
+        if self.calibration is None:
+            raise UsageError(
+                f"--decision {BALANCED}: --server {self.connection.server} has no calibration of {self.name}",
+                remedy="run `senna calibrate` on the model's folder, and start `senna serve` again",
+            )
+        return Decision(BALANCED, self.calibration)
+
+    def rules(self, decision: str, evaluated: FrameSet) -> Rules:
+        """Return the decision rules of an evaluation, see `senna.evaluate.decisions.separate_rules`. Raises UsageError."""
+        self.decision(decision)
+        return separate_rules(decision, self.calibration, evaluated)
+
+    async def score(
+        self, client: "AsyncOpenAI", question: str, images: Sequence[str], ending: str = "\n", version: str = "v1",
+        about: str = "",
+    ) -> Fields:  # fmt: skip
+        """Return the scored fields of a prediction.
+
+        Args:
+            question: with its view tags and ``<image>``.
+            images: a data URL for each ``<image>``.
+            ending, version: see `senna.evaluate.score.PlanScorer`.
+            about: what the request is about, for errors.
+
+        Raises:
+            DataError: the server refuses the question.
+            SennaError: the server fails permanently, or in all attempts.
+        """
+        body = {"model": self.name, "images": images, "question": question, "ending": ending, "version": version}
+        reply = await self.connection.send(client.post(SCORES, cast_to=object, body=body), about)
+        if isinstance(reply, Refusal):
+            raise DataError(f"the server refused it: {reply.reason}")
+        try:
+            return _scored_fields(reply)
+        except (KeyError, TypeError, ValueError) as error:
+            raise SennaError(
+                f"--server {self.connection.server}: a reply without the scores of the twenty meta-actions ({error!r})",
+                remedy="use the same version of senna for the server",
+            ) from None
+
+    def predict(
+        self, args: Any, records: RecordFile, indices: Sequence[int], stores: Sequence[Store], rules: Rules
+    ) -> None:
         """Ask the server for the predictions that the stores lack, and append them as they arrive.
 
         Args:
             args: the flags of `senna evaluate`, from `settle`.
+            rules: decide the plans that questions about trajectories state.
 
         Raises:
             DataError: more records than ``args.skip_bad_samples`` cannot be used, or are refused by the server.
@@ -103,7 +155,7 @@ class ServedModel:
             description = "black images" if is_black else "predictions"
             with tqdm(total=len(indices), initial=len(indices) - len(missing), desc=description, unit="record") as bar:
                 for part in split_trajectories(records, missing):
-                    reader = QuestionReader(records, args.image_folder, black, store.plans())
+                    reader = QuestionReader(records, args.image_folder, black, rules.plans(store))
                     asker = _Asker(self, reader, scored, ending, args.version)
                     for answers in self.connection.stream(part, asker.ask):
                         _append(store, [prediction for _, prediction in answers], budget)
@@ -123,8 +175,23 @@ def connect(args: Any, retry: RetryPolicy | None = None) -> ServedModel:
     instruction = server_instruction(args.prompts)
     name, entry = _choose(connection, args.served_model)
     identity = {key: entry[key] for key in _IDENTITY if entry.get(key)}
-    scores = connection.has_route(SCORES)
-    return ServedModel(connection, name, identity, scores, "" if scores else instruction)
+    if not connection.has_route(SCORES):
+        return ServedModel(connection, name, identity, False, instruction)
+    return ServedModel(connection, name, identity, True, "", _calibration(connection))
+
+
+def _calibration(connection: Connection) -> Calibration | None:
+    """Return the calibration of a Senna's server; None without it, or from an earlier version. Raises SennaError."""
+    found = connection.get(SCORES)
+    if not isinstance(found, dict) or found.get("calibration") is None:
+        return None
+    try:
+        return parse_calibration(found["calibration"])
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise SennaError(
+            f"--server {connection.server}: its calibration cannot be used ({error})",
+            remedy="use the same version of senna for the server",
+        ) from None
 
 
 def _choose(connection: Connection, wanted: str | None) -> tuple[str, dict[str, Any]]:
@@ -193,21 +260,11 @@ class _Asker:
             return {"index": index, "error": replace_surrogates(str(error))}
 
     async def _score(self, client: "AsyncOpenAI", question: Question, name: str) -> Fields:
-        body = {
-            "model": self.served.name, "images": question.urls, "question": question.text, "ending": self.ending,
-            "version": self.version,
-        }  # fmt: skip
-        connection = self.served.connection
-        reply = await connection.send(client.post(SCORES, cast_to=object, body=body), f" about {name}")
-        if isinstance(reply, Refusal):
-            raise DataError(f"{name}: the server refused it: {reply.reason}")
+        about = f" about {name}"
         try:
-            return _scored_fields(reply)
-        except (KeyError, TypeError, ValueError) as error:
-            raise SennaError(
-                f"--server {connection.server}: a reply without the scores of the twenty meta-actions ({error!r})",
-                remedy="use the same version of senna for the server",
-            ) from None
+            return await self.served.score(client, question.text, question.urls, self.ending, self.version, about)
+        except DataError as error:
+            raise DataError(f"{name}: {error.message}") from None
 
     async def _chat(self, client: "AsyncOpenAI", question: Question, name: str) -> Fields:
         served = self.served

@@ -103,18 +103,19 @@ def image_url(path: Path) -> str:
     for head, kind in _SENT_UNCHANGED:
         if content.startswith(head):
             return _data_url(content, kind)
-    return _data_url(_png(image), "png")
+    return pixels_url(image)
 
 
 def black_url(size: tuple[int, int]) -> str:
     """Return a black image of a (width, height) as a data URL."""
-    return _data_url(_png(Image.new("RGB", size)), "png")
+    return pixels_url(Image.new("RGB", size))
 
 
-def _png(image: Image.Image) -> bytes:
+def pixels_url(image: Image.Image) -> str:
+    """Return the pixels of an image as the data URL of a PNG."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
-    return buffer.getvalue()
+    return _data_url(buffer.getvalue(), "png")
 
 
 def _data_url(content: bytes, kind: str) -> str:

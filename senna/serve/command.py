@@ -18,6 +18,9 @@ Serve a model folder with vLLM: OpenAI's interface at /v1/chat/completions, and 
 
   MODEL    a model folder or a hub name; merge a LoRA folder first (senna merge)
 
+  --decision RULE  how /v1/meta_actions decides: likeliest, the most probable meta-action (default); balanced, corrected for the
+                   frequencies of the training plans (needs `senna calibrate`); or greedy, token by token
+
 Flags that are set unless you give them:
   --host 127.0.0.1          only this machine can connect; 0.0.0.0 admits everyone who can reach it
   --served-model-name NAME  the name of the folder
@@ -45,17 +48,21 @@ def main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(HELP, end="")
         return 0 if argv else 2
-    model, flags = argv[0], argv[1:]
+    from senna.serve.decision import decision_variables, take_decision
+
+    model = argv[0]
     if model.startswith("-"):
         raise UsageError(f"{model} is not a model", remedy="give the model first: senna serve MODEL [flags]")
+    decision, flags = take_decision(argv[1:])
     vllm = find_vllm()
     check_environment(vllm)
     check_model(model, vllm)
+    variables = add_variables(os.environ, vllm.is_cpu) | decision_variables(decision, model)
     # The command `vllm` reads the metadata of a package "vllm", which the CPU build does not have; its module does not.
     start = ["vllm.entrypoints.openai.api_server", "--model"] if vllm.is_cpu else ["vllm.entrypoints.cli.main", "serve"]
     command = [sys.executable, "-m", *start, model, *add_flags(model, flags, vllm.is_cpu)]
     sys.stdout.flush()
-    os.execve(sys.executable, command, add_variables(os.environ, vllm.is_cpu))
+    os.execve(sys.executable, command, variables)
 
 
 def add_flags(model: str, flags: Sequence[str], is_cpu: bool) -> list[str]:

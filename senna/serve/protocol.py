@@ -29,6 +29,8 @@ The response has status 200::
       "object": "meta_actions",
       "created": 1795871234,
       "model": "senna",
+      "meta_action": "KEEP, STRAIGHT",
+      "decision": "likeliest",
       "meta_actions": [
         {"meta_action": "KEEP, STRAIGHT", "log_prob": -0.41, "probability": 0.71},
         ...
@@ -39,21 +41,31 @@ The response has status 200::
       "usage": {"prompt_tokens": 863, "completion_tokens": 0, "total_tokens": 863}
     }
 
+``meta_action`` is the decision by the rule ``decision``, that of ``senna serve --decision`` (`senna.decision`).
 ``meta_actions`` has twenty entries in the order of ``senna.meta_actions.ALL_META_ACTIONS``. ``log_prob``, ``best``, ``greedy``
-and ``left_tree`` are those of `senna.evaluate.score.PlanScores`: ``log_prob`` is log P(answer and terminator | prompt), and
-``probability`` is normalized over the twenty.
+and ``left_tree`` are those of `senna.evaluate.score.PlanScores`, whatever the rule: ``log_prob`` is log P(answer and terminator
+| prompt). ``probability`` is normalized over the twenty, and corrected by the rule ``balanced``.
+
+``GET /v1/meta_actions`` returns ``{"decision": "likeliest", "calibration": {...}}``: the rule, and the contents of
+``decision.json`` in the model's folder, null without it, for clients that decide themselves.
 
 A request that cannot be answered gets the error of the OpenAI interface, ``{"error": {"message": ..., "type": ...,
 "param": ..., "code": 400}}``: status 400 for a wrong body or a bad image (``param`` names the field or the view), 413 for a
 body that is too large, 404 for an unknown model.
 """
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from senna.data.conversation import TEMPLATES, ChatTemplate
+from senna.decision import Decision, decide
 from senna.errors import DataError
+from senna.evaluate.score import PlanScores
+from senna.meta_actions import ALL_META_ACTIONS
 from senna.navigation import COMMANDS
 from senna.record_checks import has_surrogate
 from senna.serve.views import ImageSource, check_count, check_views, view_named
@@ -114,6 +126,33 @@ def read_request(body: Any, templates: Templates) -> MetaActionRequest:
         version,
         None if model is None else _text(model, "model"),
     )
+
+
+def response(name: str, model: str, scores: PlanScores, tokens: int, rule: Decision) -> dict[str, Any]:
+    """Return the response to a request.
+
+    Args:
+        name: the id of the request.
+        tokens: the number of tokens of the prompt.
+        rule: decides the meta-action.
+    """
+    shares = np.exp(rule.log_probs(scores.log_probs))
+    return {
+        "id": name,
+        "object": "meta_actions",
+        "created": int(time.time()),
+        "model": model,
+        "meta_action": str(decide(scores.log_probs, rule, scores.greedy)),
+        "decision": rule.name,
+        "meta_actions": [
+            {"meta_action": str(action), "log_prob": float(log_prob), "probability": float(share)}
+            for action, log_prob, share in zip(ALL_META_ACTIONS, scores.log_probs, shares, strict=True)
+        ],
+        "best": str(scores.best),
+        "greedy": str(scores.greedy),
+        "left_tree": scores.left_tree,
+        "usage": {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens},
+    }
 
 
 def _text(value: Any, name: str) -> str:

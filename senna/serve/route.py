@@ -1,7 +1,7 @@
 """The route ``POST /v1/meta_actions`` of a vLLM server (entry point ``vllm.endpoint_plugins``), and the limit of bodies."""
 
 import json
-import time
+import os
 import uuid
 from argparse import Namespace
 from typing import Any
@@ -12,9 +12,8 @@ from vllm.entrypoints.serve.utils.api_utils import with_cancellation
 from vllm.exceptions import VLLMNotFoundError, VLLMValidationError
 
 from senna.errors import DataError
-from senna.evaluate.score import PlanScores
-from senna.meta_actions import ALL_META_ACTIONS
-from senna.serve.protocol import read_request
+from senna.serve.decision import served_decision
+from senna.serve.protocol import read_request, response
 from senna.serve.refusal import refusal
 from senna.serve.renderer import SennaRenderer
 from senna.serve.scoring import EngineScorer
@@ -22,6 +21,7 @@ from senna.serve.shutdown import ShutdownLimit
 from senna.templates import load_templates
 
 PATH = "/v1/meta_actions"
+_NO_SENNA = "the served model is not a Senna"
 MOST_BODY = 64 << 20
 """Bytes of a request. Six camera images have 1 to 20 MB."""
 _MOST_DROPPED = 8 * MOST_BODY  # bytes of a refused request that are read and dropped
@@ -38,12 +38,14 @@ class MetaActionRoute:
         app.add_middleware(BodyLimit)
         app.add_middleware(ShutdownLimit)
         app.post(PATH)(_answer_route)
+        app.get(PATH)(_decision_route)
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         """Prepare the scorer, if this server serves a Senna."""
         is_senna = isinstance(getattr(engine_client, "renderer", None), SennaRenderer)
         state.senna_scorer = EngineScorer(engine_client) if is_senna else None
         state.senna_templates = load_templates()
+        state.senna_decision = served_decision(os.environ)
 
 
 async def _answer_route(raw_request: Request) -> JSONResponse:
@@ -58,11 +60,18 @@ async def _answer_route(raw_request: Request) -> JSONResponse:
         raise refusal(error) from error
 
 
+async def _decision_route(raw_request: Request) -> JSONResponse:
+    """Answer how this server decides."""
+    if raw_request.app.state.senna_scorer is None:
+        raise VLLMNotFoundError(_NO_SENNA)
+    return JSONResponse(raw_request.app.state.senna_decision.as_json())
+
+
 @with_cancellation
 async def _answer(body: Any, raw_request: Request) -> JSONResponse:
     state = raw_request.app.state
     if state.senna_scorer is None:
-        raise VLLMNotFoundError("the served model is not a Senna")
+        raise VLLMNotFoundError(_NO_SENNA)
     request = read_request(body, state.senna_templates)
     models = state.openai_serving_models
     if request.model is not None and not models.is_base_model(request.model):
@@ -71,27 +80,8 @@ async def _answer(body: Any, raw_request: Request) -> JSONResponse:
     name = f"meta-actions-{uuid.uuid4().hex}"
     turns = [{"from": "human", "value": request.question}]
     scores, tokens = await state.senna_scorer(turns, images, name, request.version, request.ending)
-    return JSONResponse(_response(name, request.model or models.model_name(), scores, tokens))
-
-
-def _response(name: str, model: str, scores: PlanScores, tokens: int) -> dict[str, Any]:
-    """Return the response that `senna.serve.protocol` describes."""
-    return {
-        "id": name,
-        "object": "meta_actions",
-        "created": int(time.time()),
-        "model": model,
-        "meta_actions": [
-            {"meta_action": str(action), "log_prob": float(log_prob), "probability": float(probability)}
-            for action, log_prob, probability in zip(
-                ALL_META_ACTIONS, scores.log_probs, scores.probabilities, strict=True
-            )
-        ],
-        "best": str(scores.best),
-        "greedy": str(scores.greedy),
-        "left_tree": scores.left_tree,
-        "usage": {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens},
-    }
+    model, rule = request.model or models.model_name(), state.senna_decision.rule
+    return JSONResponse(response(name, model, scores, tokens, rule))
 
 
 class BodyLimit:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_NO_PATH = (404, 405)  # no such path, or one for other requests
+
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
@@ -148,6 +150,19 @@ class Connection:
                     raise self._client.explain(error, self.server, "") from None
                 return status == 400
             return False
+
+        return self.call(ask)
+
+    def get(self, path: str) -> Any:
+        """Return the JSON that the server has at a path; None if it has no such path. Raises SennaError."""
+
+        async def ask(client: "AsyncOpenAI") -> Any:
+            try:
+                return await client.get(path, cast_to=object)
+            except Exception as error:
+                if getattr(error, "status_code", None) in _NO_PATH:
+                    return None
+                raise self._client.explain(error, self.server, "") from None
 
         return self.call(ask)
 

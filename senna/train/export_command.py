@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from senna.flags import flag, parse_flags
+from senna.flags import flag, parse_flags, shared_flag
 
 
 @dataclass
@@ -11,11 +11,11 @@ class ExportArguments:
     """Flags of `senna export`."""
 
     checkpoint: str = flag("a folder checkpoint-N of a run of `senna train`, or the run's folder for the newest one")
-    out: str = flag("the folder to write; new or empty")
+    out: str = shared_flag("new_folder")
     model: str | None = flag("the model that the run started from, if it has moved", None)
     base: str | None = flag("the base of that model, if it is a LoRA folder whose base has moved", None)
     vision_tower: str | None = flag("the vision tower of the run, if it has moved", None)
-    serve: bool = flag("write what other servers need too: <image> as a token, and the chat template", False)
+    serve: bool = shared_flag("serve")
 
 
 def main(argv: list[str]) -> int:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senna.contents import absolute, file_content, model_content
-from senna.decision import BALANCED, DECISION_FILE, DECISION_HELP, LIKELIEST, Decision, open_decision
+from senna.decision import BALANCED, DECISION_FILE, LIKELIEST, Decision, open_decision
 from senna.errors import UsageError
 from senna.file_lock import lock_folder
 from senna.files import stamp
-from senna.flags import flag, parse_flags
+from senna.flags import flag, parse_flags, shared_flag
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,15 +29,13 @@ class VisualizeArguments:
 
     data: str = flag("the records to show: .jsonl or .json")
     out: str = flag("output folder: SCENE_0001.png and so on, SCENE.mp4 or .gif")
-    model: str | None = flag("a model folder, a LoRA folder or a hub name; not needed with --predictions", None)
+    model: str | None = shared_flag("model", "; not needed with --predictions", default=None)
     predictions: str | None = flag("predictions.jsonl of `senna evaluate`, to draw without running a model", None)
-    image_folder: str | None = flag(
-        "the folder that image paths are relative to (default: the folder of the data file)", None
-    )
+    image_folder: str | None = shared_flag("image_folder")
     limit: int | None = flag("draw at most this many frames", None)
     scene: str | None = flag("draw only the scene with this scene_token", None)
     describe: bool = flag("also generate a description of the front view, which takes seconds per frame at 7B", False)
-    decision: str = flag(DECISION_HELP, LIKELIEST)
+    decision: str = shared_flag("decision")
     trajectory: bool = flag(
         "also generate the trajectory, given the predicted plan, of frames whose records ask for it; with --predictions it is "
         "drawn where the file has it",
@@ -51,11 +49,11 @@ class VisualizeArguments:
     prompts: str | None = flag(
         "file of question texts for frames without a plan record (see `senna convert --prompts`)", None
     )
-    version: str = flag("the prompt format", "v1")
+    version: str = shared_flag("version")
     max_new_tokens: int = flag("maximum length of a description in tokens", 256)
-    base: str | None = flag("the base model of a LoRA folder, if it has moved", None)
-    quantization: str | None = flag("nf4 or int8: load the LLM in 4 or 8 bits", None)
-    device: str = flag("auto (a GPU where there is one), cpu, cuda, cuda:1", "auto")
+    base: str | None = shared_flag("base")
+    quantization: str | None = shared_flag("quantization")
+    device: str = shared_flag("device")
 
 
 def main(argv: list[str]) -> int:

@@ -54,6 +54,20 @@ def test_wrong_use_is_reported(arguments, message):
         main(["--model", "/no/such/model", *arguments])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--model or --server is missing"),
+        (["--model", "x", "--server", "http://127.0.0.1:1"], "--model does not fit --server"),
+        (["--server", "http://127.0.0.1:1", "--device", "cpu"], "--device does not fit --server"),
+        (["--model", "x", "--served-model", "y"], "--served-model needs --server"),
+    ],
+)
+def test_a_model_is_here_or_behind_a_server(arguments, message):
+    with pytest.raises(UsageError, match=message):
+        main(arguments)
+
+
 def test_without_gradio_the_command_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None)
     with pytest.raises(UsageError, match=r"pip install .*\.\[demo\]"):

@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 
 from senna.data.images import load_image
+from senna.decision import MOST_PROBABLE
 from senna.evaluate.score import PlanScorer
-from senna.meta_actions import ALL_META_ACTIONS
 from senna.model import load_model
+from senna.serve.protocol import response
 
 
 class Refused(Exception):
@@ -24,13 +25,18 @@ class Refused(Exception):
 
 
 class ModelServer(ThreadingHTTPServer):
-    """``answers`` maps the path of a POST request to a function from its body to the reply's body."""
+    """``answers`` maps the path of a POST request to a function from its body to the reply's body.
+
+    Attributes:
+        decision: the reply to a GET request for the scores' path; None for a server that has no such reply.
+    """
 
     daemon_threads, request_queue_size, allow_reuse_address = True, 128, True
 
     def __init__(self, answers: dict[str, Callable[[dict], Any]], models: Sequence[dict], port: int = 0):
         super().__init__(("127.0.0.1", port), _Handler)
         self.answers, self.models = answers, list(models)
+        self.decision: dict | None = None
         self.bodies: list[dict] = []
 
     @property
@@ -48,6 +54,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         if self.path == "/v1/models":
             self._reply(200, {"data": self.server.models})
+        elif self.path in self.server.answers:
+            self._reply(405 if self.server.decision is None else 200, self.server.decision or {})
         else:
             self._reply(404, {"error": {"message": "Not Found"}})
 
@@ -96,18 +104,7 @@ def senna_answers(folder: Path) -> dict[str, Callable[[dict], Any]]:
         with lock:
             scorer = PlanScorer(model, tokenizer, body["version"], body["ending"])
             (scores,) = scorer([[{"from": "human", "value": body["question"]}]], [torch.stack(pixels)])
-        return {
-            "model": body["model"],
-            "meta_actions": [
-                {"meta_action": str(action), "log_prob": float(log_prob), "probability": float(probability)}
-                for action, log_prob, probability in zip(
-                    ALL_META_ACTIONS, scores.log_probs, scores.probabilities, strict=True
-                )
-            ],
-            "best": str(scores.best),
-            "greedy": str(scores.greedy),
-            "left_tree": scores.left_tree,
-        }
+        return response("request", body["model"], scores, 0, MOST_PROBABLE)
 
     return {"/v1/meta_actions": score, "/v1/chat/completions": chat_answers(lambda body: "KEEP, STRAIGHT")}
 

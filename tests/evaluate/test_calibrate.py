@@ -1,20 +1,26 @@
 """`senna calibrate`: the fit, the data it refuses, and the commands that use its result."""
 
 import json
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from senna.cli import main
 from senna.decision import DECISION_FILE, prior_of, read_calibration
 from senna.errors import UsageError
-from senna.evaluate import calibrate, command
+from senna.evaluate import command
+from senna.evaluate.decisions import open_rules
 from senna.evaluate.export import main as export
 from senna.evaluate.metrics.fit_decision import fit_decision, fit_tau, fit_temperature
 from senna.evaluate.predictions import read_predictions
+from senna.evaluate.shared_frames import FrameSet
 from senna.evaluate.training_data import training_data
 from senna.meta_actions import ALL_META_ACTIONS
+from senna.record_file import open_records
 from senna.run_folder import RUN_FILE
 
 
@@ -79,25 +85,50 @@ def flags(model, data, toy, *more):
     return [str(word) for word in given]
 
 
+def with_images(data, path, place):
+    """Write the records of a file with the return values of ``place`` as their image paths."""
+    records = [json.loads(line) for line in data.read_text().splitlines()]
+    for record in records:
+        if "images" in record:
+            record |= {"image": place(record["image"]), "images": [place(name) for name in record["images"]]}
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
 @pytest.fixture(scope="module")
-def calibrated(model, plans, toy):
-    """Return the model's folder after a calibration on the scenes of ``plans``."""
-    assert main(["calibrate", *flags(model, plans, toy)]) == 0
+def dev(plans, toy, tmp_path_factory):
+    """Return the records of ``plans`` with other images than those of the training."""
+    folder = tmp_path_factory.mktemp("dev")
+
+    def darken(name):
+        if not (folder / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.open(toy.images / name).point(lambda level: max(level - 8, 0)).save(folder / name)
+        return str(folder / name)
+
+    return with_images(plans, folder / "dev.jsonl", darken)
+
+
+@pytest.fixture(scope="module")
+def calibrated(model, dev, toy):
+    """Return the model's folder after a calibration on the scenes of ``dev``."""
+    assert main(["calibrate", *flags(model, dev, toy)]) == 0
     return model
 
 
 @pytest.fixture
 def other_scenes(plans, tmp_path):
-    """Return the plans of `calibrated` under the names of other scenes."""
+    """Return plans with other scenes and images than those of `calibrated`."""
     path = tmp_path / "other.jsonl"
     path.write_text(plans.read_text().replace('"scene-', '"other-'))
     return path
 
 
-def test_the_result_is_in_the_models_folder(calibrated, plans):
+def test_the_result_is_in_the_models_folder(calibrated, dev):
     found = json.loads((calibrated / DECISION_FILE).read_text())
     assert (found["version"], found["scenes"], found["figures"]["plans"]) == (1, ["scene-0", "scene-1", "scene-2"], 24)
-    assert found["data"] == str(plans)
+    assert found["data"] == str(dev)
+    assert len(found["images"]) == 4  # the front images have one of four colors
     keep, stop = (19 / 44, 7 / 44)  # 18 and 6 of the 24 training plans, and one more of each of the twenty
     assert [found["prior"][code] for code in (0, 15)] == pytest.approx([keep, stop])
     assert sum(found["prior"]) == pytest.approx(1)
@@ -136,13 +167,13 @@ def test_an_evaluation_reports_every_rule_and_compares_the_asked_one(calibrated,
     assert [int(np.argmax(row)) for row in rows] == decided.tolist()
 
 
-def test_scenes_of_the_calibration_are_not_evaluated_with_it(calibrated, plans, toy, tmp_path, capsys):
+def test_scenes_of_the_calibration_are_not_evaluated_with_it(calibrated, dev, toy, tmp_path, capsys):
     balanced = ("--out", tmp_path / "out", "--decision", "balanced")
-    assert main(["evaluate", *flags(calibrated, plans, toy, *balanced)]) == 2
+    assert main(["evaluate", *flags(calibrated, dev, toy, *balanced)]) == 2
     assert "3 of the scenes" in (error := capsys.readouterr().err)
     assert "scene-0, scene-1, scene-2" in error
     part = tmp_path / "part.jsonl"  # another file, with one of the scenes
-    part.write_text(plans.read_text().replace('"scene-1', '"new-1').replace('"scene-2', '"new-2'))
+    part.write_text(dev.read_text().replace('"scene-1', '"new-1').replace('"scene-2', '"new-2'))
     assert main(["evaluate", *flags(calibrated, part, toy, *balanced)]) == 2
     assert "1 of the scenes" in (error := capsys.readouterr().err)
     assert "(scene-0)" in error
@@ -151,6 +182,46 @@ def test_scenes_of_the_calibration_are_not_evaluated_with_it(calibrated, plans, 
     assert main(["evaluate", *flags(calibrated, part, toy, "--out", tmp_path / "out", "--limit", 6)]) == 0
     assert "the balanced decision is left out" in capsys.readouterr().out
     assert "balanced" not in json.loads((tmp_path / "out" / "metrics.json").read_text())["plan"]["decisions"]
+
+
+def copied(source, target):
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(source, target)
+
+
+def linked(source, target):
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.symlink_to(source)
+
+
+@pytest.mark.parametrize("put", [copied, linked])
+def test_images_of_the_calibration_are_not_evaluated_with_it_under_other_names(calibrated, dev, tmp_path, toy, put):
+    """Neither another scene, nor no scene, nor another file and other paths hide an image that was fitted on."""
+
+    def rename(name):
+        target = tmp_path / "renamed" / f"{Path(name).parent.name}-{Path(name).stem}.png"
+        if not target.exists():
+            put(name, target)
+        return str(target)
+
+    renamed = with_images(dev, tmp_path / "renamed.jsonl", rename)
+    for scene in ("scene_token", "no_scene"):
+        renamed.write_text(renamed.read_text().replace('"scene-', '"other-').replace('"scene_token"', f'"{scene}"'))
+        evaluated = plans_in(renamed)
+        with pytest.raises(UsageError, match=r"was fitted on an image of .*renamed.jsonl, .*renamed/"):
+            open_rules("balanced", str(calibrated), None, evaluated)
+        rules = open_rules("likeliest", str(calibrated), None, evaluated)
+        assert rules.calibration is None
+        assert "was fitted on an image" in rules.note
+    lost = tmp_path / "lost.jsonl"
+    lost.write_text(dev.read_text().replace('"scene_token"', '"no_scene"'))
+    with pytest.raises(UsageError, match="was fitted on an image of"):
+        open_rules("balanced", str(calibrated), None, plans_in(lost))
+
+
+def plans_in(path):
+    records = open_records(path)
+    return FrameSet.of_file(records, command.choose(records, "plan", None), None)
 
 
 def test_balanced_without_a_calibration_names_the_command(planner, plans, toy, tmp_path, capsys):
@@ -175,6 +246,36 @@ def test_scenes_of_the_training_are_refused(planner, plans, toy, tmp_path, capsy
     assert not (planner / DECISION_FILE).exists()
 
 
+@pytest.mark.parametrize("put", [copied, linked, os.link])
+def test_the_training_file_is_refused_under_another_name(planner, toy, tmp_path, capsys, put):
+    """Even where other training records are given, and the file itself is gone."""
+    put(toy.driving, tmp_path / "dev.jsonl")
+    assert main(["calibrate", *flags(planner, tmp_path / "dev.jsonl", toy)]) == 2
+    assert "was trained on this file" in capsys.readouterr().err
+    other = tmp_path / "other.jsonl"
+    other.write_text(toy.driving.read_text().replace('"toy"', '"other"'))
+    model = tmp_path / "model"
+    model.mkdir()
+    settings = json.loads((planner / RUN_FILE).read_text())
+    (model / RUN_FILE).write_text(json.dumps({**settings, "data_path": str(tmp_path / "gone.jsonl")}))
+    assert main(["calibrate", *flags(model, tmp_path / "dev.jsonl", toy, "--train-data", other)]) == 2
+    assert "was trained on this file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("put", [copied, linked, os.link])
+def test_an_image_of_the_training_is_refused_under_another_name_and_scene(planner, dev, toy, tmp_path, capsys, put):
+    put(toy.images / "views/CAM_FRONT/red.png", tmp_path / "CAM_FRONT-0001.png")
+
+    def replace_red(name):
+        return str(tmp_path / "CAM_FRONT-0001.png") if name.endswith("CAM_FRONT/red.png") else name
+
+    data = with_images(dev, tmp_path / "dev.jsonl", replace_red)
+    assert main(["calibrate", *flags(planner, data, toy)]) == 2
+    assert "was trained on one of its images" in (error := capsys.readouterr().err)
+    assert "views/CAM_FRONT/red.png" in error
+    assert not (planner / DECISION_FILE).exists()
+
+
 def test_training_data_of_earlier_stages_count(tmp_path, toy, planner):
     model = tmp_path / "stage3"
     model.mkdir()
@@ -189,18 +290,14 @@ def test_training_data_of_earlier_stages_count(tmp_path, toy, planner):
     found = training_data(model)
     assert found.scenes - {""} == {"toy", "earlier"}
     assert found.plans.sum() == 24
+    assert found.lost == ()
     records.unlink()
     with pytest.raises(UsageError, match="stage2 cannot be read") as refused:
         training_data(model)
     assert "--train-data" in refused.value.remedy
     assert training_data(model, str(toy.driving)).plans.sum() == 24
+    shutil.rmtree(earlier)
+    assert training_data(model).lost == (str(earlier),)
     (model / RUN_FILE).unlink()
     with pytest.raises(UsageError, match="does not name its training data"):
         training_data(model)
-
-
-def test_the_flags_of_predictions_are_those_of_an_evaluation():
-    """A flag that calibrate passes on has the default of evaluate, so that both predict the same."""
-    ours, theirs = calibrate.CalibrateArguments, command.EvaluateArguments
-    for name in ("batch_size", "version", "aspect_ratio", "image_decode", "dtype", "device", "workers"):
-        assert getattr(ours, name) == getattr(theirs, name)

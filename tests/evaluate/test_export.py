@@ -92,3 +92,15 @@ def test_a_folder_without_predictions_and_an_unknown_format_are_refused(tmp_path
     assert "`senna evaluate`" in capsys.readouterr().err
     assert main(["export-meta-actions", "--predictions", str(tmp_path), "--out", str(tmp_path / "x.csv")]) == 2
     assert ".safetensors or .jsonl" in capsys.readouterr().err
+
+
+def test_trajectories_of_other_plans_than_the_decisions_are_counted(folder, capsys):
+    plans = {"aaaa": str(ALL_META_ACTIONS[4]), "bb": str(ALL_META_ACTIONS[5])}  # the decision of bb is the eighth
+    lines = [
+        {"index": 10 + number, "kind": "trajectory", "token": token, "text": "", "plan": plan}
+        for number, (token, plan) in enumerate(plans.items())
+    ]
+    with (folder / "predictions.jsonl").open("a") as file:
+        file.write("".join(json.dumps(line) + "\n" for line in lines))
+    assert main(["export-meta-actions", "--predictions", str(folder), "--out", str(folder / "x.jsonl")]) == 0
+    assert "note: 1 trajectories follow another plan than the decision" in capsys.readouterr().out

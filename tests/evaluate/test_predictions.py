@@ -44,7 +44,7 @@ def test_an_overwrite_that_is_killed_between_deletions_never_mixes_two_models(tm
     except KeyboardInterrupt:
         pass
     monkeypatch.undo()
-    left = [line["by"] for name in (PREDICTIONS, BLACKOUT) for line in Store(tmp_path, name)._lines()]
+    left = [line["by"] for name in (PREDICTIONS, BLACKOUT) for line in Store(tmp_path, name)]
     if left:
         assert read_settings(tmp_path / RUN_FILE)["model"] == "a"
         with pytest.raises(UsageError, match="model was 'a' and is 'b'"):

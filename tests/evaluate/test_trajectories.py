@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from senna.cli import main
+from senna.evaluate.decisions import DEFAULT_RULES, open_rules
 from senna.evaluate.metrics.collisions import motion_headings
 from senna.evaluate.metrics.trajectory import trajectory_metrics
 from senna.evaluate.predict import state_predicted_plan
@@ -13,9 +14,11 @@ from senna.evaluate.predictions import Store, read_predictions
 from senna.evaluate.report.birds_eye import birds_eye_svg
 from senna.evaluate.report.trajectories import trajectory_section
 from senna.evaluate.server_questions import QuestionReader
+from senna.evaluate.shared_frames import FrameSet
 from senna.futures import Futures, futures_path
 from senna.record_file import open_records
 from senna.trajectory import format_trajectory
+from tests.evaluate.balanced_model import TRAINED, balanced_model
 
 AHEAD = np.array([[0.0, 2.0 * step] for step in range(1, 7)])
 NO_PLAN = "frame-1"  # the frame that has a trajectory and no plan
@@ -61,7 +64,52 @@ def test_questions_state_the_predicted_plan_of_their_frame(planner, data, toy, t
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "arXiv 2312.03031" in page
     assert "1 questions state the <b>recorded</b> plan" in page
-    assert Store(tmp_path).plans() == predicted
+    assert DEFAULT_RULES.plans(Store(tmp_path)) == predicted
+
+
+def test_questions_state_the_plan_of_the_decision_in_force(planner, data, toy, tmp_path, capsys):
+    model, out = balanced_model(planner, tmp_path / "model"), tmp_path / "out"
+    flags = ["--model", model, "--data", data, "--image-folder", toy.images, "--out", out, "--workers", 0]
+    flags += ["--kinds", "plan,trajectory", "--max-new-tokens", 2, "--batch-size", 2]
+    first: dict = {}
+    for decision in ("balanced", "likeliest", "greedy"):
+        assert main(["evaluate", *map(str, flags), "--decision", decision]) == 0
+        rows = open_rules(decision, str(model), None, FrameSet.of_file(open_records(data), [], None)).decide(
+            read_predictions(out)
+        )
+        decided = {row["token"]: row[row["headline"]] for row in rows if row["kind"] == "plan"}
+        stated = {row["token"]: row["plan"] for row in rows if row["kind"] == "trajectory"}
+        assert stated == {**decided, NO_PLAN: "ACCELERATE, LEFT_TURN"}
+        assert set(decided.values()).isdisjoint(TRAINED) == (decision == "balanced")
+        scores = {row["token"]: row["log_probs"] for row in rows if row["kind"] == "plan"}
+        first = first or scores
+        assert scores == first, "plans are not predicted again for another decision"
+        assert json.loads((out / "metrics.json").read_text())["trajectory"]["decision"] == decision
+        assert f"<code>--decision {decision}</code>" in (out / "report.html").read_text(encoding="utf-8")
+        assert f"plans by --decision {decision}" in capsys.readouterr().out
+
+
+def test_trajectories_of_other_plans_are_deleted_with_the_results(tmp_path):
+    def row(index, token, kind, **more):
+        return {"index": index, "token": token, "kind": kind, **more}
+
+    store = Store(tmp_path)
+    answers = {"a": "KEEP, STRAIGHT", "b": "STOP, STRAIGHT", "c": "?"}
+    rows = [row(index, token, "plan", text=text) for index, (token, text) in enumerate(answers.items())]
+    paths = [
+        row(3, "a", "trajectory", text="", plan="KEEP, STRAIGHT", plan_source="predicted"),
+        row(4, "b", "trajectory", text="", plan="KEEP, STRAIGHT", plan_source="predicted"),
+        row(5, "c", "trajectory", text="", plan="STOP, STRAIGHT", plan_source="recorded"),
+        row(6, "b", "trajectory", error="no image"),
+    ]
+    store.append(0, [*rows, *paths])
+    (tmp_path / "metrics.json").write_text("{}")
+    store.discard_some(DEFAULT_RULES.is_stale(store))
+    assert sorted(line["index"] for line in store) == [0, 1, 2, 3, 5, 6]
+    assert not (tmp_path / "metrics.json").exists()
+    (tmp_path / "metrics.json").write_text("{}")
+    store.discard_some(DEFAULT_RULES.is_stale(store))  # nothing is stale now
+    assert (tmp_path / "metrics.json").exists()
 
 
 def test_a_server_is_asked_with_the_predicted_plan_too(data, toy):

@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from senna.contents import model_content
+from senna.decision import Calibration, write_calibration
 from tests.helpers.paths import GOLDEN, REPOSITORY
 from tests.helpers.small_tokenizers import llama_folder
+
+PRIOR = (0.81, *19 * [0.01])
+CALIBRATION = Calibration(2.0, 0.5, PRIOR, ("a scene",), "dev.jsonl", "", "", {})
+"""What `senna calibrate` would have written for the model; the shared server decides by it."""
 
 BYTES = slice(3, 259)  # the tokens of single bytes
 START = 240  # seconds; about 30 on two idle cores
@@ -99,6 +106,10 @@ class Server:
         except urllib.error.HTTPError as error:
             return error.code, json.loads(error.read() or b"{}")
 
+    def get(self, path: str) -> dict:
+        with urllib.request.urlopen(self.address + path, timeout=120) as response:
+            return json.load(response)
+
     def chat(self, *parts: dict, **options) -> tuple[int, dict]:
         return self.post("/v1/chat/completions", {"messages": [{"role": "user", "content": list(parts)}], **options})
 
@@ -114,6 +125,7 @@ def halve_heads(folder: Path) -> None:
     config |= {"num_attention_heads": 2, "num_key_value_heads": 2}
     config["vision_config"] = json.loads((GOLDEN / "clip_tiny" / "config.json").read_text())
     (folder / "model" / "config.json").write_text(json.dumps(config))
+    write_calibration(folder / "model", replace(CALIBRATION, model_content=model_content(folder / "model")))
 
 
 @pytest.fixture(scope="session")
@@ -146,6 +158,7 @@ def shared_server(model_folder, tmp_path_factory):
     log = tmp_path_factory.mktemp("server") / "log"
     flags = ["--dtype", "float32", "--max-num-seqs", 32, "--max-model-len", 2048]
     flags += ["--kv-cache-memory-bytes", "64M", "--mm-processor-cache-gb", 0.05]  # full after a few dozen requests
+    flags += ["--decision", "balanced"]
     with running(log, "senna", "serve", model_folder, *flags) as started:
         yield started
 

@@ -7,6 +7,7 @@ import json
 import socket
 import struct
 import zlib
+from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
@@ -18,12 +19,13 @@ if find_spec("vllm") is None:
     pytest.skip("vLLM is not installed (sh scripts/test_serve.sh runs these tests)", allow_module_level=True)
 
 from senna.data import encode_prompt, load_image, prompt_for
+from senna.decision import Decision, decide, parse_calibration
 from senna.evaluate.score import PlanScorer
 from senna.serve.protocol import read_request
 from senna.serve.scoring import _missing_tokens
 from senna.templates import load_templates
 from senna.views import VIEWS, image_block
-from tests.serve.conftest import data_url, draw_images, image_part, text_part
+from tests.serve.conftest import CALIBRATION, data_url, draw_images, image_part, text_part
 
 META_ACTIONS = "/v1/meta_actions"
 
@@ -59,8 +61,10 @@ def expected_scores(reference, request: dict, images, ending: str = "\n"):
 def check_scores(answer: dict, expected) -> None:
     log_probs = np.array([entry["log_prob"] for entry in answer["meta_actions"]])
     assert np.abs(log_probs - expected.log_probs).max() < 1e-3
+    rule = Decision("balanced", CALIBRATION)
     probabilities = [entry["probability"] for entry in answer["meta_actions"]]
-    assert probabilities == pytest.approx(expected.probabilities, abs=1e-4)
+    assert probabilities == pytest.approx(np.exp(rule.log_probs(expected.log_probs)), abs=1e-4)
+    assert (answer["meta_action"], answer["decision"]) == (str(decide(expected.log_probs, rule)), "balanced")
     assert (answer["best"], answer["greedy"]) == (str(expected.best), str(expected.greedy))
     assert answer["left_tree"] == expected.left_tree
 
@@ -137,6 +141,12 @@ def test_meta_actions_equal_the_scores_of_evaluation_also_when_asked_again(serve
         check_scores(answer, expected)
     assert answer["object"] == "meta_actions"
     assert answer["usage"]["prompt_tokens"] > 6 * 128
+
+
+def test_clients_get_the_rule_and_the_calibration(server):
+    reply = server.get(META_ACTIONS)
+    assert reply["decision"] == "balanced"
+    assert replace(parse_calibration(reply["calibration"]), model_content="") == CALIBRATION
 
 
 @pytest.mark.parametrize("count", [0, 1])

@@ -61,6 +61,7 @@ def trajectory_metrics(
     train: Sequence[Row] = (),
     train_futures: Mapping[str, Futures] | None = None,
     train_name: str = "the training records",
+    decision: str = "",
 ) -> dict[str, Any] | None:
     """Return ``trajectory`` of metrics.json; None without a predicted trajectory whose ground truth can be read.
 
@@ -69,6 +70,7 @@ def trajectory_metrics(
         futures: token -> what is recorded around the frame; collisions need it.
         blackout: predictions of the same records with black images.
         train: the trajectories on which the ego status model is fitted; default: the evaluated ones.
+        decision: the rule of the plans that the questions state, one of ``senna.decision.DECISIONS``; "" if not known.
     """
     answered = [row for row in predictions if row["kind"] == TRAJECTORY and "text" in row]
     rows, truth = recorded(answered, futures)
@@ -95,6 +97,7 @@ def trajectory_metrics(
         "records": len(rows),
         "scenes": scenes.count,
         "unreadable_truths": len(answered) - len(rows),
+        "decision": decision,
         "recorded_plans": sum(row.get("plan_source") == RECORDED for row in rows),
         "without_futures": sum(futures is None for futures in truth.surroundings),
         "invalid": float(np.isnan(predicted).any(axis=(1, 2)).mean()),
@@ -106,6 +109,38 @@ def trajectory_metrics(
         "recorded_collisions": scorer.recorded_collisions(),
         "gains": {name: scorer.gain(predicted, xy) for name, xy in compared.items()},
     }
+
+
+def trajectory_gain(pairs: Sequence[tuple[Row, Row]], futures: Mapping[str, Futures]) -> dict[str, Any] | None:
+    """Return l2, collisions, ade, fde and consistency of trajectories minus those of others, with intervals by scene.
+
+    A record counts for a figure if both of its trajectories have that figure.
+
+    Args:
+        pairs: (other, mine) predictions of the same record with the same ground truth.
+        futures: token -> what is recorded around the frame; collisions are None without them.
+
+    Returns:
+        None without a pair whose ground truth is a trajectory.
+    """
+    usable = [pair for pair in pairs if parse_trajectory(pair[0]["truth"]) is not None]
+    if not usable:
+        return None
+    others, mine = [pair[0] for pair in usable], [pair[1] for pair in usable]
+    _, truth = recorded(others, futures)
+    scenes = Scenes([row["scene"] for row in others])
+    scorer = _Scorer(truth, scenes)
+    found = scorer.difference(_parsed(mine), _parsed(others))
+    return {**found, "consistency": mean_interval(scenes, _consistent(mine) - _consistent(others))}
+
+
+def _consistent(rows: Sequence[Row]) -> Array:
+    """Return (N,): 1 where the label of a trajectory is the stated plan, 0 where it is not, NaN without a plan."""
+    plans = [parse_meta_action(str(row.get("plan") or "")) for row in rows]
+    labels = label_trajectories(_parsed(rows))
+    return np.array(
+        [np.nan if plan is None else plan == label for plan, label in zip(plans, labels, strict=True)], float
+    )
 
 
 def _parsed(rows: Sequence[Row]) -> Array:
@@ -133,9 +168,19 @@ class _Scorer:
 
     def score(self, xy: Array) -> dict[str, Any]:
         """Return l2, collisions (None without futures), ade and fde of trajectories, (N, 6, 2)."""
-        errors = distances(xy, self._truth.xy)
+        return self._figures(*self._values(xy))
+
+    def difference(self, xy: Array, other: Array) -> dict[str, Any]:
+        """Return the figures of `score` of ``xy`` minus those of ``other``, paired."""
+        mine, theirs = self._values(xy), self._values(other)
+        return self._figures(mine[0] - theirs[0], mine[1] - theirs[1])
+
+    def _values(self, xy: Array) -> tuple[Array, Array]:
+        """Return the distances and the collisions (N, T) of trajectories; NaN where they are not known."""
         hits = collisions(xy, motion_headings(xy), self._truth.surroundings)
-        hits = np.where(self._own_hits == 1, np.where(np.isnan(hits), np.nan, 0.0), hits)
+        return distances(xy, self._truth.xy), np.where(self._own_hits == 1, np.where(np.isnan(hits), np.nan, 0.0), hits)
+
+    def _figures(self, errors: Array, hits: Array) -> dict[str, Any]:
         return {
             "l2": self._by_time(errors),
             "collisions": None if np.isnan(hits).all() else self._by_time(hits),

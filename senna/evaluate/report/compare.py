@@ -6,7 +6,7 @@ from pathlib import Path
 
 from senna.evaluate.report import html
 from senna.evaluate.report.compare_page import comparison_page
-from senna.evaluate.report.comparison import compare, open_runs
+from senna.evaluate.report.comparison import compare, futures_of, open_runs
 from senna.evaluate.report.console import comparison_text
 from senna.flags import ArgumentParser
 
@@ -55,7 +55,8 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
         SennaError: the page cannot be written.
     """
     runs = open_runs(folders)
-    differences = [compare(runs[0].predictions, run.predictions) for run in runs[1:]]
+    futures = futures_of(runs[0])
+    differences = [compare(runs[0].predictions, run.predictions, futures) for run in runs[1:]]
     print(comparison_text(runs, differences))
     path = Path(out) / "comparison.html"
     html.write_file(path, comparison_page(runs, differences).encode("utf-8"))

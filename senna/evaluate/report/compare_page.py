@@ -10,6 +10,7 @@ from senna.evaluate.report.comparison import MEASURES, PARTS, Difference, Pair, 
 from senna.evaluate.report.frame_cards import ImageFinder, is_correct
 from senna.evaluate.report.html import Row, card, grid, number, percent, signed
 from senna.evaluate.report.html_tables import cell, words
+from senna.evaluate.report.trajectories import figures_by_name
 
 FRAMES, PER_SCENE = 4, 2  # frames of each sort for each run, and of one scene among them
 PAIRED = (
@@ -59,6 +60,7 @@ def _sections(runs: Sequence[Run], differences: Sequence[Difference]) -> Iterato
             yield grid(*_difference(runs[0], run, difference))
     if with_plans:
         yield f"<h2>F1 by class</h2>{grid(*(_classes(with_plans, part) for part in ('speed', 'path')))}"
+    yield from _trajectories(runs, differences)
     yield _text_answers(runs)
     for run, difference in zip(runs[1:], differences, strict=True):
         yield from _frames(runs[0], run, difference)
@@ -118,6 +120,37 @@ def _classes(runs: Sequence[Run], part: str) -> str:
         rows.append([html.breakable(label), number(figures[0].get("support")), *cells])
     head = ("class", "records", *(escape(run.name) for run in runs))
     return card(part.upper(), f'<div class="classes">{html.table(head, rows)}</div>')
+
+
+def _trajectories(runs: Sequence[Run], differences: Sequence[Difference]) -> Iterator[str]:
+    """Yield the figures of every run with trajectories over its own records, and the paired differences from the first."""
+    with_paths = [run for run in runs if run.metrics.get("trajectory")]
+    if len(with_paths) < 2:
+        return
+    figures = [run.metrics["trajectory"] for run in with_paths]
+    rows = [
+        ["records", *(number(found["records"]) for found in figures)],
+        ["plans stated, by --decision", *(escape(found.get("decision") or "–") for found in figures)],
+        ["invalid answers", *(percent(found["invalid"]) for found in figures)],
+    ]
+    columns = [figures_by_name(found) for found in figures]
+    for name in columns[0]:
+        show = metres if name.startswith("L2") else percent
+        rows.append([name, *(html.with_bounds(column[name], show) if column[name] else "–" for column in columns)])
+    yield "<h2>The trajectory of the next 3 s</h2>"
+    head = ("", *(escape(run.name) for run in with_paths))
+    yield grid(card("Each run over all its trajectories; L2 in metres", html.table(head, rows)), kind="wide")
+    for run, difference in zip(runs[1:], differences, strict=True):
+        if difference.trajectory_gain:
+            gains = figures_by_name(difference.trajectory_gain)
+            rows = [[name, html.with_bounds(gain, html.signed)] for name, gain in gains.items() if gain]
+            title = f"{escape(run.name)} minus {escape(runs[0].name)}: {difference.trajectories:,} trajectories"
+            yield grid(card(title, html.table(("", "difference"), rows), PAIRED))
+
+
+def metres(value: Any) -> str:
+    """Format a distance."""
+    return number(value, 2)
 
 
 def _text_answers(runs: Sequence[Run]) -> str:

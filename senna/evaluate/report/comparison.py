@@ -12,9 +12,11 @@ from senna.errors import UsageError
 from senna.evaluate.decisions import rules_of
 from senna.evaluate.metrics.bootstrap import Interval, Scenes
 from senna.evaluate.metrics.meta_actions import decide
+from senna.evaluate.metrics.trajectory import trajectory_gain
 from senna.evaluate.predictions import Prediction, read_predictions
 from senna.evaluate.report.frame_cards import decision, is_correct, true_action, truth_probability
-from senna.kinds import PLAN
+from senna.futures import Futures, futures_path, read_futures
+from senna.kinds import PLAN, TRAJECTORY
 from senna.run_folder import RUN_FILE, read_settings
 
 MEASURES = (("macro F1", "macro_f1"), ("accuracy", "accuracy"))
@@ -48,6 +50,8 @@ class Difference:
         disagreements: (first, other) predictions of which exactly one is correct; those whose probabilities of the ground
             truth differ most come first.
         warnings: sentences about differences between the records of the two runs.
+        trajectories: number of shared trajectories with the same ground truth.
+        trajectory_gain: see `senna.evaluate.metrics.trajectory.trajectory_gain`, other minus first; None without any.
     """
 
     shared: int
@@ -55,6 +59,8 @@ class Difference:
     outcomes: Mapping[tuple[bool, bool], int]
     disagreements: Sequence[Pair]
     warnings: Sequence[str]
+    trajectories: int = 0
+    trajectory_gain: Mapping[str, Any] | None = None
 
 
 def open_runs(folders: Sequence[Path]) -> list[Run]:
@@ -98,13 +104,27 @@ def settings_of(run: Run) -> dict[str, Any]:
     return {**(read_settings(run.folder / RUN_FILE) or {}), **(run.metrics.get("run") or {})}
 
 
-def compare(first: Sequence[Prediction], other: Sequence[Prediction]) -> Difference:
-    """Compare the predictions of a run with those of the first run, matched by record id (or token) and kind."""
+def futures_of(run: Run) -> dict[str, Futures]:
+    """Return token -> what is recorded around the frames of a run's trajectories; {} if the file beside its data is gone."""
+    tokens = [row["token"] for row in run.predictions if row["kind"] == TRAJECTORY]
+    data = (read_settings(run.folder / RUN_FILE) or settings_of(run)).get("data")  # run.json has the absolute path
+    return read_futures(futures_path(data), tokens) if data and tokens else {}
+
+
+def compare(
+    first: Sequence[Prediction], other: Sequence[Prediction], futures: Mapping[str, Futures] | None = None
+) -> Difference:
+    """Compare the predictions of a run with those of the first run, matched by record id (or token) and kind.
+
+    Args:
+        futures: token -> what is recorded around the frame, for the collisions of trajectories.
+    """
     by_record, by_record_other = _by_record(first), _by_record(other)
     shared = [key for key in by_record if key in by_record_other]
     pairs = [(by_record[key], by_record_other[key]) for key in shared]
     same_truth = [(a, b) for a, b in pairs if a["truth"].strip() == b["truth"].strip()]
     plans = [(a, b) for a, b in same_truth if a["kind"] == PLAN and true_action(a)]
+    paths = [(a, b) for a, b in same_truth if a["kind"] == TRAJECTORY and "text" in a and "text" in b]
     outcomes = Counter((is_correct(a), is_correct(b)) for a, b in plans)
     disagreements = [(a, b) for a, b in plans if is_correct(a) != is_correct(b)]
     return Difference(
@@ -113,6 +133,8 @@ def compare(first: Sequence[Prediction], other: Sequence[Prediction]) -> Differe
         outcomes={(a, b): outcomes[a, b] for a in (True, False) for b in (True, False)},
         disagreements=sorted(disagreements, key=lambda pair: (-_truth_distance(*pair), pair[0]["index"])),
         warnings=_warnings(len(by_record), len(by_record_other), len(shared), same_truth),
+        trajectories=len(paths),
+        trajectory_gain=trajectory_gain(paths, futures or {}),
     )
 
 
@@ -155,9 +177,14 @@ def _warnings(first: int, other: int, shared: int, same_truth: Sequence[Pair]) -
         )
     if moved := shared - len(same_truth):
         found.append(f"{moved:,} shared records have different ground truths and are left out of the differences.")
-    if reworded := sum(a["question"] != b["question"] for a, b in same_truth):
+    if reworded := sum(_wording(a) != _wording(b) for a, b in same_truth):
         found.append(f"{reworded:,} shared records have differently worded questions.")
     return found
+
+
+def _wording(row: Prediction) -> str:
+    """Return a question without the plan that it states, which is the run's own decision."""
+    return row["question"].replace(row.get("plan") or "\0", "")
 
 
 def top_figures(metrics: Mapping[str, Any]) -> dict[tuple[str, str], Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from senna.evaluate.report.comparison import MEASURES, PARTS, Difference, Run, top_figures
 from senna.evaluate.report.html import bounds, few_scenes, headline_of, number
-from senna.evaluate.report.trajectories import rows_of
+from senna.evaluate.report.trajectories import figures_by_name, rows_of
 
 
 def headline(metrics: Mapping[str, Any]) -> str:
@@ -53,7 +53,8 @@ def _trajectory_lines(figures: Mapping[str, Any]) -> list[str]:
         rows.append((name, *map(_in_brackets, cells), "-" if rate is None else f"{rate:.2%}"))
     consistency = figures["consistency"]
     share = f"consistent with the plan {_in_brackets(consistency['accuracy']['both'])}, " if consistency else ""
-    return [*_table(rows), "", f"{share}invalid {figures['invalid']:.1%}"]
+    stated = f", plans by --decision {figures['decision']}" if figures.get("decision") else ""
+    return [*_table(rows), "", f"{share}invalid {figures['invalid']:.1%}{stated}"]
 
 
 def comparison_text(runs: Sequence[Run], differences: Sequence[Difference]) -> str:
@@ -72,6 +73,7 @@ def comparison_text(runs: Sequence[Run], differences: Sequence[Difference]) -> s
         lines += [f"WARNING {warning}"]
     for run, difference in zip(runs[1:], differences, strict=True):
         lines += ["", *_difference_lines(runs[0], run, difference)]
+    lines += _compared_trajectories([run for run in runs if run.metrics.get("trajectory")])
     names = list(dict.fromkeys(name for run in runs for name in top_figures(run.metrics)))
     if names:
         table = [("text answers", *(run.name for run in runs))]
@@ -83,6 +85,17 @@ def comparison_text(runs: Sequence[Run], differences: Sequence[Difference]) -> s
     return "\n".join(lines)
 
 
+def _compared_trajectories(runs: Sequence[Run]) -> list[str]:
+    """Return the figures of each run's trajectories side by side; nothing unless at least two runs have any."""
+    if len(runs) < 2:
+        return []
+    columns = [figures_by_name(run.metrics["trajectory"]) for run in runs]
+    table = [("trajectory", *(run.name for run in runs))]
+    for name in columns[0]:
+        table.append((name, *(_with_bounds(column[name]) if column[name] else "-" for column in columns)))
+    return ["", *_table(table)]
+
+
 def _difference_lines(first: Run, run: Run, difference: Difference) -> list[str]:
     lines = [f"{run.name} against {first.name}, {difference.shared:,} shared plans"]
     if difference.gain:
@@ -92,6 +105,10 @@ def _difference_lines(first: Run, run: Run, difference: Difference) -> list[str]
         lines += _table(table)
         only_first, only_other = difference.outcomes[True, False], difference.outcomes[False, True]
         lines.append(f"only {first.name} right {only_first:,}, only {run.name} right {only_other:,}")
+    if difference.trajectory_gain:
+        gains = figures_by_name(difference.trajectory_gain)
+        rows = [(name, _with_bounds(gain, "+")) for name, gain in gains.items() if gain]
+        lines += ["", f"{difference.trajectories:,} shared trajectories, {run.name} minus {first.name}", *_table(rows)]
     return lines + [f"note: {warning}" for warning in difference.warnings]
 
 

@@ -77,6 +77,8 @@ def verdicts(figures: Metrics) -> list[str]:
         sure = f"<b>{order}</b>" if is_sure else f"{order} (may be chance)"
         clauses.append(f"{sure} {escape(name)} ({number(row['fde']['value'], 2)})")
     lines = [f"<b>L2 at 3 s {number(figures['fde']['value'], 2)} m</b>: {'; '.join(clauses)}."]
+    if decision := figures.get("decision"):
+        lines.append(f"The questions state the predicted plan by <code>--decision {escape(decision)}</code>.")
     if figures["consistency"]:
         share = percent(figures["consistency"]["accuracy"]["both"]["value"])
         lines.append(f"<b>Consistent with its plan: {share}</b> of {figures['records']:,} trajectories.")
@@ -90,6 +92,20 @@ def verdicts(figures: Metrics) -> list[str]:
     if figures["recorded_collisions"]:
         lines.append(f"The recorded drive itself overlaps a box in {percent(figures['recorded_collisions'])}.")
     return lines
+
+
+def figures_by_name(figures: Metrics) -> dict[str, Any]:
+    """Return name -> interval, or None, of the figures that a comparison shows: those of a run, or a paired difference."""
+    hits, consistency = figures["collisions"], figures["consistency"]
+    if consistency and "accuracy" in consistency:
+        consistency = consistency["accuracy"]["both"]
+    return {
+        **{f"L2 at {second} s": figures["l2"]["at"][str(second)] for second in SECONDS},
+        "L2, mean to 3 s": figures["l2"]["mean"]["3"],
+        **{f"collisions at {second} s": hits and hits["at"][str(second)] for second in SECONDS},
+        "collisions, mean to 3 s": hits and hits["mean"]["3"],
+        "consistent with the plan": consistency,
+    }
 
 
 def rows_of(figures: Metrics) -> list[tuple[str, Metrics]]:

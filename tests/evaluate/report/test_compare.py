@@ -2,14 +2,18 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from senna.errors import UsageError
 from senna.evaluate.metrics.evaluate_predictions import evaluate_predictions
+from senna.evaluate.metrics.trajectory import trajectory_metrics
 from senna.evaluate.report import compare as compare_command
 from senna.evaluate.report.compare import write_comparison
-from senna.evaluate.report.comparison import compare, open_runs
+from senna.evaluate.report.comparison import compare, futures_of, open_runs
 from senna.evaluate.report.console import comparison_text
+from senna.futures import Futures, futures_path
+from senna.trajectory import format_trajectory
 from tests.evaluate.pages import LEFT, STOP, STRAIGHT, plan, read_page, text
 
 
@@ -111,6 +115,77 @@ def test_the_page_and_the_printed_text_have_each_run_and_the_differences(tmp_pat
     assert "b right, a wrong" in page.text
     assert page.text.count("image not found") == 6 * (1 + 2)  # one frame for b, two for c
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["comparison.html"]
+
+
+AHEAD = np.array([[0.0, 2.0 * step] for step in range(1, 7)])
+
+
+def four_trajectories(offsets, plans=4 * [STRAIGHT]):
+    """Return predictions of trajectories in scenes a, a, b and b that lie so many metres to the right of the recorded ones."""
+    rows = []
+    for index, (offset, stated) in enumerate(zip(offsets, plans, strict=True)):
+        xy = format_trajectory(AHEAD + np.array([offset, 0.0]))
+        row = text(index, "trajectory", format_trajectory(AHEAD), xy, scene="aabb"[index], plan=stated, speed=4.0)
+        rows.append({**row, "question": f"Given {stated}, where?", "plan_source": "predicted"})
+    return rows
+
+
+def save_trajectories(folder, rows, data):
+    """Write an evaluation whose data have a car parked 2 to 4 m to the right of the road, from 8.5 to 12.5 m ahead."""
+    ego = np.column_stack([AHEAD, np.zeros(6)])
+    parked = np.array([[[3.0, 10.5, 0.0]] * 6])
+    futures = {
+        row["token"]: Futures(row["token"], ego, np.zeros((0, 3)), ("car",), np.array([[4.0, 2.0]]), parked)
+        for row in rows
+    }
+    futures_path(data).write_text("".join(json.dumps(found.as_json()) + "\n" for found in futures.values()))
+    save(folder, rows)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["trajectory"] = trajectory_metrics(rows, futures, decision="balanced")
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    (folder / "run.json").write_text(json.dumps({"data": str(data)}))
+    return folder
+
+
+def test_trajectories_are_compared_with_paired_intervals_by_scene(tmp_path, capsys):
+    data = tmp_path / "val.jsonl"
+    first = save_trajectories(tmp_path / "a", four_trajectories([1, 1, 1, 1]), data)
+    plans = [STRAIGHT, STRAIGHT, STOP, STOP]
+    other = save_trajectories(tmp_path / "b", four_trajectories([0.5, 0.5, 2, 2], plans), data)
+    runs = open_runs([first, other])
+    found = compare(*(run.predictions for run in runs), futures_of(runs[0]))
+    assert found.trajectories == 4
+    assert found.warnings == []  # questions that differ in the stated plan alone are the same question
+    gain = found.trajectory_gain
+    for way in ("at", "mean"):  # by scene -0.5 and 1.0; a resample may have one of the scenes twice
+        assert gain["l2"][way]["3"] == {"value": 0.25, "low": -0.5, "high": 1.0}
+    assert gain["fde"] == gain["ade"] == gain["l2"]["at"]["1"]
+    assert gain["collisions"]["at"]["1"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert gain["collisions"]["at"]["3"] == {"value": 0.5, "low": 0.0, "high": 1.0}  # 2 m to the right is into the car
+    assert gain["consistency"] == {"value": -0.5, "low": -1.0, "high": 0.0}
+
+    assert compare_command.main([str(first), str(other), "--out", str(tmp_path)]) == 0
+    page, printed = read_page(tmp_path / "comparison.html").text, capsys.readouterr().out
+    for shown in (page, printed):
+        assert "L2 at 3 s" in shown
+        assert "consistent with the plan" in shown
+        assert "+0.250" in shown
+    assert "balanced" in page
+    assert "L2 at 3 s                 1.000 (1.000 to 1.000)  1.250 (0.500 to 2.000)" in printed
+
+
+def test_trajectories_of_one_run_alone_and_without_futures_are_no_difference(tmp_path):
+    data = tmp_path / "val.jsonl"
+    first = save_trajectories(tmp_path / "a", four_trajectories([1, 1, 1, 1]), data)
+    other = save(tmp_path / "b", four_plans([STRAIGHT, STOP, STRAIGHT, STOP]))
+    assert "The trajectory" not in read_page(write_comparison([first, other], tmp_path)).text
+    rows = four_trajectories([1, 1, 1, 1])
+    unreadable = [{**row, "text": "?"} if row["index"] == 0 else row for row in rows]
+    found = compare(rows, unreadable)
+    assert found.trajectory_gain["collisions"] is None
+    assert found.trajectory_gain["l2"]["at"]["3"]["value"] == 0.0  # over the three that both have
+    assert found.trajectory_gain["consistency"]["value"] == -0.25  # an answer that is none is not consistent
+    assert compare(rows, []).trajectory_gain is None
 
 
 def test_images_are_read_from_the_image_folder_of_the_run(tmp_path):
