@@ -50,4 +50,4 @@ fi
 [ "${1:-}" != --environment-only ] || exit 0
 cd "$ROOT"
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
-exec "$PYTHON" -m pytest -n 2 --dist loadfile tests/serve tests/train/test_liger.py "$@"
+exec "$PYTHON" -m pytest -n 2 --dist loadgroup tests/serve tests/train/test_liger.py "$@"

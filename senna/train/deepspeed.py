@@ -1,10 +1,12 @@
 """The DeepSpeed configuration of a run, and the environment that DeepSpeed reads when it starts."""
 
+import importlib
 import importlib.util
 import json
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -33,7 +35,7 @@ def read_deepspeed(config: str | dict | None) -> dict | None:
 
 
 def start_deepspeed(config: dict, use_cpu: bool) -> None:
-    """Set the environment variables that DeepSpeed reads, and on a CPU switch off what it does not support there.
+    """Set the environment variables that DeepSpeed reads, and on a CPU switch off what it does not support or compiles there.
 
     Raises:
         UsageError: DeepSpeed is not installed.
@@ -56,6 +58,10 @@ def start_deepspeed(config: dict, use_cpu: bool) -> None:
     if use_cpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
         config.get("zero_optimization", {})["overlap_comm"] = False  # a CPU has no streams to overlap
+        # DeepSpeed would compile its own Adam and reduction for a minute each, and fail where there is no compiler.
+        config.setdefault("zero_force_ds_cpu_optimizer", False)
+        backend: Any = importlib.import_module("deepspeed.comm.torch")
+        backend.build_shm_op = lambda: None
 
 
 def partition_weights(model: nn.Module, config: dict, dtype: torch.dtype, device: torch.device) -> None:

@@ -5,8 +5,6 @@ tests/train/test_trainer_api.py fails for a version that changes a signature.
 """
 
 import itertools
-import resource
-import sys
 import time
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,6 +22,7 @@ from senna.train.arguments import TrainArguments
 from senna.train.best import best_validation
 from senna.train.checkpoint import checkpoints
 from senna.train.dropout import has_dropout, seed_micro_batch
+from senna.train.memory.peak import peak_resident
 from senna.train.stop_signals import WorkerStart
 from senna.train.trainer_checkpoint import CheckpointTrainer
 from senna.train.validation import Validation
@@ -41,8 +40,7 @@ def peak_memory() -> float:
     """Return the peak memory of this process so far, in GiB: GPU memory as torch counts it, or without a GPU main memory."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
-    unit = 2**30 if sys.platform == "darwin" else 2**20  # ru_maxrss is in bytes on macOS, in KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    return peak_resident() / 2**30
 
 
 class _SetEpoch(TrainerCallback):

@@ -1,29 +1,20 @@
-"""The openai captioner against local HTTP servers: a faulty one of these tests, and `transformers serve`."""
+"""The openai captioner against a local HTTP server, which is faulty."""
 
 import os
-import socket
-import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
-from contextlib import contextmanager
 
-import numpy as np
 import pytest
 from PIL import Image
-from transformers.utils.import_utils import is_serve_available
 
 from senna.convert.captioners import Request, make_captioner
 from senna.convert.captioners.cache import CachedCaptioner
-from senna.convert.captioners.llava import LlavaCaptioner
 from senna.convert.captioners.openai import OpenAICaptioner, _data_url
 from senna.errors import DataError, SennaError, UsageError
 from senna.servers.address import RetryPolicy
 from tests.convert import caption_server
 from tests.convert.caption_server import QUICK, answers_to, serving
-from tests.convert.tiny_llava import tiny_llava
 
 ask_for = caption_server.ask_for
 
@@ -338,45 +329,3 @@ def test_images_of_the_usual_formats_are_sent(kind, tmp_path):
     path = tmp_path / "image"
     Image.new("RGB", (9, 9)).save(path, kind)
     assert _data_url(path).startswith(f"data:image/{kind.lower()};base64,")
-
-
-@contextmanager
-def transformers_serve(model):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    program = "from transformers.cli.transformers import main; main()"
-    flags = ["serve", str(model), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", program, *flags]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            for _ in range(600):
-                try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
-                    break
-                except (OSError, urllib.error.URLError):
-                    assert process.poll() is None, "transformers serve ended immediately"
-                    time.sleep(0.1)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not is_serve_available(), reason="transformers serve needs fastapi, uvicorn and openai")
-def test_transformers_serve_gives_the_answers_of_the_llava_captioner(tmp_path):
-    model, rng = tiny_llava(tmp_path / "model"), np.random.default_rng(0)
-    requests = []
-    for number, (height, width) in enumerate([(90, 160), (90, 160), (64, 64)]):
-        path = tmp_path / f"{number}.png"
-        Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(path)
-        requests += [
-            Request(None, "front", path, "description", text) for text in ("the white car?", "what is your plan?")
-        ]
-    with transformers_serve(model) as address:
-        served = make_captioner("openai", server=address, model=str(model), concurrency=2, max_tokens=24).answer(
-            requests
-        )
-    assert served == LlavaCaptioner(str(model), "fp32", 4, 24).answer(requests)
-    assert len(set(served)) == len(served)

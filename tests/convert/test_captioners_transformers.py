@@ -1,4 +1,4 @@
-"""The openai captioner with two servers of `transformers serve`, one of which is killed and started again."""
+"""The openai captioner with `transformers serve`: its answers, and two servers of which one is killed and started again."""
 
 import os
 import signal
@@ -8,12 +8,16 @@ import sys
 import time
 import urllib.request
 from collections import Counter
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import islice
 
+import numpy as np
 import pytest
+from PIL import Image
 from transformers.utils.import_utils import is_serve_available
 
+from senna.convert.captioners import Request, make_captioner
+from senna.convert.captioners.llava import LlavaCaptioner
 from senna.convert.captioners.openai import OpenAICaptioner
 from senna.servers.address import RetryPolicy
 from senna.servers.connection import Connection
@@ -63,8 +67,13 @@ class Servers:
             os.kill(self.pids.pop(port), signal.SIGKILL)
 
 
-@contextmanager
-def transformers_servers(model):
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_llava(tmp_path_factory.mktemp("llava") / "model")
+
+
+@pytest.fixture(scope="module")
+def servers(model):
     flags = ["serve", str(model), "--host", "127.0.0.1", "--device", "cpu", "--dtype", "float32"]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     with subprocess.Popen(
@@ -87,10 +96,33 @@ def free_ports(count):
     return ports
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not is_serve_available(), reason="transformers serve needs fastapi, uvicorn and openai")
-def test_a_killed_server_is_replaced_and_used_again_when_it_is_back(ask_for, tmp_path, monkeypatch):
-    model, requests, asked, chat = tiny_llava(tmp_path / "model"), ask_for(12), Counter(), Connection.chat
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not is_serve_available(), reason="transformers serve needs fastapi, uvicorn and openai"),
+]
+
+
+def test_transformers_serve_gives_the_answers_of_the_llava_captioner(servers, model, tmp_path):
+    rng = np.random.default_rng(0)
+    requests = []
+    for number, (height, width) in enumerate([(90, 160), (90, 160), (64, 64)]):
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(path)
+        requests += [
+            Request(None, "front", path, "description", text) for text in ("the white car?", "what is your plan?")
+        ]
+    [port] = free_ports(1)
+    servers.start(port)
+    servers.wait(port)
+    address = f"127.0.0.1:{port}"
+    served = make_captioner("openai", server=address, model=str(model), concurrency=2, max_tokens=24).answer(requests)
+    servers.kill(port)
+    assert served == LlavaCaptioner(str(model), "fp32", 4, 24).answer(requests)
+    assert len(set(served)) == len(served)
+
+
+def test_a_killed_server_is_replaced_and_used_again_when_it_is_back(servers, model, ask_for, monkeypatch):
+    requests, asked, chat = ask_for(12), Counter(), Connection.chat
 
     async def counted_chat(connection, *arguments):
         answer = await chat(connection, *arguments)
@@ -99,25 +131,24 @@ def test_a_killed_server_is_replaced_and_used_again_when_it_is_back(ask_for, tmp
 
     monkeypatch.setattr(Connection, "chat", counted_chat)
     first, second = free_ports(2)
-    with transformers_servers(model) as servers:
-        servers.start(first)
-        servers.start(second)
-        servers.wait(first)
-        servers.wait(second)
-        addresses = f"127.0.0.1:{first},127.0.0.1:{second}"
-        captioner = OpenAICaptioner(addresses, str(model), 1, 16, RetryPolicy(60.0, 200, 0.05, 0.2))
-        stream = captioner.stream(requests)
-        answers = dict(islice(stream, 6))
-        servers.kill(first)
-        answers |= dict(stream)
-        assert set(asked) == {first, second}
-        assert asked.total() == len(answers) == 12
-        assert captioner.alive == "1 of 2 servers"
+    servers.start(first)
+    servers.start(second)
+    servers.wait(first)
+    servers.wait(second)
+    addresses = f"127.0.0.1:{first},127.0.0.1:{second}"
+    captioner = OpenAICaptioner(addresses, str(model), 1, 16, RetryPolicy(60.0, 200, 0.05, 0.2))
+    stream = captioner.stream(requests)
+    answers = dict(islice(stream, 6))
+    servers.kill(first)
+    answers |= dict(stream)
+    assert set(asked) == {first, second}
+    assert asked.total() == len(answers) == 12
+    assert captioner.alive == "1 of 2 servers"
 
-        servers.start(first)
-        servers.wait(first)
-        asked.clear()
-        assert captioner.answer(requests) == [answers[index] for index in range(12)]
-        assert captioner.alive == "2 of 2 servers"
-        assert set(asked) == {first, second}
-        assert asked.total() == 12
+    servers.start(first)
+    servers.wait(first)
+    asked.clear()
+    assert captioner.answer(requests) == [answers[index] for index in range(12)]
+    assert captioner.alive == "2 of 2 servers"
+    assert set(asked) == {first, second}
+    assert asked.total() == 12

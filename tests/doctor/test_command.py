@@ -9,6 +9,7 @@ import pytest
 from senna.cli import main
 from senna.doctor import command
 from senna.doctor.command import with_environment
+from senna.doctor.dry_run import run_findings
 from tests.helpers.paths import REPOSITORY
 
 
@@ -35,10 +36,23 @@ def test_a_run_from_environment_variables_is_checked_and_reported_with_chart_and
     assert not (tmp_path / "out").exists()
 
 
+class RunHere:
+    """A worker that checks the run alone, in this process, to save imports."""
+
+    def __init__(self, topics, run):
+        self.topics, self.memory, self.flags = topics, float(run[0]) if run else 0, run[2:]
+
+    def results(self):
+        return run_findings(self.flags, self.memory or None) if "run" in self.topics else iter([])
+
+    def stop(self):
+        pass
+
+
 @pytest.fixture
 def run_only(monkeypatch):
-    """Let `senna doctor` check no optional packages, and set no model and data in the environment."""
-    monkeypatch.setattr(command, "PACKAGES", {})
+    """Let `senna doctor` check no packages and no GPU, and set no model and data in the environment."""
+    monkeypatch.setattr(command, "Worker", RunHere)
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     for name in ("MODEL_PATH", "DATA"):
         monkeypatch.delenv(name, raising=False)

@@ -67,7 +67,7 @@ def test_a_driver_is_asked_what_the_records_of_the_same_scene_ask(drawn_world, t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scenario", [0, 1, 4])
+@pytest.mark.parametrize("scenario", [1, 4])
 def test_the_expert_drives_the_drawn_scene_to_its_end_without_a_collision(scenario):
     simulator = TownSimulator(0)
     recorded, _ = find_scenario(SEEDS, scenario, SECONDS)
@@ -79,7 +79,7 @@ def test_the_expert_drives_the_drawn_scene_to_its_end_without_a_collision(scenar
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("scenario", "follow"), [(2, d.META_ACTION), (2, d.TRAJECTORY), (0, d.META_ACTION)])
+@pytest.mark.parametrize(("scenario", "follow"), [(2, d.TRAJECTORY), (0, d.META_ACTION)])
 def test_the_expert_s_plans_carried_out_like_those_of_a_model_reach_the_end(scenario, follow):
     simulator = TownSimulator(0)
     trace = drive(simulator, scenario, d.Decider(simulator, lambda _: labels(simulator), follow))

@@ -23,6 +23,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 def run_script(arguments):
     sys.path.insert(0, str(REPOSITORY / "scripts"))
+    importlib.import_module("benchmarks.images").BATCHES = 4
     return importlib.import_module("benchmark").main(arguments)
 
 
@@ -34,8 +35,8 @@ def benchmark(*flags, code=0):
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return write_world(tmp_path_factory.mktemp("world") / "nuscenes", 1, mini=True, frames=8)
+def world(once):
+    return once("benchmark-world", lambda folder: write_world(folder / "nuscenes", 1, mini=True, frames=8)) / "nuscenes"
 
 
 @pytest.fixture(scope="module")

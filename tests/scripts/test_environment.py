@@ -226,18 +226,18 @@ def test_a_killed_installation_is_remade(one_clone):
     [(None, False, "cpu", "0.2 GB"), (None, True, "auto", "3 GB"), ("cpu", True, "cpu", "0.2 GB"),
      ("cuda", False, "auto", "3 GB")],
 )  # fmt: skip
-def test_the_build_of_torch_follows_the_card_or_the_switch(asked, card, backend, size, clone):
+def test_the_build_of_torch_follows_the_card_or_the_switch(asked, card, backend, size, one_clone):
     if os.path.exists("/dev/nvidia0") and not card and asked is None:
         pytest.skip("this machine has a card")
-    clone.make_venv()
+    one_clone.make_venv()
     if card:
-        clone.program("nvidia-smi", "echo 'GPU 0: NVIDIA (UUID: 1)'")
-    result = clone.run(INSTALL, **({"SENNA_TORCH": asked} if asked else {}))
+        one_clone.program("nvidia-smi", "echo 'GPU 0: NVIDIA (UUID: 1)'")
+    result = one_clone.run(INSTALL, **({"SENNA_TORCH": asked} if asked else {}))
     assert result.returncode == 0, result.stderr
     assert size in result.stdout
-    assert f"--torch-backend {backend} {PINNED}" in clone.calls()
-    assert "pip install --disable-pip-version-check --no-compile -c" in clone.calls()
-    assert "constraints.txt torch\n" not in clone.calls()
+    assert f"--torch-backend {backend} {PINNED}" in one_clone.calls()
+    assert "pip install --disable-pip-version-check --no-compile -c" in one_clone.calls()
+    assert "constraints.txt torch\n" not in one_clone.calls()
 
 
 def test_pip_installs_torch_where_uv_cannot_reach_a_build(clone):
@@ -257,14 +257,14 @@ def test_an_unknown_build_of_torch_is_refused(clone):
 
 @pytest.mark.parametrize("variable", ["VIRTUAL_ENV", "CONDA_PREFIX"])
 @pytest.mark.parametrize("choose", ["find_interpreter", "prepare_environment nuscenes"])
-def test_the_active_environment_is_preferred_where_it_has_senna(variable, choose, clone, tmp_path):
-    clone.make_venv(modules=["torch", "transformers"])
-    clone.make_venv(tmp_path / "active", modules=["senna", "nuscenes"])
-    result = clone.run(f'{choose}; echo "PYTHON=$PYTHON"', **{variable: tmp_path / "active"})
+def test_the_active_environment_is_preferred_where_it_has_senna(variable, choose, one_clone, tmp_path):
+    one_clone.make_venv(modules=["torch", "transformers"])
+    one_clone.make_venv(tmp_path / "active", modules=["senna", "nuscenes"])
+    result = one_clone.run(f'{choose}; echo "PYTHON=$PYTHON"', **{variable: tmp_path / "active"})
     assert result.returncode == 0, result.stderr
     assert f"PYTHON={tmp_path}/active/bin/python" in result.stdout
     assert f"interpreter: {tmp_path}/active/bin/python" in result.stdout + result.stderr
-    assert clone.calls() == ""
+    assert one_clone.calls() == ""
 
 
 def test_an_active_environment_without_senna_is_left_alone_and_that_is_said(clone, tmp_path):

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from senna.cli import main
 from senna.train.memory.model_shape import ModelShape, published_config
 from tests.helpers.forks import Run
 from tests.helpers.paths import REPOSITORY
@@ -38,9 +40,27 @@ def run_script(*flags, cwd=REPOSITORY) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd)
 
 
+class Forked:
+    """A `senna` command in a fork of this process, which saves its imports; the interface is that of `subprocess.Popen`."""
+
+    def __init__(self, command, stdin):
+        self._process = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(main(command[3:])))
+        self._process.start()
+        self.kill = self._process.kill
+
+    def poll(self):
+        return self._process.exitcode
+
+    def wait(self):
+        self._process.join()
+        return self._process.exitcode
+
+
 def run_worker(arguments) -> int:
     sys.path.insert(0, SCRIPTS)
-    worker, cases = (importlib.import_module(f"prove.{name}") for name in ("worker", "cases"))
+    worker, cases, resume = (importlib.import_module(f"prove.{name}") for name in ("worker", "cases", "resume"))
+    resume.subprocess = SimpleNamespace(Popen=Forked, DEVNULL=subprocess.DEVNULL)
+    importlib.import_module("prove.training").TIMED_STEPS = 1
     rows, *parts = arguments
     for part in parts:
         module, name = part.split(".")

@@ -36,6 +36,14 @@ BYTES = slice(3, 259)  # the tokens of single bytes
 START = 240  # seconds; about 30 on two idle cores
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Keep the tests of a server in one process of `pytest --dist loadgroup`, since a server takes half a minute to start."""
+    for item in items:
+        for name in {"shared_server", "other_server"} & set(item.fixturenames):
+            item.add_marker(pytest.mark.xdist_group(name))
+
+
 class Server:
     """A server on loopback, of a module that takes ``--port``. ``post`` returns the status and the JSON of the response.
 
@@ -58,6 +66,7 @@ class Server:
             "VLLM_HOST_IP": "127.0.0.1",
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # otherwise the servers of two test processes share one core
             "PYTHONPATH": str(REPOSITORY),
         }
         environment.pop("VLLM_CPU_KVCACHE_SPACE", None)  # would replace the flag

@@ -257,7 +257,7 @@ MIXED = {"group_by_modality_length": False}  # one process has text-only samples
     ids=["full ZeRO-3", "full ZeRO-3 bf16", "LoRA ZeRO-2", "LoRA ZeRO-3", "QLoRA ZeRO-2"],
 )
 def test_two_processes_train_like_one_process_and_write_the_same_folder(toy, stage1, tmp_path, how, zero, options):
-    options = {**MIXED, **options, "max_steps": 12}
+    options = {**MIXED, **options, "max_steps": 6}
     assert toy.drive(tmp_path / "one", stage1, how=how, **options).returncode == 0
     result = toy.drive(tmp_path / "two", stage1, how=how, deepspeed=zero, **TWO, **options)
     assert result.returncode == 0, result.stderr
@@ -292,16 +292,14 @@ def start_and_kill(toy, folder, options, step=None, while_saving=False) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["full", "lora", "zero2", "zero3"])
-def test_a_run_killed_three_times_once_while_saving_ends_with_identical_weights(toy, stage1, tmp_path, how):
-    options = {"max_steps": 24, "save_steps": 3, "dataloader_num_workers": 1, "num_train_epochs": 9}
+def test_a_run_killed_twice_once_while_saving_ends_with_identical_weights(toy, stage1, tmp_path, how):
+    options = {"max_steps": 12, "save_steps": 3, "dataloader_num_workers": 1, "num_train_epochs": 9}
     if how.startswith("zero"):
         options |= {"deepspeed": ZERO2 if how == "zero2" else ZERO3, **TWO}
     settings = toy.driving_options(stage1, how="lora" if how in ("lora", "zero2") else None, **options)
     complete, killed = tmp_path / "complete", tmp_path / "killed"
     assert toy.train(complete, **settings).returncode == 0
-    first, second = sorted(random.Random(how).sample(range(4, 22), 2))
-    start_and_kill(toy, killed, settings, step=first)
-    start_and_kill(toy, killed, settings, step=second)
+    start_and_kill(toy, killed, settings, step=random.Random(how).randint(4, 7))
     was_saving = start_and_kill(toy, killed, {**settings, "save_steps": 1}, while_saving=True)
     newest = max(int(path.name.split("-")[1]) for path in killed.glob("checkpoint-*"))
     for path in killed.glob("checkpoint-*"):

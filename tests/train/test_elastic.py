@@ -213,7 +213,11 @@ def go_on(toy, out, words, processes, kill_after=None):
 @pytest.mark.parametrize(
     ("way", "order"),
     [
-        *((way, order) for way in WAYS if "QLoRA" not in way for order in ((2, 1, 2), (1, 2, 1))),
+        ("full", (1, 2, 1)),
+        ("packed", (2, 1, 2)),
+        ("LoRA ZeRO-2", (2, 1, 2)),
+        ("LoRA ZeRO-2", (1, 2, 1)),
+        ("full ZeRO-3", (2, 1, 2)),
         ("QLoRA ZeRO-2", (2, 1, 2)),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value)),
@@ -237,7 +241,7 @@ def test_a_run_that_is_killed_goes_on_with_another_number_of_processes(
 
 @pytest.mark.slow
 def test_a_run_survives_kills_at_random_in_a_save_and_in_a_validation_and_a_sigterm(toy, stage1, tmp_path):
-    lines = list(kills.survive(toy, stage1, tmp_path, kills=5, seed=1))
+    lines = list(kills.survive(toy, stage1, tmp_path, kills=4, seed=1))
     for text in ("after step", "inside a save", "inside a validation", "SIGTERM after step"):
         assert any(text in line for line in lines)
 

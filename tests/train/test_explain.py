@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from senna.cli import main
+from senna.launch.command import prepare
 from senna.train.arguments import parse_arguments
 from senna.train.deepspeed import read_deepspeed
 from senna.train.explain import format_value
 from senna.train.field_groups import OWN_FIELDS
 from senna.train.fields import TrainArguments
 from tests.helpers.paths import REPOSITORY
-from tests.helpers.scripts import PRETRAIN, sh
 from tests.test_ranks import RANK_1
 
 CONFIGS = REPOSITORY / "configs"
@@ -110,13 +110,14 @@ def test_values_that_exclude_each_other_are_refused(capsys):
     assert "add --lora_enable True" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("environment", [{"PRESET": "tiny"}, {"NUM_GPUS": 8}], ids=str)
-def test_the_scripts_print_without_a_gpu_or_a_model_and_write_nothing(tmp_path, environment):
-    environment["SENNA_EMBEDDED"] = tmp_path / "embedded"
-    result = sh(PRETRAIN, "--print", "--output_dir", "mine", cwd=tmp_path, **environment)
-    assert result.returncode == 0, result.stderr
+@pytest.mark.parametrize("environment", [{"PRESET": "tiny"}, {"NUM_GPUS": "8"}], ids=str)
+def test_a_recipe_prints_without_a_gpu_or_a_model_and_writes_nothing(tmp_path, monkeypatch, capsys, environment):
+    monkeypatch.chdir(tmp_path)
+    given = {"CUDA_VISIBLE_DEVICES": "", "SENNA_EMBEDDED": str(tmp_path / "embedded"), **environment}
+    words = prepare("pretrain", ["--print", "--output_dir", "mine"], given).words
+    assert words[1:4] == ["-m", "senna", "train"]
+    found = rows(printed([word for word in words[4:] if word != "--print"], capsys))
     assert list(tmp_path.iterdir()) == []
-    found = rows(result.stdout)
     assert found["output_dir"][0] == "mine"  # a flag overrides the value of the script
     if "PRESET" in environment:
         assert found["model_name_or_path"][0] == str(tmp_path / "embedded" / "llm")

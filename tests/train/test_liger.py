@@ -37,7 +37,7 @@ from tests.helpers.packing import step, tiny_model
 
 assert liger_problem("cpu") is None, liger_problem("cpu")
 model = tiny_model(50).train()
-ids = torch.randint(1, 50, (2, 20), generator=torch.Generator().manual_seed(0))
+ids = torch.randint(1, 50, (2, 6), generator=torch.Generator().manual_seed(0))
 batch = {"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids)}
 loss, gradients = step(model, [batch])
 use_liger_kernels(model)

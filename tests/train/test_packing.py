@@ -1,6 +1,7 @@
 """A step over packed rows has the loss and every gradient of the same step without packing, in each training setting."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -39,16 +40,19 @@ def synthetic(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def converted(tmp_path_factory):
+def converted(once, tmp_path_factory):
     """Return the questions of `senna convert` about two key frames of the synthetic world, and the folder of its images."""
-    folder = tmp_path_factory.mktemp("converted")
-    world = write_world(folder / "nuscenes", 1, seed=4, mini=True, frames=3)
-    flags = ["--nuscenes", str(world), "--version", "v1.0-mini", "--limit", "2", "--out", str(folder / "qa")]
-    assert main(["convert", *flags]) == 0
+
+    def make(folder):
+        world = write_world(folder / "nuscenes", 1, seed=4, mini=True, frames=2)
+        flags = ["--nuscenes", str(world), "--version", "v1.0-mini", "--limit", "2", "--out", str(folder / "qa")]
+        assert main(["convert", *flags]) == 0
+
+    folder = shutil.copytree(once("converted", make), tmp_path_factory.mktemp("converted"), dirs_exist_ok=True)
     lines = (folder / "qa" / "senna_nusc_train.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     assert len({record["token"] for record in records}) == 2
-    return records, world
+    return records, folder / "nuscenes"
 
 
 def processor(config: SennaConfig) -> CLIPImageProcessorPil:

@@ -19,8 +19,6 @@ from senna.train.hang import SLOW, HangWatch
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.toy import losses
 
-ZERO2 = REPOSITORY / "configs" / "deepspeed" / "zero2.json"
-
 
 def environment(**variables):
     clean = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
@@ -30,25 +28,35 @@ def environment(**variables):
 
 def two_processes(toy, tmp_path, **options) -> list[str]:
     """Return flags of a run of 12 steps on two processes."""
-    return ["train", *toy.flags(tmp_path / "out", per_device_train_batch_size=2, deepspeed=ZERO2, **options)]
+    return ["train", *toy.flags(tmp_path / "out", per_device_train_batch_size=2, **options)]
+
+
+def start_again(module: str, words: list[str]) -> subprocess.CompletedProcess:
+    """Run a module of `tests.helpers` in place of `senna` on two processes, which are started again after a failure."""
+    command = start_command(words, {"MAX_RESTARTS": "1"}, 2)
+    command[command.index("senna")] = f"tests.helpers.{module}"
+    return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=environment(), timeout=280)
 
 
 @pytest.mark.slow
-def test_a_rank_that_raises_and_one_that_sleeps_for_ever_start_the_run_again_with_the_same_losses(toy, tmp_path):
-    whole = toy.train(tmp_path / "whole", processes=2, per_device_train_batch_size=2, deepspeed=ZERO2)
+def test_a_rank_that_sleeps_for_ever_starts_the_run_again_with_the_same_losses(toy, tmp_path):
+    whole = toy.train(tmp_path / "whole", processes=2, per_device_train_batch_size=2)
     assert whole.returncode == 0, whole.stderr
-    words = start_command(two_processes(toy, tmp_path, hang_timeout=3), {"MAX_RESTARTS": "2"}, 2)
-    words[words.index("senna")] = "tests.helpers.failing_rank"
-    result = subprocess.run(words, capture_output=True, text=True, cwd=REPOSITORY, env=environment(), timeout=280)
+    result = start_again("sleeping_rank", two_processes(toy, tmp_path, hang_timeout=3))
     assert result.returncode == 0, result.stderr
-    continued = re.findall(r"^continue .*/(checkpoint-\d+)$", result.stdout, re.MULTILINE)
-    assert continued == ["checkpoint-4", "checkpoint-8"]
-    assert "ValueError: rank 1 raises" in result.stderr
+    assert re.findall(r"^continue .*/(checkpoint-\d+)$", result.stdout, re.MULTILINE) == ["checkpoint-4"]
     for rank in (0, 1):  # both show where they stand
         assert f"rank {rank} of 2 made no progress for" in result.stderr
-    assert 'failing_rank.py", line' in result.stderr
-    assert "in step 9. It stands here" in result.stderr
+    assert 'sleeping_rank.py", line' in result.stderr
+    assert "in step 6. It stands here" in result.stderr
     assert losses(tmp_path / "out") == losses(tmp_path / "whole")
+
+
+def test_a_rank_that_raises_starts_all_processes_again_at_once():
+    result = start_again("raising_rank", ["train"])
+    assert result.returncode == 0, result.stderr
+    assert "ValueError: rank 1 raises" in result.stderr
+    assert sorted(result.stdout.split()) == ["0", "1"]
 
 
 @pytest.mark.slow

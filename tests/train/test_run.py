@@ -1,7 +1,6 @@
 """Runs of stage 1 by `senna train` on the toy data: complete, killed, and stopped by errors."""
 
 import json
-import random
 import re
 import signal
 import subprocess
@@ -84,11 +83,10 @@ def test_starting_a_finished_run_again_changes_nothing(toy, finished):
 
 @pytest.mark.slow
 def test_a_run_that_was_killed_continues_with_identical_weights(toy, tmp_path):
-    options = {"num_train_epochs": 12, "save_steps": 7, "dataloader_num_workers": 1, "group_by_modality_length": True}
+    options = {"num_train_epochs": 4, "save_steps": 5, "dataloader_num_workers": 1, "group_by_modality_length": True}
     complete, killed = tmp_path / "complete", tmp_path / "killed"
     assert toy.train(complete, **options).returncode == 0
-    steps = sorted(random.Random(0).sample(range(8, 68), 2))
-    for step in steps:
+    for step in (8, 17):
         process = toy.start(killed, **options)
         for line in process.stdout:
             if line.startswith(f"step {step}/"):
@@ -96,9 +94,8 @@ def test_a_run_that_was_killed_continues_with_identical_weights(toy, tmp_path):
                 break
         assert process.returncode == -signal.SIGKILL
     last = toy.train(killed, **options)
-    newest = steps[-1] // 7 * 7
-    assert f"continue {killed / f'checkpoint-{newest}'}" in last.stdout
-    assert re.search(r"^step (\d+)/", last.stdout, re.MULTILINE)[1] == str(newest + 1)
+    assert f"continue {killed / 'checkpoint-15'}" in last.stdout
+    assert re.search(r"^step (\d+)/", last.stdout, re.MULTILINE)[1] == "16"
     assert losses(killed) == losses(complete)
     actual, expected = (load_file(folder / "model.safetensors") for folder in (killed, complete))
     assert all(torch.equal(actual[name], expected[name]) for name in expected)
@@ -106,8 +103,8 @@ def test_a_run_that_was_killed_continues_with_identical_weights(toy, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_under_zero2_train_like_one_process_and_continue_after_a_kill(toy, tmp_path):
-    assert toy.train(tmp_path / "one", num_train_epochs=8).returncode == 0
-    options = {"processes": 2, "per_device_train_batch_size": 2, "deepspeed": ZERO2, "num_train_epochs": 8}
+    assert toy.train(tmp_path / "one", num_train_epochs=3).returncode == 0
+    options = {"processes": 2, "per_device_train_batch_size": 2, "deepspeed": ZERO2, "num_train_epochs": 3}
     process = toy.start(tmp_path / "two", **options)
     for line in process.stdout:
         if line.startswith("step 6/"):

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 
 import pytest
 import torch
@@ -10,6 +9,7 @@ import torch
 from senna.cli import main
 from senna.launch.command import prepare
 from senna.model import load_model
+from senna.train.arguments import parse_arguments
 from tests.helpers.forks import Run
 from tests.helpers.paths import GOLDEN, REPOSITORY
 from tests.helpers.scripts import PRETRAIN, TOOLS, VARIABLES, sh
@@ -25,9 +25,6 @@ RECIPES = {
     REPOSITORY / "scripts" / "visualize.sh": "visualize",
     REPOSITORY / "data_tools" / "senna_nusc_converter.sh": "convert",
 }
-SCRIPTS = sorted(
-    script for folder in ("train_tools", "data_tools", "scripts") for script in (REPOSITORY / folder).glob("*.sh")
-)
 
 
 @pytest.fixture
@@ -46,12 +43,6 @@ def started(monkeypatch):
 
 
 SHELLS = [shell for shell in (["dash"], ["busybox", "sh"], ["bash"]) if shutil.which(shell[0])] or [["sh"]]
-
-
-@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_scripts_are_posix_sh(script, shell):
-    assert subprocess.run([*shell, "-n", script], capture_output=True, text=True).stderr == ""
 
 
 @pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
@@ -162,20 +153,20 @@ def test_the_stage_flag_chooses_the_recipe_and_others_are_refused(toy, stage1, t
     assert "train_tools/pretrain_senna_llava.sh trains stage 1" in refused.stderr
 
 
-@pytest.mark.slow
 def test_more_processes_start_under_the_zero_stage_of_their_script(toy, stage1, tmp_path, started):
     flags = ["--max_steps", "1", "--per_device_train_batch_size", "2"]
-    for script, zero in zip(DRIVING, ("ZeRO-3", "ZeRO-3", "ZeRO-2"), strict=True):
+    for script, zero in zip(DRIVING, (3, 3, 2), strict=True):
         paths = paths_of(toy, script, stage1, tmp_path / script.stem)
         launcher, arguments = started(RECIPES[script], *flags, NUM_GPUS=2, **paths)
         assert launcher == ["-m", "senna.launch.torchrun", "--standalone", "--nproc_per_node", "2"]
-        result = Run(main, arguments, tmp_path, processes=2).result()
-        assert result.returncode == 0, result.stderr
-        assert f"2 processes, {zero}" in result.stdout
+        assert parse_arguments(arguments[1:], count_processes=lambda _: 2).zero_stage == zero
 
 
 @pytest.mark.slow
-def test_one_process_runs_under_deepspeed_where_its_configuration_is_named(toy, stage1, tmp_path, started):
+def test_one_process_runs_under_deepspeed_where_its_configuration_is_named_and_compiles_nothing(
+    toy, stage1, tmp_path, started, monkeypatch
+):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
     chosen = {"NUM_GPUS": 1, "DEEPSPEED_CONFIG": REPOSITORY / "configs" / "deepspeed" / "zero3_offload.json"}
     launcher, arguments = started(
         RECIPES[FULL], "--max_steps", "1", **chosen, **paths_of(toy, FULL, stage1, tmp_path / "out")
@@ -184,3 +175,4 @@ def test_one_process_runs_under_deepspeed_where_its_configuration_is_named(toy, 
     result = Run(main, arguments, tmp_path).result()
     assert result.returncode == 0, result.stderr
     assert "1 processes, ZeRO-3" in result.stdout
+    assert not (tmp_path / "extensions").exists()

@@ -227,14 +227,18 @@ def benchmark():
     sys.path.remove(str(REPOSITORY / "scripts"))
 
 
-def test_estimates_agree_with_the_cpu_allocator_for_twelve_settings_of_small_models(benchmark):
+def test_estimates_agree_with_the_cpu_allocator_for_ten_settings_of_small_models(benchmark):
+    """Two of the benchmark's twelve settings are left out: 336-pixel images in bf16 take long on a CPU."""
+    settings = [
+        setting for setting in benchmark.ON_CPU if (setting.geometry.image_size, setting.precision) != (336, "bf16")
+    ]
     errors = {}
-    for setting in benchmark.ON_CPU:
+    for setting in settings:
         predicted, measured = benchmark.measure(setting, "cpu")
         errors[setting.name] = predicted / measured - 1
         print(f"{setting.name:<30}{measured / 1e6:>8.1f}{predicted / 1e6:>8.1f}{errors[setting.name]:>+8.1%}")
     assert all(abs(error) <= 0.15 for error in errors.values()), errors
-    assert len(benchmark.ON_CPU) == 12
+    assert len(settings) == 10
 
 
 @pytest.mark.gpu
