@@ -40,6 +40,7 @@ _SHARED: dict[str, tuple[str, Any]] = {
         "of the training plans (needs `senna calibrate`); or greedy, token by token",
         "likeliest",
     ),
+    "host": ("address to listen on; 0.0.0.0 admits everyone who can reach this machine", "127.0.0.1"),
     "new_folder": ("the folder to write; new or empty", MISSING),
     "serve": ("write what other servers need too: <image> as a token, and the chat template", False),
 }

@@ -55,6 +55,10 @@ class ConvertArguments:
     captions_cache: str | None = flag(
         "file that stores a model's answers, so that no question is asked twice (default: OUT/captions.sqlite)", None
     )
+    dev_scenes: int = flag(
+        "scenes of the training split to write to a file of their own for `senna calibrate`: OUT/senna_nusc_dev.jsonl",
+        0,
+    )
     limit: int | None = flag("convert only the first LIMIT frames", None)
     ray: str | None = flag(
         "work in many processes: alone on all of this machine (a captioner on each GPU), with the address of a Ray cluster, or "
@@ -112,12 +116,13 @@ def run(args: ConvertArguments) -> int:
     from senna.convert.captioners import make_captioner
     from senna.convert.nuscenes_tables import scenes_of
     from senna.convert.output import is_complete
+    from senna.convert.scenes import split_off_dev
     from senna.run_folder import RUN_FILE, check_same_run, read_settings
     from senna.templates import load_templates
 
     _check_flags(args)
     templates = load_templates(args.prompts)
-    out, splits = Path(args.out), scenes_of(args.nuscenes, args.version)
+    out, splits = Path(args.out), split_off_dev(scenes_of(args.nuscenes, args.version), args.dev_scenes)
     captioner = make_captioner(**_captioner_arguments(args), cache=_cache_path(args))
     settings = _settings(args, captioner, templates)
     stored = read_settings(out / WORK / RUN_FILE)
@@ -301,7 +306,9 @@ def _settings(args: ConvertArguments, captioner: "Captioner", templates: "Templa
     first = {name: texts for name, texts in templates.items() if name not in later}
     root = Path(args.nuscenes) / args.version
     tables = [(root / name).read_bytes() for name in ("scene.json", "sample.json") if (root / name).is_file()]
-    return {
+    # Earlier versions, whose runs can be continued, have no setting of this name.
+    dev: dict[str, Any] = {"--dev-scenes": args.dev_scenes} if args.dev_scenes else {}
+    return dev | {
         "--version": args.version,
         "tables": fingerprint(*tables),
         "--canbus": bool(args.canbus) or (Path(args.nuscenes) / "can_bus").is_dir(),

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from senna.errors import UsageError
+
 if TYPE_CHECKING:
     from nuscenes.nuscenes import NuScenes
 
-SPLITS = ("train", "val", "test")
+TRAIN, DEV = "train", "dev"
+SPLITS = (TRAIN, DEV, "val", "test")
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,23 @@ class Scene:
     split: str
     frames: int
     done: int = 0
+
+
+def split_off_dev(splits: Mapping[str, Sequence[str]], count: int) -> dict[str, list[str]]:
+    """Return the splits with ``count`` scenes of train as a split of their own, at equal distances in the order of the table.
+
+    Raises:
+        UsageError: train has not more scenes than that.
+    """
+    train = splits.get(TRAIN, ())
+    if not 0 <= count < max(len(train), 1):
+        raise UsageError(
+            f"--dev-scenes {count} is not possible: the training split has {len(train)} scenes",
+            remedy=f"choose between 0 and {max(len(train) - 1, 0)}",
+        )
+    chosen = {train[(2 * number + 1) * len(train) // (2 * count)] for number in range(count)}
+    parts = {TRAIN: [name for name in train if name not in chosen], DEV: [name for name in train if name in chosen]}
+    return {name: list(scenes) for name, scenes in {**splits, **parts}.items()}
 
 
 def select_scenes(tables: "NuScenes", splits: Mapping[str, Sequence[str]], limit: int | None = None) -> list[Scene]:

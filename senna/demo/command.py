@@ -35,7 +35,7 @@ class DemoArguments:
     image_folder: str | None = shared_flag("image_folder")
     decision: str = shared_flag("decision")
     port: int = flag("port to listen on; 0 chooses a free one", 7860)
-    host: str = flag("address to listen on; 0.0.0.0 admits everyone who can reach this machine", "127.0.0.1")
+    host: str = shared_flag("host")
     device: str = shared_flag("device")
     quantization: str | None = shared_flag("quantization")
     dtype: str = shared_flag("dtype")

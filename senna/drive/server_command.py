@@ -6,10 +6,9 @@ import signal
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from senna.decision import DECISION_HELP, LIKELIEST
 from senna.drive.command import FOLLOWS, check_model
 from senna.errors import UsageError
-from senna.flags import flag, parse_flags
+from senna.flags import flag, parse_flags, shared_flag
 
 SIMULATORS = ("carla", "alpasim")
 
@@ -18,21 +17,21 @@ SIMULATORS = ("carla", "alpasim")
 class DriveServerArguments:
     """Flags of `senna drive-server`."""
 
-    model: str = flag("folder or hub name of a model, or a LoRA folder")
+    model: str = shared_flag("model")
     simulator: str = flag("carla (autoware_carla_scenario) or alpasim; they declare cameras differently", "carla")
-    host: str = flag("address to listen on; 0.0.0.0 admits everyone who can reach this machine", "127.0.0.1")
+    host: str = shared_flag("host")
     port: int = flag("port to listen on; 0 chooses a free one", 50051)
     cameras: str | None = flag(
         "the simulator's cameras by view, for example 'front=cam0,back left=cam4' (default: by name or direction)", None
     )
-    decision: str = flag(DECISION_HELP, LIKELIEST)
+    decision: str = shared_flag("decision")
     follow: str = flag(
         "the plan that is sent: meta-action, along the simulator's route; or trajectory, the model's six waypoints, for a "
         "model that was trained with --kinds plan,trajectory",
         "meta-action",
     )
-    base: str | None = flag("the base model of a LoRA folder, if it has moved", None)
-    device: str = flag("auto (a GPU if there is one), cpu, cuda or cuda:1", "auto")
+    base: str | None = shared_flag("base")
+    device: str = shared_flag("device")
 
 
 def main(argv: list[str]) -> int:

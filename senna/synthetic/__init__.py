@@ -1,7 +1,10 @@
 """The synthetic default data: a small driving world that the project draws, and small models that are trained on it.
 
-Everything exported here works without torch, except `prepare_tiny_stage1`, which imports torch when it is called.
+Everything exported here works without torch, except `preparing_tiny_stage1`, which imports torch when it is called.
 """
+
+from contextlib import AbstractContextManager
+from pathlib import Path
 
 from senna.synthetic.render.camera import Camera
 from senna.synthetic.render.painter import paint
@@ -19,15 +22,15 @@ __all__ = [
     "Tree",
     "Vehicle",
     "paint",
-    "prepare_tiny_stage1",
+    "preparing_tiny_stage1",
     "scene_names",
     "write_road_images",
     "write_world",
 ]
 
 
-def prepare_tiny_stage1(folder: str, seed: int = 0, count: int = 1536) -> dict:
-    """Make the data and models of stage 1; see `senna.synthetic.tiny.make.prepare_tiny_stage1`."""
+def preparing_tiny_stage1(folder: str, seed: int = 0, count: int = 1536) -> AbstractContextManager[dict[str, Path]]:
+    """Make the data and models of stage 1 while the context lasts; see `senna.synthetic.tiny.make.preparing_tiny_stage1`."""
     from senna.synthetic.tiny import make
 
-    return make.prepare_tiny_stage1(folder, seed, count)
+    return make.preparing_tiny_stage1(folder, seed, count)

@@ -1,5 +1,6 @@
 """`senna synthesize`: make the synthetic driving world and the data and models of the tiny preset."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,17 +36,18 @@ def main(argv: list[str]) -> int:
     )
     if args.pictures < 1:
         raise UsageError(f"--pictures {args.pictures} is less than 1", remedy="draw at least one image")
-    from senna.synthetic import prepare_tiny_stage1, scene_names, write_world
+    from senna.synthetic import preparing_tiny_stage1, scene_names, write_world
 
     wants_world = args.mini or args.scenes is not None or not args.stage1
     scenes = SCENES if args.scenes is None else args.scenes
     if wants_world:
-        scene_names(scenes, args.mini)  # check the number of scenes before anything is made
-    made: dict[str, object] = {}
-    with lock_folder(Path(args.out), remedy="wait until it ends, stop it, or choose another --out"):
+        scene_names(scenes, args.mini)  # check the arguments before anything is made
+    made: dict[str, Path] = {}
+    lock = lock_folder(Path(args.out), remedy="wait until it ends, stop it, or choose another --out")
+    with lock, ExitStack() as trainings:
         if args.stage1:
-            made |= prepare_tiny_stage1(args.out, args.seed, args.pictures)
-        if wants_world:
+            made |= trainings.enter_context(preparing_tiny_stage1(args.out, args.seed, args.pictures))
+        if wants_world:  # each training uses one core, and the world what is left
             made["nuscenes, CAN bus"] = write_world(f"{args.out}/nuscenes", scenes, args.seed, args.mini)
     for name, path in made.items():
         print(f"{name:17} {path}")

@@ -103,8 +103,8 @@ class TrainArguments(TrainingArguments):
         "token",
     )
     plan_loss: Literal["text", "choice"] = flag(
-        "loss of a plan: text, as published, or choice, the cross-entropy among the twenty meta-actions. Other questions and "
-        "validations keep the loss of the text",
+        "loss of a plan: text, as published, or choice, the cross-entropy among the twenty meta-actions plus that of the text. "
+        "Other questions and validations keep the loss of the text",
         "text",
     )
     class_balance: float = flag(

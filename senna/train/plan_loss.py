@@ -1,4 +1,4 @@
-"""``--plan_loss choice``: plans whose loss is the cross-entropy among the twenty meta-actions.
+"""``--plan_loss choice``: plans whose loss is a cross-entropy among the twenty meta-actions.
 
 A plan becomes twenty branches behind its question, as `senna.evaluate.score` encodes them, so that one packed forward pass
 gives the probabilities by which `senna evaluate` decides. Letters are those of `senna.model.choices`.

@@ -15,7 +15,8 @@ import pytest
 
 from senna.cli import main
 from senna.convert import journal
-from senna.errors import SennaError
+from senna.convert.scenes import split_off_dev
+from senna.errors import SennaError, UsageError
 from senna.record_file import open_records
 from senna.records import write_records
 from tests.convert import slowly
@@ -47,6 +48,18 @@ def contents(out, form="jsonl"):
 
 def frames_in(path):
     return list(dict.fromkeys(record["token"] for record in open_records(path)))
+
+
+def test_scenes_for_calibration_are_taken_evenly_from_the_training_split():
+    splits = {"train": [f"scene-{number}" for number in range(10)], "val": ["scene-v"], "test": []}
+    found = split_off_dev(splits, 3)
+    assert found["dev"] == ["scene-1", "scene-5", "scene-8"]
+    assert found["train"] == [name for name in splits["train"] if name not in found["dev"]]
+    assert found["val"] == ["scene-v"]
+    assert split_off_dev(splits, 0)["train"] == splits["train"]
+    for count in (10, -1):
+        with pytest.raises(UsageError, match="the training split has 10 scenes"):
+            split_off_dev(splits, count)
 
 
 def test_files_have_every_frame_of_their_split_in_order(complete, drawn_world):

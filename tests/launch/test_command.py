@@ -8,6 +8,7 @@ import pytest
 from senna.errors import UsageError
 from senna.launch import tiny_preset
 from senna.launch.command import ROOT, prepare
+from tests.helpers.paths import REPOSITORY
 
 GIVEN = {"MODEL_PATH": "m", "DATA": "d.json", "CUDA_VISIBLE_DEVICES": "0"}
 
@@ -127,6 +128,13 @@ def test_the_tiny_preset_creates_the_inputs_that_are_not_given(made, tmp_path, m
     assert "--eval_data_path" not in flags
     flags = flags_of(prepare("full", ["--stage", "3"], {"PRESET": "tiny"}).words)
     assert flags["--eval_data_path"] == f"{embedded}/qa/senna_nusc_val.jsonl"
+
+
+def test_the_quickstart_makes_what_the_tiny_preset_needs():
+    """Otherwise the stages would make it again."""
+    lines = (REPOSITORY / "scripts" / "quickstart.sh").read_text(encoding="utf-8").splitlines()
+    [line] = [text for text in lines if " synthesize --stage1 " in text]
+    assert f" --scenes {tiny_preset.TRAIN_SCENES} " in line
 
 
 def test_the_tiny_preset_continues_from_the_stage_before(made, tmp_path, monkeypatch):

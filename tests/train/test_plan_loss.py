@@ -86,7 +86,10 @@ def independent_loss(model, samples, bias):
                 sums.append(-_summed_loss(model, plain, sample))
             scores = torch.stack(sums) + torch.tensor(bias)
             code = [str(action) for action in ALL_META_ACTIONS].index(answer.strip())
-            total = total - scores.log_softmax(0)[code]
+            tokens = _targets(
+                plain, {**samples[index], **_encoded(samples, [question, {"from": "gpt", "value": answer}])}
+            )
+            total = total - scores.log_softmax(0)[code] - sums[code] / tokens
             targets += 1
         else:
             loss = _summed_loss(model, plain, samples[index])

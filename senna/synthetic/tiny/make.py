@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,12 +30,22 @@ def make_tiny_models(
 ) -> dict[str, Path]:
     """Train `folder`/clip and `folder`/llm and return their paths under "vision_tower" and "model".
 
-    Each model is trained in its own process on one thread. On two cores this is faster than training them in turn on two
-    threads, and the weights do not depend on the number of cores. Complete folders are kept.
-
     Raises:
         UsageError: one of the folders holds other files.
         SennaError: the training of a model failed.
+    """
+    with _training_tiny_models(folder, seed, tower, llm) as models:
+        return models
+
+
+@contextmanager
+def _training_tiny_models(
+    folder: str | os.PathLike[str], seed: int, tower: TowerRecipe | None = None, llm: LlmRecipe | None = None
+) -> Iterator[dict[str, Path]]:
+    """Yield the paths of `make_tiny_models` while the models train. At the end of the context they are complete.
+
+    Each model is trained in its own process on one thread. On two cores this is faster than training them in turn on two
+    threads, and the weights do not depend on the number of cores. Complete folders are kept.
     """
     recipes: dict[str, TowerRecipe | LlmRecipe] = {"clip": tower or TowerRecipe(), "llm": llm or LlmRecipe()}
     folder = Path(folder)
@@ -46,23 +58,27 @@ def make_tiny_models(
         for name in missing
     }
     try:
+        yield {"model": folder / "llm", "vision_tower": folder / "clip"}
         failed = [name for name, process in trainings.items() if process.wait() != 0]
     finally:
         for process in trainings.values():
             process.kill()
     if failed:
         raise SennaError(f"the training of {folder / failed[0]} failed", remedy="see the message above")
-    return {"model": folder / "llm", "vision_tower": folder / "clip"}
 
 
-def prepare_tiny_stage1(folder: str | os.PathLike[str], seed: int = 0, count: int = 1536) -> dict[str, Path]:
-    """Make everything that stage 1 needs in `folder`.
+@contextmanager
+def preparing_tiny_stage1(
+    folder: str | os.PathLike[str], seed: int = 0, count: int = 1536
+) -> Iterator[dict[str, Path]]:
+    """Make everything that stage 1 needs in `folder`. The models are trained while the context lasts.
 
-    Returns:
-        The paths "model", "vision_tower", "data" (captions.json) and "images".
+    Yields:
+        The paths "model", "vision_tower", "data" (captions.json) and "images". After the context they are complete.
     """
     data = write_road_images(Path(folder) / "pictures", count, seed)
-    return {**make_tiny_models(folder, seed), "data": data, "images": data.parent / IMAGES}
+    with _training_tiny_models(folder, seed) as models:
+        yield {**models, "data": data, "images": data.parent / IMAGES}
 
 
 def _stamp(name: str, seed: int, recipe: TowerRecipe | LlmRecipe) -> dict[str, object]:

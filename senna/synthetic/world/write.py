@@ -49,6 +49,7 @@ TRAINVAL = "v1.0-trainval"
 MINI_SCENES = tuple(f"scene-{number}" for number in "0061 0553 0655 0757 0103 0796 1077 1094 1100 0916".split())
 WITHOUT_CAN_BUS = frozenset((*range(161, 169), *range(170, 177), *range(309, 315)))  # scene numbers in nuScenes
 JPEG_QUALITY = 85
+GIVE_WAY = 5  # niceness of the workers: a model that is trained at the same time needs its core, and takes longer
 METRES_PER_PIXEL = 0.1  # of the map, as nuscenes-devkit expects
 
 
@@ -230,6 +231,7 @@ def draw_key_frame(folder: Path, name: str, index: int, frame: int, scenario: Sc
 
 def _work(settings: Mapping, items: range) -> None:
     """Do a worker's items and print a line for each. This is the main function of a worker process."""
+    os.nice(GIVE_WAY)
     job = _Job(**settings)
     for item in items:
         if job.task == "simulate":
