@@ -20,7 +20,7 @@ from senna.synthetic.world.traffic import CHANGE_TIME
 
 LANE = 3.5  # metres to the next lane, as in CARLA's towns and on most roads
 ASIDE = 4.0  # metres: a route that leads further aside turns (the published rule has the same limit)
-LEAST = 30.0  # metres: the navigation command looks at least so far, or a vehicle that stands would never get the command to turn
+LEAST = 30.0  # metres: the navigation command looks at least so far, or a car that stands would never get the command to turn
 STEEPEST = math.radians(30.0)  # between the vehicle and its route, at the start of a plan
 FARTHER = 30.0  # metres that are driven farther in 3 s than at the same speed, at most, and some more
 _BEND = 3  # metres before and after a point over which the curvature is measured
