@@ -25,7 +25,7 @@ export OMP_NUM_THREADS=1
 "$PYTHON" -m senna calibrate --model "$out/stage3" --data "$embedded/dev/qa/senna_nusc_train.jsonl" \
     --image-folder "$embedded/dev/nuscenes" --device cpu --workers 1
 MODEL_PATH=$out/stage3 DATA=$embedded/qa/senna_nusc_val.jsonl TRAIN_DATA=$embedded/qa/senna_nusc_train.jsonl \
-    IMAGE_DATA=$embedded/nuscenes OUT_DIR=$out/evaluation NUM_GPUS=1 \
+    IMAGE_DATA=$embedded/nuscenes OUT_DIR=$out/evaluation NUM_GPUS=2 \
     sh "$ROOT/scripts/eval_meta_action.sh" --blackout --decision balanced --device cpu --workers 1
 "$PYTHON" -m senna drive --model "$out/stage3" --decision balanced --scenes 2 --driver model --out "$out/drive"
 # The last command decides the exit code, also of a shell that went on after an error.

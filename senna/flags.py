@@ -41,6 +41,7 @@ _SHARED: dict[str, tuple[str, Any]] = {
         "likeliest",
     ),
     "host": ("address to listen on; 0.0.0.0 admits everyone who can reach this machine", "127.0.0.1"),
+    "port": ("port to listen on; 0 chooses a free one", 7860),
     "new_folder": ("the folder to write; new or empty", MISSING),
     "serve": ("write what other servers need too: <image> as a token, and the chat template", False),
 }

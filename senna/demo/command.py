@@ -34,7 +34,7 @@ class DemoArguments:
     )
     image_folder: str | None = shared_flag("image_folder")
     decision: str = shared_flag("decision")
-    port: int = flag("port to listen on; 0 chooses a free one", 7860)
+    port: int = shared_flag("port")
     host: str = shared_flag("host")
     device: str = shared_flag("device")
     quantization: str | None = shared_flag("quantization")

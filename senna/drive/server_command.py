@@ -20,7 +20,7 @@ class DriveServerArguments:
     model: str = shared_flag("model")
     simulator: str = flag("carla (autoware_carla_scenario) or alpasim; they declare cameras differently", "carla")
     host: str = shared_flag("host")
-    port: int = flag("port to listen on; 0 chooses a free one", 50051)
+    port: int = shared_flag("port", default=50051)
     cameras: str | None = flag(
         "the simulator's cameras by view, for example 'front=cam0,back left=cam4' (default: by name or direction)", None
     )
