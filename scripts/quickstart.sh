@@ -29,5 +29,5 @@ MODEL_PATH=$out/stage3 DATA=$embedded/qa/senna_nusc_val.jsonl TRAIN_DATA=$embedd
     sh "$ROOT/scripts/eval_meta_action.sh" --blackout --decision balanced --device cpu --workers 1
 "$PYTHON" -m senna drive --model "$out/stage3" --decision balanced --scenes 2 --driver model --out "$out/drive"
 # The last command decides the exit code, also of a shell that went on after an error.
-[ -s "$out/evaluation/report.html" ] && [ -s "$out/drive/drive.html" ] &&
-    printf 'report: %s\ndrive:  %s\n' "$out/evaluation/report.html" "$out/drive/drive.html"
+[ -s "$out/evaluation/report.html" ] && echo "report: $out/evaluation/report.html"
+[ -s "$out/drive/drive.html" ] && echo "drive:  $out/drive/drive.html"

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from senna.cgroup import available_cores
-
 TRAIN_SCENES = 40  # 32 to train on and 8 held out (senna_nusc_val.jsonl)
 STAGE2_SHARE = 0.4  # share of the frames that stage 2 trains on: enough, in less than half of the time
 ADAPTER_TOKENS = 16  # per view; the tower has 196 patches
@@ -19,12 +17,6 @@ ENVIRONMENT = {
     # A second thread gains nothing for such a small model, and takes the core on which images are decoded.
     "OMP_NUM_THREADS": "1",
 }
-PROCESSES = 2  # at most: with a step of so little work, further processes gain less than they cost
-
-
-def number_of_processes(stage: int) -> int:
-    """Return the number of processes that train: one a core, at most `PROCESSES`. A step of stage 2 is one frame."""
-    return 1 if stage == 2 else min(PROCESSES, available_cores())
 
 
 @dataclass(frozen=True)

@@ -130,19 +130,6 @@ def test_the_tiny_preset_creates_the_inputs_that_are_not_given(made, tmp_path, m
     assert flags["--eval_data_path"] == f"{embedded}/qa/senna_nusc_val.jsonl"
 
 
-@pytest.mark.parametrize("cores", [1, 2, 16])
-def test_the_tiny_preset_trains_in_up_to_two_processes_without_deepspeed(made, cores, monkeypatch):
-    monkeypatch.setattr(tiny_preset, "available_cores", lambda: cores)
-    given = {"PRESET": "tiny", "DATA": "d", "MODEL_PATH": "m"}
-    words = prepare("full", ["--stage", "3"], given).words
-    assert ("senna.launch.torchrun" in words) == (cores > 1)
-    if cores > 1:
-        assert words[words.index("--nproc_per_node") + 1] == "2"
-    assert "--deepspeed" not in words
-    assert "senna.launch.torchrun" not in prepare("full", [], given).words  # a step of stage 2 is one frame
-    assert "--deepspeed" in prepare("full", [], {**given, "DEEPSPEED_CONFIG": "zero2.json"}).words
-
-
 def test_the_quickstart_makes_what_the_tiny_preset_needs():
     """Otherwise the stages would make it again."""
     lines = (REPOSITORY / "scripts" / "quickstart.sh").read_text(encoding="utf-8").splitlines()

@@ -22,10 +22,19 @@ CALLS = {
     "scripts/eval_meta_action.sh": [f"<-m><senna><launch><evaluate>{WORDS}"],
     "scripts/prove_gpu.sh": [f"<-m><prove>{WORDS}"],
     "scripts/quickstart.sh": [
+        "<-m><senna><synthesize><--stage1><--scenes><40><--out><ROOT/outputs/embedded>",
         f"<-m><senna><launch><pretrain>{WORDS}",
         f"<-m><senna><launch><full><--stage><2>{WORDS}",
         f"<-m><senna><launch><full><--stage><3>{WORDS}",
-        "<-m><senna><launch><evaluate><--blackout><--device><cpu><--workers><1>",
+        f"<-m><senna><launch><full><--stage><3><--plan_loss><choice><--class_balance><0.5><--num_train_epochs><1>{WORDS}",
+        "<-m><senna><synthesize><--seed><1><--scenes><8><--out><ROOT/outputs/embedded/dev>",
+        "<-m><senna><convert><--nuscenes><ROOT/outputs/embedded/dev/nuscenes><--out><ROOT/outputs/embedded/dev/qa>",
+        "<-m><senna><calibrate><--model><ROOT/outputs/quickstart/stage3>"
+        "<--data><ROOT/outputs/embedded/dev/qa/senna_nusc_train.jsonl>"
+        "<--image-folder><ROOT/outputs/embedded/dev/nuscenes><--device><cpu><--workers><1>",
+        "<-m><senna><launch><evaluate><--blackout><--decision><balanced><--device><cpu><--workers><1>",
+        "<-m><senna><drive><--model><ROOT/outputs/quickstart/stage3><--decision><balanced><--scenes><2><--driver><model>"
+        "<--out><ROOT/outputs/quickstart/drive>",
     ],
     "scripts/soak.sh": [f"<-m><soak>{WORDS}"],
     "scripts/test.sh": [
@@ -58,6 +67,7 @@ INTERPRETER = """#!/bin/sh
 case $* in *find_spec*) exit 0 ;; esac
 for word; do printf '<%s>' "$word" >>"$LOG"; done
 echo >>"$LOG"
+case $* in *"senna drive"*) for out; do :; done; mkdir -p "$out"; echo page >"$out/drive.html" ;; esac
 [ -z "${OUT_DIR:-}" ] || { mkdir -p "$OUT_DIR" && echo report >"$OUT_DIR/report.html"; }
 exit "${CODE:-0}"
 """

@@ -220,9 +220,9 @@ def test_a_stage_trains_with_a_choice_and_continues_as_that(toy, stage1, tmp_pat
     assert done.returncode == 0, done.stderr
     log = [json.loads(line) for line in (tmp_path / "out" / "train_log.jsonl").read_text().splitlines()]
     losses = [entry["loss"] for entry in log if "loss" in entry]
-    # The shortest answer is by far the most probable one of an untrained model, and true in the first step. The loss of its
-    # text is several nats a token.
-    assert losses[0] < 0.01
+    # The shortest answer is by far the most probable one of an untrained model, and true in the first step: the choice costs
+    # nothing, and its text several nats a token.
+    assert 4 < losses[0] < 8
     assert any("eval_loss" in entry and "eval_plan_macro_f1" in entry for entry in log)
     settings = json.loads((tmp_path / "out" / "run.json").read_text())
     assert (settings["plan_loss"], settings["class_balance"]) == ("choice", 0.5)
