@@ -221,8 +221,10 @@ def test_a_stage_trains_with_a_choice_and_continues_as_that(toy, stage1, tmp_pat
     log = [json.loads(line) for line in (tmp_path / "out" / "train_log.jsonl").read_text().splitlines()]
     losses = [entry["loss"] for entry in log if "loss" in entry]
     # The shortest answer is by far the most probable one of an untrained model, and true in the first step: the choice costs
-    # nothing, and its text several nats a token.
+    # nothing, and its text several nats a token. Where another answer is true, the choice costs several nats more; the loss of
+    # the text alone only falls.
     assert 4 < losses[0] < 8
+    assert max(losses) > losses[0] + 3
     assert any("eval_loss" in entry and "eval_plan_macro_f1" in entry for entry in log)
     settings = json.loads((tmp_path / "out" / "run.json").read_text())
     assert (settings["plan_loss"], settings["class_balance"]) == ("choice", 0.5)
