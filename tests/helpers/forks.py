@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import faulthandler
 import gc
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
@@ -28,6 +30,8 @@ IMPORTED = [
     ),
     *("deepspeed", "matplotlib.figure", "nuscenes.nuscenes", "torch.utils.tensorboard"),
 ]
+STACKS = signal.SIGUSR2
+"""Makes a process of a run write the stacks of its threads to standard error."""
 
 
 class Run:
@@ -94,10 +98,21 @@ class Run:
                 for member in [*process.children(recursive=True), process]:
                     member.kill()
 
-    def communicate(self, timeout: float = 300) -> tuple[str, str]:
+    def _end_hanging(self) -> None:
+        """Let every process and its children write their stacks to standard error, and kill them."""
+        for process in self._processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                parent = psutil.Process(process.pid)
+                for member in [parent, *parent.children(recursive=True)]:
+                    os.write(self._errors.fileno(), f"hangs: {member.pid}, child of {member.ppid()}\n".encode())
+                    member.send_signal(STACKS)
+                    time.sleep(1)
+        self._kill()
+
+    def communicate(self, timeout: float = 240) -> tuple[str, str]:
         """Return the rest of standard output, and standard error, when all processes have ended. They are killed after
-        ``timeout`` seconds."""
-        watchdog = threading.Timer(timeout, self._kill)
+        ``timeout`` seconds; then standard error holds their stacks."""
+        watchdog = threading.Timer(timeout, self._end_hanging)
         watchdog.start()
         with self.stdout, self._errors:
             out = self.stdout.read()
@@ -133,4 +148,5 @@ def _become(target, arguments, folder, environment, out, errors) -> None:
     os.chdir(folder)
     os.dup2(out.fileno(), 1)
     os.dup2(errors.fileno(), 2)
+    faulthandler.register(STACKS, file=2, all_threads=True)
     raise SystemExit(target(arguments))

@@ -1,6 +1,8 @@
 """`senna evaluate --server` of a real server equals `senna evaluate` of the same folder, also when either is killed."""
 
+import asyncio
 import functools
+import itertools
 import json
 import signal
 import time
@@ -123,10 +125,27 @@ def wait_for_lines(process: Run, folder: Path, count: int) -> int:
     return part.read_bytes().count(b"\n")
 
 
-def evaluate_impatiently(arguments: Sequence[str]) -> int:
-    """Run `senna` with short pauses between retries, so that a server's return is noticed at once."""
+def evaluate_in_two_parts(arguments: Sequence[str]) -> int:
+    """Run `senna`. The fourth request and all later ones wait until the file ``go on`` exists in the working folder.
+
+    Pauses between retries are short, so that a server's return is noticed at once.
+    """
     policy = functools.partial(RetryPolicy, attempts=400, longest_pause=0.5)
-    with mock.patch.object(connection, "RetryPolicy", policy):
+    stream, asked = connection.Connection.stream, itertools.count()
+
+    def gated(self, items, ask, *more):
+        async def wait_and_ask(client, item):
+            if item is not None and next(asked) >= 3:
+                while not Path("go on").exists():
+                    await asyncio.sleep(0.01)
+            return await ask(client, item)
+
+        return stream(self, items, wait_and_ask, *more)
+
+    with (
+        mock.patch.object(connection, "RetryPolicy", policy),
+        mock.patch.object(connection.Connection, "stream", gated),
+    ):
         return main(list(arguments))
 
 
@@ -147,7 +166,7 @@ def test_the_texts_of_a_served_senna_are_those_of_its_folder(server, generated, 
 
 def test_a_killed_evaluation_is_continued(server, scored, data, tmp_path):
     command = flags(server, data, tmp_path / "out", "--blackout", "--concurrency", "1")
-    process = Run(main, command, tmp_path)
+    process = Run(evaluate_in_two_parts, command, tmp_path)
     stored = wait_for_lines(process, tmp_path / "out", 3)
     process.kill()
     assert not (tmp_path / "out/metrics.json").exists()
@@ -166,7 +185,7 @@ def test_a_server_that_is_stopped_and_started_again_loses_and_doubles_nothing(
     before = server.answered(SCORES) + server.answered(CHAT)
     runs = [
         Run(
-            evaluate_impatiently,
+            evaluate_in_two_parts,
             flags(server, data, tmp_path / name, "--blackout", "--concurrency", "1", *more),
             tmp_path,
         )
@@ -175,6 +194,7 @@ def test_a_server_that_is_stopped_and_started_again_loses_and_doubles_nothing(
     for process, name in zip(runs, ("scored", "generated"), strict=True):
         wait_for_lines(process, tmp_path / name, 1)
     server.signal(signal.SIGKILL)  # a signal that vLLM catches makes it wait for its clients
+    (tmp_path / "go on").touch()
     server.start()
     for process in runs:
         result = process.result()

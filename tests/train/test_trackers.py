@@ -1,5 +1,6 @@
 """The trackers of a run: they work without a network, get everything, and never end a run."""
 
+import contextlib
 import json
 import os
 import re
@@ -128,7 +129,7 @@ def wandb_run(folder: Path) -> tuple[str, dict, list[dict]]:
 
 def trackio_runs(folder: Path) -> tuple[set[str], dict, list[dict]]:
     """Return the ids of the runs, the configuration of the last one, and all rows."""
-    with sqlite3.connect(next(folder.glob("*.db"))) as connection:
+    with contextlib.closing(sqlite3.connect(next(folder.glob("*.db")))) as connection:
         rows = connection.execute("select run_id, metrics from metrics order by id").fetchall()
         [*_, (config,)] = connection.execute("select config from configs order by id").fetchall()
     return {run for run, _ in rows}, json.loads(config), [json.loads(row) for _, row in rows]
