@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import signal
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from senna.decision import Decision, open_decision
 from senna.demo.uploads import MOST_MEGAPIXELS
 from senna.errors import UsageError
 from senna.flags import flag, parse_flags, shared_flag
+from senna.until_stopped import run_until_stopped
 
 if TYPE_CHECKING:
     from senna.demo.answer import Answerer
@@ -57,18 +57,7 @@ def main(argv: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="senna-demo-") as uploads:
         # gradio reads these when it is imported.
         os.environ.update(GRADIO_TEMP_DIR=uploads, GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1")
-        previous = signal.signal(signal.SIGTERM, _stop)  # so that the uploads are removed in this case too
-        try:
-            return _run(args, uploads)
-        except KeyboardInterrupt:
-            print("\nstopped", flush=True)
-            return 0
-        finally:
-            signal.signal(signal.SIGTERM, previous)
-
-
-def _stop(*_: object) -> None:
-    raise KeyboardInterrupt
+        return run_until_stopped(lambda: _run(args, uploads))
 
 
 def _check(args: DemoArguments) -> None:

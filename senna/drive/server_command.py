@@ -2,13 +2,13 @@
 
 import importlib.util
 import os
-import signal
 from dataclasses import dataclass
 from typing import Literal, cast
 
 from senna.drive.command import FOLLOWS, check_model
 from senna.errors import UsageError
 from senna.flags import flag, parse_flags, shared_flag
+from senna.until_stopped import run_until_stopped
 
 SIMULATORS = ("carla", "alpasim")
 
@@ -45,18 +45,7 @@ def main(argv: list[str]) -> int:
         "senna/drive/README.md says what is sent and what is answered.",
         "It is untested against the real simulators.",
     )
-    previous = signal.signal(signal.SIGTERM, _stop)
-    try:
-        return _run(args)
-    except KeyboardInterrupt:
-        print("\nstopped", flush=True)
-        return 0
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def _stop(*_: object) -> None:
-    raise KeyboardInterrupt
+    return run_until_stopped(lambda: _run(args))
 
 
 def _run(args: DriveServerArguments) -> int:

@@ -138,6 +138,9 @@ class Predictions:
             answer = replace(answer, notes=(f"The model was not asked: {plan['error']}",))
         if path := self._paths.get(frame.token):
             answer = with_path(answer, path.get("text") or "")
+            asked, shown = path.get("plan"), answer.predicted
+            if asked is not None and shown is not None and asked != str(shown):
+                answer = replace(answer, notes=(*answer.notes, f"The trajectory was asked for with the plan {asked}."))
         text = self._by_index.get(described, {}) if described is not None else {}
         if text.get("kind") == "description" and text.get("token", "") == frame.token:
             answer = replace(answer, description=text.get("text"))

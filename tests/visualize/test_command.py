@@ -256,8 +256,12 @@ def test_the_predicted_trajectory_of_a_frame_is_in_its_picture(world, monkeypatc
     lines = [json.loads(line) for line in world.predictions.read_text().splitlines()]
     points = [[0.5, 3.0 * step] for step in range(1, 7)]
     more = {"index": 90, "kind": "trajectory", "token": "b", "text": format_trajectory(points)}
-    world.write(world.predictions, [*lines, more, {**more, "token": "c", "text": "no idea"}])
+    world.write(
+        world.predictions, [*lines, {**more, "plan": "STOP, LEFT_TURN"}, {**more, "token": "c", "text": "no idea"}]
+    )
     world.run()
+    notes = {facts.subtitle: [note for note in facts.notes if "asked for with" in note] for facts in drawn}
+    assert notes == {"a": [], "b": ["The trajectory was asked for with the plan STOP, LEFT_TURN."], "c": [], "d": []}
     paths = {facts.subtitle: facts.predicted_path for facts in drawn}
     assert paths == {"a": (), "b": points, "c": (), "d": ()}
     assert any("no idea" in note for facts in drawn for note in facts.notes)
