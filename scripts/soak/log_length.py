@@ -3,6 +3,7 @@
 usage: PYTHONPATH=scripts:. python -m soak.log_length [ENTRIES ...]
 """
 
+import json
 import random
 import sys
 import tempfile
@@ -22,9 +23,8 @@ from senna.kinds import all_kinds
 from senna.train.advice import run_figures
 from senna.train.best import best_validation
 from senna.train.curve import plot_losses
-from senna.train.progress import LogFile
+from senna.train.log_history import LogFile, drop_old, read_log
 from senna.train.step_times import TIME_KEYS
-from senna.train.trainer_checkpoint import write_state
 
 VALIDATION_STEPS = 200
 _FIGURES = (
@@ -52,36 +52,31 @@ def seconds(action: Callable[[], Any]) -> str:
     return f"{time.process_time() - start:.3f}"
 
 
-def peak_mib(action: Callable[[], Any]) -> str:
-    """Return the memory that an action needs at most, as text."""
-    tracemalloc.start()
-    action()
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return f"{peak / 2**20:.1f}"
-
-
 def measure(entries: int, folder: Path) -> dict[str, str]:
     """Return quantity -> value for a log of this length."""
     tracemalloc.start()
     history = make_history(entries)
-    held = tracemalloc.get_traced_memory()[0]
+    held = tracemalloc.get_traced_memory()[0] / len(history)
     tracemalloc.stop()
-    state = TrainerState(log_history=history)
-    paths = {name: folder / name for name in ("ours.json", "theirs.json", "train_log.jsonl", "loss.png")}
+    kept: list[dict[str, Any]] = []
+    for entry in history:
+        kept.append(entry)
+        drop_old(kept)
+    state = TrainerState(log_history=kept)
+    paths = {name: folder / name for name in ("trainer_state.json", "train_log.jsonl", "loss.png")}
+    paths["train_log.jsonl"].write_text("".join(json.dumps(entry) + "\n" for entry in history))
     best = Namespace(metric_for_best_model="eval_loss", greater_is_better=False)
     log, tensorboard = LogFile(paths["train_log.jsonl"]), TensorBoardCallback(SummaryWriter(str(folder / "runs")))
     found = {
-        "bytes of an entry in memory": f"{held / len(history):.0f}",
-        "trainer_state.json, s": seconds(lambda: write_state(state, str(paths["ours.json"]))),
-        "trainer_state.json, peak of memory, MiB": peak_mib(lambda: write_state(state, str(paths["ours.json"]))),
-        "  by transformers, s": seconds(lambda: state.save_to_json(str(paths["theirs.json"]))),
-        "  by transformers, peak of memory, MiB": peak_mib(lambda: state.save_to_json(str(paths["theirs.json"]))),
-        "  read again, s": seconds(lambda: TrainerState.load_from_json(str(paths["ours.json"]))),
+        "entries in memory and in a checkpoint": str(len(kept)),
+        "  their memory, MiB": f"{held * len(kept) / 2**20:.1f}",
+        "trainer_state.json, s": seconds(lambda: state.save_to_json(str(paths["trainer_state.json"]))),
         "train_log.jsonl when a run continues, s": seconds(lambda: log.on_train_begin(None, state, None)),
         "  another entry, s": seconds(lambda: log.on_log(None, state, None)),
-        "best validation, s": seconds(lambda: best_validation(history, best)),  # type: ignore[arg-type]
-        "loss.png at the end, s": seconds(lambda: plot_losses(history, paths["loss.png"], "")),
+        "best validation, s": seconds(lambda: best_validation(kept, best)),  # type: ignore[arg-type]
+        "loss.png at the end, s": seconds(
+            lambda: plot_losses(list(read_log(paths["train_log.jsonl"])), paths["loss.png"], "")
+        ),
         "shares of time at the end, s": seconds(lambda: run_figures(history)),
         "TensorBoard, 1000 entries, s": seconds(
             lambda: [tensorboard.on_log(None, state, None, logs=entry) for entry in history[:1000]]
@@ -89,11 +84,9 @@ def measure(entries: int, folder: Path) -> dict[str, str]:
     }
     tensorboard.on_train_end(None, state, None)
     [events] = (folder / "runs").iterdir()
-    sizes = {
-        name: path.stat().st_size / len(history) for name, path in paths.items() if path.suffix.startswith(".json")
-    }
-    sizes["TensorBoard"] = events.stat().st_size / min(1000, len(history))
-    return found | {f"bytes of an entry in {name}": f"{size:.0f}" for name, size in sizes.items()}
+    sizes = {name: path.stat().st_size for name, path in paths.items() if path.suffix != ".png"}
+    sizes["TensorBoard"] = events.stat().st_size * len(history) // min(1000, len(history))
+    return found | {f"{name}, MB": f"{size / 1e6:.1f}" for name, size in sizes.items()}
 
 
 def main() -> None:

@@ -1,15 +1,10 @@
-"""The progress of a run: a progress bar or log lines, and a log file."""
+"""The progress of a run: a progress bar or log lines."""
 
-import json
 import sys
 import time
-from pathlib import Path
 
 from tqdm import tqdm
 from transformers import TrainerCallback
-
-from senna.files import atomic_write
-from senna.train.checkpoint import saving
 
 FORMATS = {
     "loss": ".4f",
@@ -117,20 +112,3 @@ class EndEarly(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step >= self.step:
             control.should_training_stop = True
-
-
-class LogFile(TrainerCallback):
-    """A file with a line of JSON per log entry. A run that continues first deletes the entries after its checkpoint."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            with atomic_write(self.path) as partial, partial.open("w", encoding="utf-8") as file:
-                file.writelines(json.dumps(entry) + "\n" for entry in state.log_history)
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if state.is_world_process_zero:
-            with saving(self.path.parent), self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(state.log_history[-1]) + "\n")

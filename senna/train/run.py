@@ -25,10 +25,11 @@ from senna.train.build_model import build_model
 from senna.train.export import save_final
 from senna.train.hang import HangWatch
 from senna.train.held_out import HeldOut, majority_plan, open_held_out
+from senna.train.log_history import LOG_FILE, LogFile
 from senna.train.out_of_memory import out_of_memory
 from senna.train.partitions import check_processes
 from senna.train.plan_loss import ChoiceCollator, ChoiceDataset, check_choice, class_bias
-from senna.train.progress import EndEarly, LogFile, Progress
+from senna.train.progress import EndEarly, Progress
 from senna.train.stop_signals import StopSignals
 from senna.train.summary import describe_results, describe_run
 from senna.train.timed_trainer import TimedTrainer
@@ -88,7 +89,7 @@ def build_trainer(args: TrainArguments, records: Mixture | None = None) -> Senna
         train_dataset=train_dataset,
         eval_dataset=validation and validation.data,
         data_collator=SharedCollate(collator),
-        callbacks=[Progress(), LogFile(Path(args.output_dir) / "train_log.jsonl"), ValidateAtEnd()],
+        callbacks=[Progress(), LogFile(Path(args.output_dir) / LOG_FILE), ValidateAtEnd()],
     )
     trainer.validation = validation
     set_up_trackers(trainer)

@@ -15,6 +15,7 @@ from senna.train.advice import time_lines
 from senna.train.best import best_checkpoint, best_validation
 from senna.train.build_model import count_weights
 from senna.train.curve import plot_losses
+from senna.train.log_history import LOG_FILE, read_log
 from senna.train.timed_trainer import peak_tflops
 from senna.train.trackers import tracker_lines
 from senna.train.trainer import SennaTrainer
@@ -197,7 +198,8 @@ def describe_results(trainer: SennaTrainer) -> str:
     Raises:
         SennaError: the run took no step, or the loss curve cannot be written.
     """
-    history, output_dir = trainer.state.log_history, Path(trainer.args.output_dir)
+    output_dir = Path(trainer.args.output_dir)
+    history = list(read_log(output_dir / LOG_FILE))
     losses = [entry["loss"] for entry in history if "loss" in entry]
     if not losses:
         raise SennaError("the run took no step, so it logged no loss", remedy="raise --num_train_epochs or --max_steps")

@@ -22,6 +22,7 @@ from senna.train.arguments import TrainArguments
 from senna.train.best import best_validation
 from senna.train.checkpoint import checkpoints
 from senna.train.dropout import has_dropout, seed_micro_batch
+from senna.train.log_history import drop_old
 from senna.train.memory.peak import peak_resident
 from senna.train.stop_signals import WorkerStart
 from senna.train.trainer_checkpoint import CheckpointTrainer
@@ -76,7 +77,6 @@ class SennaTrainer(CheckpointTrainer):
         self.bad_samples = 0
         self.started = time.perf_counter()
         self.counted = torch.zeros(len(COUNTED), dtype=torch.float64)  # since the last log entry
-        # All log entries are kept, so they share the text of their keys.
         self.kind_keys = [f"loss_{name}" for name in self.train_dataset.records.kind_names]
         # (kinds + 1, 2): the summed loss and the number of targets of each kind; the last row is for records without a kind
         self.by_kind = torch.zeros(len(self.kind_keys) + 1, 2, device=self.args.device)
@@ -247,6 +247,7 @@ class SennaTrainer(CheckpointTrainer):
             self.by_kind.zero_()
             self.started = now
         super().log(logs, start_time)
+        drop_old(self.state.log_history)
 
     def _sum_over_processes(self, values: torch.Tensor) -> list:
         total = self.accelerator.reduce(values.to(self.args.device), "sum")

@@ -1,24 +1,19 @@
 """The log of a day: tens of thousands of entries, which take little memory, and little time when they are saved and drawn."""
 
 import json
-import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from matplotlib.axes import Axes
-from transformers import Trainer, TrainerState
+from transformers import TrainerState
 from transformers.integrations import TensorBoardCallback
 
 from senna.errors import SennaError
-from senna.train import progress, timed_trainer, tracked
+from senna.train import log_history, tracked
 from senna.train.curve import MAJORITY, MOST_POINTS, plot_losses
-from senna.train.progress import LogFile
-from senna.train.step_times import HostClock, StepTimes
-from senna.train.timed_trainer import TimedTrainer
-from senna.train.trainer import COUNTED
-from senna.train.trainer_checkpoint import write_state
+from senna.train.log_history import KEPT, LogFile, drop_old, read_log
 
 
 def history(entries: int) -> list[dict]:
@@ -30,62 +25,60 @@ def history(entries: int) -> list[dict]:
     ]
 
 
-def test_a_checkpoint_writes_a_line_for_each_log_entry_without_a_copy_of_the_log(tmp_path):
-    state = TrainerState(log_history=[*history(2000), {"eval_loss": float("inf"), "step": 2000}], global_step=2000)
-    state.best_model_checkpoint, state.stateful_callbacks = (
-        'a "b"\n',
-        {"TrainerControl": {"args": {"should_save": True}}},
+def test_a_run_keeps_its_newest_entries_and_all_validations_in_memory():
+    entries, kept, longest = [*history(5 * KEPT)], [], 0
+    entries[KEPT // 2 :: KEPT] = [{"eval_loss": float("nan"), "step": index} for index in range(5)]
+    for entry in entries:
+        kept.append(entry)
+        drop_old(kept)
+        longest = max(longest, len(kept))
+    assert longest < 2 * KEPT
+    assert kept[-KEPT:] == entries[-KEPT:]
+    assert [entry["step"] for entry in kept if "eval_loss" in entry] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("length", [3, KEPT - 1, KEPT, KEPT + 1, 3 * KEPT + 7])
+def test_the_log_of_a_continued_run_ends_where_its_checkpoint_does(tmp_path, length):
+    """Whatever came after the checkpoint is dropped, also half a line; what came before it stays, in the same bytes."""
+    entries = history(length)
+    entries.insert(length // 2, {"eval_loss": float("nan"), "step": length // 2})
+    lines = [json.dumps(entry) for entry in entries]
+    path = tmp_path / "train_log.jsonl"
+    path.write_text(
+        "\n".join([*lines, *(json.dumps({**entries[0], "step": length + 1}) for _ in range(3)), '{"loss": 1'])
     )
-    tracemalloc.start()
-    write_state(state, str(tmp_path / "trainer_state.json"))
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 100_000
-    assert TrainerState.load_from_json(str(tmp_path / "trainer_state.json")) == state
-    lines = (tmp_path / "trainer_state.json").read_text().splitlines()
-    assert json.loads(lines[2].strip(" ,")) == state.log_history[0]
-    state.log_history = []
-    write_state(state, str(tmp_path / "empty.json"))
-    assert TrainerState.load_from_json(str(tmp_path / "empty.json")) == state
+    saved = []
+    for entry in entries:
+        saved.append(entry)
+        drop_old(saved)
+    TrainerState(log_history=saved).save_to_json(str(tmp_path / "trainer_state.json"))
+    state = TrainerState.load_from_json(str(tmp_path / "trainer_state.json"))
+    LogFile(path).on_train_begin(None, state, None)
+    assert path.read_text().splitlines() == lines
+
+
+def test_a_checkpoint_without_its_log_continues_with_what_it_has(tmp_path):
+    path, saved = tmp_path / "train_log.jsonl", history(2 * KEPT - 1)
+    for before in (None, "the log of another run\n", json.dumps(saved[3]) + "\n"):
+        if before is not None:
+            path.write_text(before)
+        LogFile(path).on_train_begin(None, TrainerState(log_history=saved), None)
+        assert list(read_log(path)) == saved
 
 
 def test_a_log_that_cannot_be_written_again_stays_as_it_was(tmp_path, monkeypatch):
     path = tmp_path / "train_log.jsonl"
     path.write_text("earlier\n")
-    calls = []
 
-    def fail(entry):
-        calls.append(entry)
-        if len(calls) == 3:
-            raise OSError(28, "No space left on device")
-        return "{}"
+    def lines(*_):
+        yield from ["{}", "{}"]
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(progress, "json", SimpleNamespace(dumps=fail))
+    monkeypatch.setattr(log_history, "continued_lines", lines)
     with pytest.raises(SennaError, match=r"train_log\.jsonl cannot be written: No space left on device"):
         LogFile(path).on_train_begin(None, TrainerState(log_history=history(5)), None)
     assert path.read_text() == "earlier\n"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_log_entries_share_the_texts_of_their_keys(monkeypatch):
-    logged = []
-    monkeypatch.setattr(Trainer, "log", lambda self, logs, start_time=None: logged.append(logs))
-    monkeypatch.setattr(timed_trainer, "training_flops", lambda *_: 0.0)
-    trainer = object.__new__(TimedTrainer)
-    kinds = ["plan", "description"]
-    vars(trainer).update(
-        args=SimpleNamespace(world_size=1, pack_frames=False), counted=torch.ones(len(COUNTED), dtype=torch.float64),
-        times=StepTimes(HostClock()), shape=None, trained_parts=None, peak_tflops=None, started=0.0, by_kind=torch.ones(3, 2),
-        kind_keys=[f"loss_{kind}" for kind in kinds], _sum_over_processes=lambda values: values.tolist(),
-        train_dataset=SimpleNamespace(records=SimpleNamespace(kind_names=kinds)),
-    )  # fmt: skip
-    for _ in range(2):
-        trainer.by_kind.fill_(1)
-        trainer.counted.fill_(1)
-        trainer.log({"loss": 1.0})
-    first, second = logged
-    assert {"loss_plan", "time_data", "samples_per_second"} <= first.keys()
-    assert not [now for before, now in zip(first, second, strict=True) if before is not now]
 
 
 def test_the_curve_of_a_long_run_has_few_points_and_all_peaks(tmp_path, monkeypatch):
