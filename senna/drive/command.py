@@ -34,6 +34,7 @@ class DriveArguments:
         "STRAIGHT; black, the model with black images (default: all)",
         None,
     )
+    image_width: int = flag("width of the drawn images in pixels, as in the world that the model was trained on", 1600)
     time_limit: float = flag("seconds after which a drive ends; the expert needs 19.5", 30.0)
     train_data: str | None = flag("the model's training records, on whose plans the tree is fitted", None)
     decision: str = shared_flag("decision")
@@ -119,6 +120,7 @@ def _known(name: str, words: str) -> list[str]:
 
 def _check(args: DriveArguments, names: list[str]) -> None:
     from senna.decision import open_decision
+    from senna.synthetic.world.sensors import image_size
 
     if not 1 <= args.scenes <= MOST_SCENARIOS:
         raise UsageError(f"--scenes {args.scenes} is not possible", remedy=f"use 1 to {MOST_SCENARIOS}")
@@ -126,6 +128,7 @@ def _check(args: DriveArguments, names: list[str]) -> None:
         raise UsageError(f"--seed {args.seed} is not possible", remedy="use 0 or more")
     if args.follow not in FOLLOWS:
         raise UsageError(f"--follow {args.follow} is unknown", remedy=f"use one of {', '.join(FOLLOWS)}")
+    image_size(args.image_width)  # checks it
     if not 0.5 <= args.time_limit <= 600:
         raise UsageError(f"--time-limit {args.time_limit:g} is out of range", remedy="use 0.5 to 600")
     if args.workers is not None and args.workers < 1:
@@ -161,7 +164,7 @@ def check_model(model: str, base: str | None, device: str, decision: str) -> Non
 def _settings(args: DriveArguments) -> dict[str, Any]:
     """Return everything that determines a drive, for OUT/run.json; further scenarios and drivers are added to a run."""
     settings: dict[str, Any] = {
-        name: getattr(args, name) for name in ("seed", "time_limit", "decision", "follow", "base")
+        name: getattr(args, name) for name in ("seed", "time_limit", "image_width", "decision", "follow", "base")
     }
     settings |= {"model": args.model and absolute(args.model), "version": VERSION}
     settings["model_files"] = model_content(args.model, args.base) if args.model else ""
@@ -203,8 +206,8 @@ def _drive(
     from senna.synthetic.workers import worker_lines
 
     job = Job(
-        str(Path(args.out).resolve()), args.seed, args.time_limit, missing, filmed, form, args.fps, args.model, args.base,
-        _device(args, missing), args.decision, args.follow, plans,
+        str(Path(args.out).resolve()), args.seed, args.time_limit, args.image_width, missing, filmed, form, args.fps,
+        args.model, args.base, _device(args, missing), args.decision, args.follow, plans,
     )  # fmt: skip
     workers = args.workers or (1 if job.device.startswith("cuda") else None)
     with tempfile.TemporaryDirectory() as folder:

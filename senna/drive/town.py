@@ -32,7 +32,7 @@ from senna.drive.simulator import (
 from senna.meta_actions import COMMAND_STEPS, FUTURE_STEPS, MetaAction, label_trajectory
 from senna.navigation import command_to
 from senna.synthetic.world.scenarios import Start, draw_start, find_scenario
-from senna.synthetic.world.sensors import CAMERAS, EGO_SIZE, LIDAR, REAR_AXLE, camera_at
+from senna.synthetic.world.sensors import CAMERAS, EGO_SIZE, IMAGE_SIZE, LIDAR, REAR_AXLE, camera_at
 from senna.synthetic.world.snapshot import scene_of
 from senna.synthetic.world.town import LANE_WIDTH, Route
 from senna.synthetic.world.traffic import TICK, Driver, advance
@@ -70,6 +70,7 @@ class TownSimulator:
     Args:
         seed: selects the scenarios; equal seeds give equal scenarios.
         time_limit: seconds after which a drive ends.
+        image_width: the width of the images in pixels.
 
     Attributes:
         start: the beginning of the scenario: maneuver, sky, signals, speed limit.
@@ -83,8 +84,8 @@ class TownSimulator:
     drivers: list[Driver]
     tick: int
 
-    def __init__(self, seed: int = 0, time_limit: float = TIME_LIMIT) -> None:
-        self.seed, self.time_limit = SEEDS + seed, time_limit
+    def __init__(self, seed: int = 0, time_limit: float = TIME_LIMIT, image_width: int = IMAGE_SIZE[0]) -> None:
+        self.seed, self.time_limit, self.image_width = SEEDS + seed, time_limit, image_width
 
     def reset(self, scenario: int) -> Observation:
         """Go to the start of scenario `scenario` of the seed. Raises SennaError where there is no such scenario."""
@@ -135,7 +136,7 @@ class TownSimulator:
         pose = _ego_frame(_state_of(self.ego))
         scene = scene_of(self.start, self.movers, self.states, pose, self.time)
         images = {}
-        for camera, image in zip(CAMERAS, draw_views(scene, pose), strict=True):
+        for camera, image in zip(CAMERAS, draw_views(scene, pose, self.image_width), strict=True):
             file = io.BytesIO()
             image.save(file, "JPEG", quality=JPEG_QUALITY)
             images[camera_of(camera.channel)] = Image.open(file).convert("RGB")

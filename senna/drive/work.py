@@ -46,6 +46,7 @@ class Job:
     out: str
     seed: int
     time_limit: float
+    image_width: int
     drives: list[tuple[str, int]]
     filmed: list[str]
     film: str | None
@@ -72,7 +73,7 @@ class Worker:
     """Drives with the drivers of a job. A model is loaded once."""
 
     def __init__(self, job: Job) -> None:
-        self.job, self.simulator = job, TownSimulator(job.seed, job.time_limit)
+        self.job, self.simulator = job, TownSimulator(job.seed, job.time_limit, job.image_width)
         self._model: d.PlanModel | None = None
 
     def driver(self, name: str) -> Drives:

@@ -10,6 +10,7 @@ from senna.synthetic.render.camera import Camera
 from senna.synthetic.render.painter import paint
 from senna.synthetic.render.scene import House, Road, Scene, StreetLamp, TrafficLight, Tree, Vehicle
 from senna.synthetic.tiny.road_images import write_road_images
+from senna.synthetic.world.sensors import image_size
 from senna.synthetic.world.write import scene_names, write_world
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "TrafficLight",
     "Tree",
     "Vehicle",
+    "image_size",
     "paint",
     "preparing_tiny_stage1",
     "scene_names",

@@ -19,6 +19,7 @@ class SynthesizeArguments:
     scenes: int | None = flag("scenes of the driving world, 20 s and 40 key frames each (default: 10)", None)
     mini: bool = flag("write v1.0-mini with at most ten scenes (default: v1.0-trainval with up to 835)", False)
     stage1: bool = flag("make the data and models of stage 1: road images with captions, a Llama and a CLIP", False)
+    image_width: int = flag("width of the images of the driving world in pixels; smaller ones are drawn faster", 1600)
     pictures: int = flag("number of road images for stage 1", 1536)
     seed: int = flag("random seed; the same seed gives the same files", 0)
 
@@ -36,19 +37,22 @@ def main(argv: list[str]) -> int:
     )
     if args.pictures < 1:
         raise UsageError(f"--pictures {args.pictures} is less than 1", remedy="draw at least one image")
-    from senna.synthetic import preparing_tiny_stage1, scene_names, write_world
+    from senna.synthetic import image_size, preparing_tiny_stage1, scene_names, write_world
 
     wants_world = args.mini or args.scenes is not None or not args.stage1
     scenes = SCENES if args.scenes is None else args.scenes
     if wants_world:
         scene_names(scenes, args.mini)  # check the arguments before anything is made
+        image_size(args.image_width)
     made: dict[str, Path] = {}
     lock = lock_folder(Path(args.out), remedy="wait until it ends, stop it, or choose another --out")
     with lock, ExitStack() as trainings:
         if args.stage1:
             made |= trainings.enter_context(preparing_tiny_stage1(args.out, args.seed, args.pictures))
         if wants_world:  # each training uses one core, and the world what is left
-            made["nuscenes, CAN bus"] = write_world(f"{args.out}/nuscenes", scenes, args.seed, args.mini)
+            made["nuscenes, CAN bus"] = write_world(
+                f"{args.out}/nuscenes", scenes, args.seed, args.mini, image_width=args.image_width
+            )
     for name, path in made.items():
         print(f"{name:17} {path}")
     return 0

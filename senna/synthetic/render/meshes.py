@@ -72,17 +72,24 @@ class Part:
 
 
 @dataclass(frozen=True)
-class FaceArrays:
-    """The F faces of a mesh as arrays. Face i has the corners ``points[bounds[i] : bounds[i + 1]]``."""
+class MeshArrays:
+    """The F faces, P parts and B balls of a mesh as arrays. Corners follow each other: face i has ``corners[i]`` of them."""
 
     points: np.ndarray  # (V, 3)
-    bounds: np.ndarray  # (F + 1,)
+    corners: np.ndarray  # (F,)
     centres: np.ndarray  # (F, 3)
     normals: np.ndarray  # (F, 3)
     colours: np.ndarray  # (F, 3)
     glows: np.ndarray  # (F, 3)
     glows_by_day: np.ndarray  # (F,) bool
     glows_at_night: np.ndarray  # (F,) bool
+    face_parts: np.ndarray  # (F,) index of the part
+    part_centres: np.ndarray  # (P, 3)
+    part_layers: np.ndarray  # (P,)
+    ball_centres: np.ndarray  # (B, 3)
+    ball_radii: np.ndarray  # (B,)
+    ball_colours: np.ndarray  # (B, 3)
+    ball_parts: np.ndarray  # (B,) index of the part
 
 
 @dataclass
@@ -93,18 +100,26 @@ class Mesh:
     halos: list[Halo] = field(default_factory=list)
 
     @cached_property
-    def arrays(self) -> FaceArrays:
-        """The faces of all parts, in order. They are computed once, so add nothing to the mesh after reading them."""
+    def arrays(self) -> MeshArrays:
+        """The faces and balls of all parts, in order. They are computed once, so add nothing to the mesh after reading them."""
         faces = [face for part in self.parts for face in part.faces]
-        return FaceArrays(
+        balls = [ball for part in self.parts for ball in part.balls]
+        return MeshArrays(
             points=np.concatenate([face.points for face in faces]),
-            bounds=np.cumsum([0, *(len(face.points) for face in faces)]),
+            corners=np.array([len(face.points) for face in faces]),
             centres=np.stack([face.points.mean(axis=0) for face in faces]),
             normals=np.stack([face.normal for face in faces]),
             colours=np.array([face.colour for face in faces], dtype=float),
             glows=np.array([face.glow for face in faces], dtype=float),
             glows_by_day=np.array([face.glowing == "always" for face in faces]),
             glows_at_night=np.array([face.glowing != "never" for face in faces]),
+            face_parts=np.repeat(np.arange(len(self.parts)), [len(part.faces) for part in self.parts]),
+            part_centres=np.stack([part.centre for part in self.parts]),
+            part_layers=np.array([part.layer for part in self.parts]),
+            ball_centres=np.array([ball.centre for ball in balls]).reshape(-1, 3),
+            ball_radii=np.array([ball.radius for ball in balls]),
+            ball_colours=np.array([ball.colour for ball in balls], dtype=float).reshape(-1, 3),
+            ball_parts=np.repeat(np.arange(len(self.parts)), [len(part.balls) for part in self.parts]),
         )
 
     def halo(

@@ -7,7 +7,7 @@ those of `senna.synthetic.render.camera`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from senna.synthetic.render.atmosphere import Lighting, paint_backdrop
 from senna.synthetic.render.camera import NEAR, Camera, clip_near, object_to_world
-from senna.synthetic.render.meshes import Halo, Mesh, Part, Rgb
+from senna.synthetic.render.meshes import Halo, Mesh, Rgb
 from senna.synthetic.render.people import cyclist_mesh, walker_mesh
 from senna.synthetic.render.road import VIEW_DISTANCE, ground_quads
 from senna.synthetic.render.roadside import house_mesh, street_lamp_mesh, traffic_light_mesh, tree_mesh
@@ -25,6 +25,9 @@ from senna.synthetic.render.vehicles import vehicle_mesh
 
 HALO_COSINE = 0.35  # a halo is visible where the cosine of the angle to its normal is larger
 OBJECT_RADIUS = 16.0  # metres; no object extends further from its origin
+
+
+_Shape = tuple[list[float], Rgb]  # pixels (u, v, u, v, ...) and colour
 
 
 class _Object(NamedTuple):
@@ -53,6 +56,42 @@ class _Object(NamedTuple):
         return float((np.array([self.x, self.y, 0.0]) - camera.position) @ camera.forward)
 
 
+class _Objects:
+    """The arrays of several objects, one after the other, in the world."""
+
+    def __init__(self, objects: Sequence[_Object]):
+        self.meshes = [thing.mesh.arrays for thing in objects]
+        yaws = np.array([thing.yaw for thing in objects])
+        self.position = np.array([(thing.x, thing.y, 0.0) for thing in objects])
+        self.scale = np.array([thing.scale for thing in objects])
+        self.cos, self.sin = np.cos(yaws), np.sin(yaws)
+
+    def owners(self, name: str) -> np.ndarray:
+        """Return for each row of an array of the meshes the index of its object."""
+        return np.repeat(np.arange(len(self.meshes)), [len(getattr(mesh, name)) for mesh in self.meshes])
+
+    def all(self, name: str) -> np.ndarray:
+        """Return an array of all meshes."""
+        return np.concatenate([getattr(mesh, name) for mesh in self.meshes])
+
+    def parts(self, name: str) -> np.ndarray:
+        """Return an array of part indices, counted over all objects."""
+        counts = [len(mesh.part_layers) for mesh in self.meshes]
+        return self.all(name) + (np.cumsum(counts) - counts)[self.owners(name)]
+
+    def directions(self, name: str) -> np.ndarray:
+        """Return an array of vectors (N, 3) as directions in the world."""
+        owner, vectors = self.owners(name), self.all(name)
+        cos, sin = self.cos[owner], self.sin[owner]
+        x, y = vectors[:, 0], vectors[:, 1]
+        return np.stack([x * cos - y * sin, x * sin + y * cos, vectors[:, 2]], axis=1)
+
+    def points(self, name: str) -> np.ndarray:
+        """Return an array of vectors (N, 3) as points in the world."""
+        owner = self.owners(name)
+        return self.directions(name) * self.scale[owner, None] + self.position[owner]
+
+
 def paint(scene: Scene, camera: Camera, supersampling: int = 2) -> Image.Image:
     """Render a scene as an RGB image of `camera.size`.
 
@@ -62,8 +101,8 @@ def paint(scene: Scene, camera: Camera, supersampling: int = 2) -> Image.Image:
     view = camera.scaled(supersampling)
     renderer = _Renderer(scene, view)
     renderer.draw_ground(scene)
-    for thing in sorted(_visible_objects(scene, view), key=lambda thing: -thing.distance(view)):
-        renderer.draw_object(thing)
+    if objects := sorted(_visible_objects(scene, view), key=lambda thing: -thing.distance(view)):
+        renderer.draw_objects(objects)
     return renderer.canvas if supersampling == 1 else renderer.canvas.reduce(supersampling)
 
 
@@ -94,61 +133,97 @@ class _Renderer:
         self.draw = ImageDraw.Draw(self.canvas)
 
     def draw_ground(self, scene: Scene) -> None:
-        quads, colours = ground_quads(scene, self.camera, self.is_night)
-        if not len(quads):
-            return
-        centres = quads.mean(axis=1)
+        quads, centres, colours = ground_quads(scene, self.camera, self.is_night)
         shaded = self.lighting.shade(colours, np.broadcast_to([0.0, 0.0, 1.0], centres.shape), centres)
         points = self.camera.to_camera(quads).reshape(-1, 3)
-        self.draw_polygons(points, np.arange(0, 4 * len(quads) + 1, 4), _to_fills(shaded), range(len(quads)))
+        for outline, fill in zip(self.outlines(points, np.full(len(quads), 4)), _to_fills(shaded), strict=True):
+            if outline:
+                self.draw.polygon(outline, fill=fill)
 
-    def draw_object(self, thing: _Object) -> None:
-        mesh, faces = thing.mesh, thing.mesh.arrays
-        centres, normals = thing.to_world(faces.centres), thing.rotate(faces.normals)
-        is_facing = ((self.camera.position - centres) * normals).sum(axis=1) > 0
-        glows = faces.glows_at_night if self.is_night else faces.glows_by_day
-        shaded = self.lighting.shade(faces.colours, normals, centres)
-        fills = _to_fills(np.where(glows[:, None], faces.glows, shaded))
-        points = self.camera.to_camera(thing.to_world(faces.points))
-        first = np.cumsum([0, *(len(part.faces) for part in mesh.parts)])
-        part_centres = thing.to_world(np.stack([part.centre for part in mesh.parts]))
-        distances = np.linalg.norm(part_centres - self.camera.position, axis=1)
-        for index in sorted(range(len(mesh.parts)), key=lambda i: (mesh.parts[i].layer, -distances[i])):
-            shown = [face for face in range(first[index], first[index + 1]) if is_facing[face]]
-            self.draw_polygons(points, faces.bounds, fills, shown)
-            if mesh.parts[index].balls:
-                self.draw_balls(thing, mesh.parts[index])
-        for halo in mesh.halos:
-            if self.is_night or halo.glowing == "always":
-                self.draw_halo(thing, halo)
+    def draw_objects(self, objects: Sequence[_Object]) -> None:
+        """Draw objects in this order, each with its parts by layer and from far to near, and then its halos."""
+        arrays = _Objects(objects)
+        owners = arrays.owners("part_layers")
+        distances = np.linalg.norm(arrays.points("part_centres") - self.camera.position, axis=1)
+        order = np.lexsort((-distances, arrays.all("part_layers"), owners))
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order))
+        faces, face_bounds = self.faces(arrays, rank)
+        balls, ball_bounds = self.balls(arrays, rank)
+        last = {int(part): thing for part, thing in zip(np.cumsum(np.bincount(owners)) - 1, objects, strict=True)}
+        for part in range(len(order)):
+            for outline, fill in faces[face_bounds[part] : face_bounds[part + 1]]:
+                if outline:
+                    self.draw.polygon(outline, fill=fill)
+            for outline, fill in balls[ball_bounds[part] : ball_bounds[part + 1]]:
+                self.draw.ellipse(outline, fill=fill)
+            if part in last:
+                for halo in last[part].mesh.halos:
+                    if self.is_night or halo.glowing == "always":
+                        self.draw_halo(last[part], halo)
 
-    def draw_polygons(self, points: np.ndarray, bounds: np.ndarray, fills: list[Rgb], indices: Iterable[int]) -> None:
-        """Fill polygons in the order of `indices`.
+    def faces(self, objects: _Objects, rank: np.ndarray) -> tuple[list[_Shape], list[int]]:
+        """Return the outlines and colours of the faces towards the camera, ordered by the rank of their part.
 
         Args:
-            points: (V, 3) in camera axes; polygon i has the corners ``points[bounds[i] : bounds[i + 1]]``.
-            fills: the colour of each polygon.
-        """
-        is_ahead = np.minimum.reduceat(points[:, 2], bounds[:-1]) >= NEAR
-        projectable = np.where(points[:, 2:] >= NEAR, points, [0.0, 0.0, NEAR])
-        pixels, ends = self.camera.to_pixels(projectable).ravel().tolist(), (2 * bounds).tolist()
-        for i in indices:
-            if is_ahead[i]:
-                self.draw.polygon(pixels[ends[i] : ends[i + 1]], fill=fills[i])
-            elif len(clipped := clip_near(points[bounds[i] : bounds[i + 1]])) > 2:
-                self.draw.polygon(self.camera.to_pixels(clipped).ravel().tolist(), fill=fills[i])
+            rank: the place of each part in the drawing order.
 
-    def draw_balls(self, thing: _Object, part: Part) -> None:
-        centres = thing.to_world(np.stack([ball.centre for ball in part.balls]))
+        Returns:
+            The faces, and bounds: those of the part at place i are from ``bounds[i]`` to ``bounds[i + 1]``.
+        """
+        centres, normals = objects.points("centres"), objects.directions("normals")
+        facing = np.flatnonzero(((self.camera.position - centres) * normals).sum(axis=1) > 0)
+        ranks = rank[objects.parts("face_parts")[facing]]
+        order = np.argsort(ranks, kind="stable")
+        shown = facing[order]
+        glows = objects.all("glows_at_night" if self.is_night else "glows_by_day")[shown]
+        shaded = self.lighting.shade(objects.all("colours")[shown], normals[shown], centres[shown])
+        fills = _to_fills(np.where(glows[:, None], objects.all("glows")[shown], shaded))
+        corners = objects.all("corners")
+        first, count = (np.cumsum(corners) - corners)[shown], corners[shown]
+        rows = np.repeat(first - (np.cumsum(count) - count), count) + np.arange(count.sum())
+        outlines = self.outlines(self.camera.to_camera(objects.points("points")[rows]), count)
+        return list(zip(outlines, fills, strict=True)), _bounds(ranks[order], len(rank))
+
+    def balls(self, objects: _Objects, rank: np.ndarray) -> tuple[list[_Shape], list[int]]:
+        """Return the bounding boxes and colours of the balls before the camera, ordered as in `faces`."""
+        centres, parts = objects.points("ball_centres"), objects.parts("ball_parts")
+        radii = objects.all("ball_radii") * objects.scale[objects.owners("ball_radii")]
         to_eye = self.camera.position - centres
         to_eye /= np.linalg.norm(to_eye, axis=1, keepdims=True)
-        colours = np.array([ball.colour for ball in part.balls], dtype=float)
-        fills = _to_fills(self.lighting.shade(colours, to_eye * 0.6 + [0, 0, 0.4], centres))
-        for ball, centre, fill in zip(part.balls, self.camera.to_camera(centres), fills, strict=True):
-            if centre[2] > NEAR + ball.radius * thing.scale:
-                u, v = self.camera.to_pixels(centre)
-                radius = ball.radius * thing.scale / centre[2] * self.camera.focal
-                self.draw.ellipse((u - radius, v - radius, u + radius, v + radius), fill=fill)
+        shaded = self.lighting.shade(objects.all("ball_colours"), to_eye * 0.6 + [0, 0, 0.4], centres)
+        in_camera = self.camera.to_camera(centres)
+        ahead = np.flatnonzero(in_camera[:, 2] > NEAR + radii)
+        order = ahead[np.argsort(rank[parts[ahead]], kind="stable")]
+        pixels, depth = self.camera.to_pixels(in_camera[order]), in_camera[order, 2]
+        radius = (radii[order] / depth * self.camera.focal)[:, None]
+        boxes = np.concatenate([pixels - radius, pixels + radius], axis=1).tolist()
+        return list(zip(boxes, _to_fills(shaded[order]), strict=True)), _bounds(rank[parts[order]], len(rank))
+
+    def outlines(self, points: np.ndarray, corners: np.ndarray) -> list[list[float]]:
+        """Project polygons, and return their pixels as (u, v, u, v, ...); an empty list for one that is behind the camera.
+
+        Args:
+            points: (V, 3) in camera axes, the corners of one polygon after those of another.
+            corners: (N,), the number of corners of each polygon.
+        """
+        if not len(corners):
+            return []
+        ends = np.cumsum(corners)
+        is_ahead = (np.minimum.reduceat(points[:, 2], ends - corners) >= NEAR).tolist()
+        is_behind = (np.maximum.reduceat(points[:, 2], ends - corners) < NEAR).tolist()
+        pixels = self.camera.to_pixels(np.where(points[:, 2:] >= NEAR, points, [0.0, 0.0, NEAR])).ravel().tolist()
+        outlines = []
+        starts = (ends - corners).tolist()
+        for ahead, behind, start, end in zip(is_ahead, is_behind, starts, ends.tolist(), strict=True):
+            if ahead:
+                outlines.append(pixels[2 * start : 2 * end])
+            elif behind:
+                outlines.append([])
+            else:
+                clipped = clip_near(points[start:end])
+                outlines.append(self.camera.to_pixels(clipped).ravel().tolist() if len(clipped) > 2 else [])
+        return outlines
 
     def draw_halo(self, thing: _Object, halo: Halo) -> None:
         centre, normal = thing.to_world(halo.centre[None])[0], thing.rotate(halo.normal[None])[0]
@@ -169,6 +244,11 @@ def _halo_mask(radius: int, is_night: bool) -> Image.Image:
     distance = np.sqrt(offsets[:, None] ** 2 + offsets**2)
     peak = 170 if is_night else 140
     return Image.fromarray((peak * np.clip(1 - distance, 0, 1) ** 1.6).astype(np.uint8))
+
+
+def _bounds(ranks: np.ndarray, count: int) -> list[int]:
+    """Return for sorted `ranks` below `count` where each of them starts, and the end: `count` + 1 indices."""
+    return np.searchsorted(ranks, np.arange(count + 1)).tolist()
 
 
 def _to_fills(colours: np.ndarray) -> list[Rgb]:

@@ -58,29 +58,38 @@ class Strip:
         )
 
 
-def ground_quads(scene: Scene, camera: Camera, is_night: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return all flat quads (N, 4, 3) in drawing order, and their unshaded colours (N, 3)."""
-    layers: list[tuple[np.ndarray, Rgb]] = []
-    layers += _tufts(scene, camera)
+def ground_quads(scene: Scene, camera: Camera, is_night: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the flat quads (N, 4, 3) that may be in the image in drawing order, their centres and unshaded colours (N, 3)."""
+    quads, centres, colours = _all_quads(scene, is_night)
+    offsets = centres - camera.position
+    near = np.linalg.norm(offsets[:, :2], axis=1) < VIEW_DISTANCE
+    shown = near & (offsets @ camera.forward > -8) & camera.may_show(centres, 14.0)
+    return quads[shown], centres[shown], colours[shown]
+
+
+@lru_cache(maxsize=2)
+def _all_quads(scene: Scene, is_night: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return all flat quads of a scene in drawing order, their centres and colours. Cached for the other cameras."""
+    layers = _tufts(scene)
     for road in scene.roads:
         half = road.lanes * road.lane_width / 2
-        layers.append((_surface(road, half + road.verge, -half - road.verge, camera), GRAVEL))
+        layers.append((_surface(road, half + road.verge, -half - road.verge), GRAVEL))
     for road in scene.roads:
         half = road.lanes * road.lane_width / 2
         columns = road.lanes * 4 if is_night else 1  # the light of headlamps varies across the road
         edges = np.linspace(half, -half, columns + 1)
-        layers += [(_surface(road, left, right, camera), ASPHALT) for left, right in itertools.pairwise(edges)]
-    layers.append((_patches(scene, "asphalt", camera), ASPHALT))
+        layers += [(_surface(road, left, right), ASPHALT) for left, right in itertools.pairwise(edges)]
+    layers.append((_patches(scene, "asphalt"), ASPHALT))
     for road in scene.roads:
-        layers += [(quads, WHITE_PAINT) for quads in _markings(road, camera)]
-        layers += [(quads, YELLOW_PAINT) for quads in _centre_line(road, camera)]
-    layers.append((_patches(scene, "paint", camera), WHITE_PAINT))
+        layers += [(quads, WHITE_PAINT) for quads in _markings(road)]
+        layers += [(quads, YELLOW_PAINT) for quads in _centre_line(road)]
+    layers.append((_patches(scene, "paint"), WHITE_PAINT))
     layers += [(_shadow(*footprint(v.kind), v.x, v.y, v.yaw), SHADOW) for v in scene.vehicles]
     layers += [(_shadow(0.8, 0.25, c.x, c.y, c.yaw), SHADOW) for c in scene.cyclists]
     layers += [(_shadow(0.25, 0.28, w.x, w.y, w.yaw), SHADOW) for w in scene.walkers]
-    quads = [layer for layer, _ in layers if len(layer)]
-    colours = [np.tile(colour, (len(layer), 1)) for layer, colour in layers if len(layer)]
-    return np.concatenate(quads or [np.zeros((0, 4, 3))]), np.concatenate(colours or [np.zeros((0, 3))])
+    quads = np.concatenate([np.zeros((0, 4, 3)), *(layer for layer, _ in layers)])
+    colours = np.repeat([colour for _, colour in layers], [len(layer) for layer, _ in layers], axis=0).astype(float)
+    return quads, quads.mean(axis=1), colours
 
 
 @lru_cache(maxsize=64)
@@ -89,59 +98,47 @@ def _strip(path: Path) -> Strip:
 
 
 @lru_cache(maxsize=1024)
-def _segments(path: Path, left: float, right: float, interval: float, length: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return quads of `length` metres that begin every `interval` metres, and their centres.
+def _segments(path: Path, left: float, right: float, interval: float, length: float) -> np.ndarray:
+    """Return quads (N, 4, 3) of `length` metres that begin every `interval` metres.
 
-    The result is cached, because the same town is drawn for every image.
+    The result is cached, because the same town is drawn for every key frame.
     """
     strip = _strip(path)
     end = strip.along[-1]
     starts = np.arange(0, end if interval == length else max(end - length, 0), interval)
-    quads = strip.quads(starts, np.minimum(starts + length, end), left, right)
-    return quads, quads.mean(axis=1)
+    return strip.quads(starts, np.minimum(starts + length, end), left, right)
 
 
-def _surface(road: Road, left: float, right: float, camera: Camera) -> np.ndarray:
-    """Return the visible segments of a continuous band of a road, between two distances to the left of its centre line."""
-    return _visible(*_segments(road.path, float(left), float(right), SEGMENT, SEGMENT), camera)
+def _surface(road: Road, left: float, right: float) -> np.ndarray:
+    """Return the segments of a continuous band of a road, between two distances to the left of its centre line."""
+    return _segments(road.path, float(left), float(right), SEGMENT, SEGMENT)
 
 
-def _visible(quads: np.ndarray, centres: np.ndarray, camera: Camera) -> np.ndarray:
-    """Return the quads that may be in the image."""
-    offsets = centres - camera.position
-    depth = offsets @ camera.forward
-    near = np.linalg.norm(offsets[:, :2], axis=1) < VIEW_DISTANCE
-    return quads[near & (depth > -8) & camera.may_show(centres, 14.0)]
-
-
-def _markings(road: Road, camera: Camera) -> list[np.ndarray]:
+def _markings(road: Road) -> list[np.ndarray]:
     """Return the white lines of a road: edges, dashes between lanes, stop line."""
     markings, half = [], road.lanes * road.lane_width / 2
     if road.marked:
         for edge in (half - 0.25, -half + 0.25):
-            markings.append(_surface(road, edge + LINE_WIDTH / 2, edge - LINE_WIDTH / 2, camera))
+            markings.append(_surface(road, edge + LINE_WIDTH / 2, edge - LINE_WIDTH / 2))
         for lane in range(1, road.lanes):
             if road.two_way and 2 * lane == road.lanes:
                 continue
             line = half - lane * road.lane_width
-            dashes = _segments(road.path, line + LINE_WIDTH / 2, line - LINE_WIDTH / 2, DASH + GAP, DASH)
-            markings.append(_visible(*dashes, camera))
+            markings.append(_segments(road.path, line + LINE_WIDTH / 2, line - LINE_WIDTH / 2, DASH + GAP, DASH))
     if road.stop_line is not None:
         start = np.array([road.stop_line])
-        quads = _strip(road.path).quads(start, start + 0.5, half - 0.4, -half + 0.4)
-        markings.append(_visible(quads, quads.mean(axis=1), camera))
+        markings.append(_strip(road.path).quads(start, start + 0.5, half - 0.4, -half + 0.4))
     return markings
 
 
-def _centre_line(road: Road, camera: Camera) -> list[np.ndarray]:
+def _centre_line(road: Road) -> list[np.ndarray]:
     edges = (0.24, -0.08) if road.marked and road.two_way else ()
-    return [_surface(road, edge, edge - LINE_WIDTH, camera) for edge in edges]
+    return [_surface(road, edge, edge - LINE_WIDTH) for edge in edges]
 
 
-def _patches(scene: Scene, surface: str, camera: Camera) -> np.ndarray:
+def _patches(scene: Scene, surface: str) -> np.ndarray:
     flat = np.array([patch.corners for patch in scene.patches if patch.surface == surface]).reshape(-1, 4, 2)
-    quads = np.concatenate([flat, np.zeros((*flat.shape[:2], 1))], axis=2)
-    return _visible(quads, quads.mean(axis=1), camera)
+    return np.concatenate([flat, np.zeros((*flat.shape[:2], 1))], axis=2)
 
 
 def _shadow(half_length: float, half_width: float, x: float, y: float, yaw: float) -> np.ndarray:
@@ -150,7 +147,7 @@ def _shadow(half_length: float, half_width: float, x: float, y: float, yaw: floa
     return object_to_world(signs * [half_length, half_width, 0], x, y, yaw)[None]
 
 
-def _tufts(scene: Scene, camera: Camera) -> list[tuple[np.ndarray, Rgb]]:
+def _tufts(scene: Scene) -> list[tuple[np.ndarray, Rgb]]:
     """Return patches of grass, which give the field a texture."""
     rng = np.random.default_rng(scene.seed + 1)
     if scene.tufts is not None:
@@ -174,7 +171,4 @@ def _tufts(scene: Scene, camera: Camera) -> list[tuple[np.ndarray, Rgb]]:
         axis=1,
     )
     quads = np.concatenate([corners, np.zeros((count, 4, 1))], axis=2)
-    return [
-        (_visible(quads[i :: len(TUFTS)], quads[i :: len(TUFTS)].mean(axis=1), camera), colour)
-        for i, colour in enumerate(TUFTS)
-    ]
+    return [(quads[i :: len(TUFTS)], colour) for i, colour in enumerate(TUFTS)]

@@ -14,7 +14,7 @@ import numpy as np
 
 from senna.meta_actions import STEP
 from senna.synthetic.world.scenarios import Scenario
-from senna.synthetic.world.sensors import IMAGE_SIZE, REAR_AXLE, SENSORS, Sensor, yaw_quaternion
+from senna.synthetic.world.sensors import REAR_AXLE, SENSORS, Sensor, image_size, yaw_quaternion
 from senna.synthetic.world.snapshot import Box, boxes_at, ego_pose, light_ahead
 from senna.synthetic.world.traffic import TICK
 
@@ -63,7 +63,7 @@ def log_token(name: str, seed: int) -> str:
     return token("log", name, seed)
 
 
-def fixed_tables(log_tokens: list[str]) -> dict[str, list[Row]]:
+def fixed_tables(log_tokens: list[str], image_width: int) -> dict[str, list[Row]]:
     """Return the tables that do not depend on the scenes, except that the map lists the logs."""
     return {
         "category": [
@@ -89,7 +89,7 @@ def fixed_tables(log_tokens: list[str]) -> dict[str, list[Row]]:
                 "sensor_token": token("sensor", sensor.channel),
                 "translation": list(sensor.translation),
                 "rotation": (np.array(sensor.rotation) / np.linalg.norm(sensor.rotation)).tolist(),
-                "camera_intrinsic": sensor.intrinsic,
+                "camera_intrinsic": sensor.intrinsic(image_width),
             }
             for sensor in SENSORS
         ],
@@ -97,7 +97,9 @@ def fixed_tables(log_tokens: list[str]) -> dict[str, list[Row]]:
     }
 
 
-def scene_tables(name: str, seed: int, index: int, scenario: Scenario, frames: int) -> dict[str, list[Row]]:
+def scene_tables(
+    name: str, seed: int, index: int, scenario: Scenario, frames: int, image_width: int
+) -> dict[str, list[Row]]:
     """Return the rows of a scene, by table.
 
     Args:
@@ -105,15 +107,17 @@ def scene_tables(name: str, seed: int, index: int, scenario: Scenario, frames: i
         seed: the seed of the world; it makes the tokens of two worlds differ.
         index: the number of the scene, which determines its timestamps.
         frames: the number of key frames.
+        image_width: the width of the images in pixels.
     """
-    return _SceneTables(name, seed, index, scenario, frames).build()
+    return _SceneTables(name, seed, index, scenario, frames, image_width).build()
 
 
 class _SceneTables:
     """Builds the rows of one scene. The arguments are those of `scene_tables`."""
 
-    def __init__(self, name: str, seed: int, index: int, scenario: Scenario, frames: int):
+    def __init__(self, name: str, seed: int, index: int, scenario: Scenario, frames: int, image_width: int):
         self.name, self.seed, self.index, self.scenario, self.frames = name, seed, index, scenario, frames
+        self.image_size = image_size(image_width)
         self.rows: dict[str, list[Row]] = {table: [] for table in SCENE_TABLES}
 
     def build(self) -> dict[str, list[Row]]:
@@ -180,7 +184,7 @@ class _SceneTables:
             self.rows["sample_data"].append(self._sample_data(frame, sensor, data, sample, time))
 
     def _sample_data(self, frame: int, sensor: Sensor, data: str, sample: str, time: int) -> Row:
-        width, height = IMAGE_SIZE if sensor.is_camera else (0, 0)
+        width, height = self.image_size if sensor.is_camera else (0, 0)
         return {
             "token": data,
             "sample_token": sample,

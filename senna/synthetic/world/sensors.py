@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from senna.errors import UsageError
 from senna.synthetic.render.camera import Camera
 
 IMAGE_SIZE = (1600, 900)
@@ -44,12 +45,9 @@ class Sensor:
         """True for a camera, False for a lidar."""
         return self.focal > 0
 
-    @property
-    def intrinsic(self) -> list[list[float]]:
-        """The 3 x 3 camera matrix in the form of the nuScenes tables; an empty list for a lidar."""
-        if not self.is_camera:
-            return []
-        return [[self.focal, 0.0, self.centre[0]], [0.0, self.focal, self.centre[1]], [0.0, 0.0, 1.0]]
+    def intrinsic(self, width: int = IMAGE_SIZE[0]) -> list[list[float]]:
+        """Return the 3 x 3 camera matrix for images of a width, in the form of the nuScenes tables; [] for a lidar."""
+        return camera_at(self, 0.0, 0.0, 0.0, width).intrinsic.tolist() if self.is_camera else []
 
 
 LIDAR = Sensor("LIDAR_TOP", (0.985793, 0.0, 1.84019), (0.706749, -0.015301, 0.017397, -0.707085))
@@ -122,11 +120,28 @@ def yaw_matrix(yaw: float) -> np.ndarray:
     return rotation_matrix(tuple(yaw_quaternion(yaw)))
 
 
-def camera_at(sensor: Sensor, x: float, y: float, yaw: float) -> Camera:
-    """Return the camera of `sensor` for an ego frame at (x, y) with heading `yaw`.
+def image_size(width: int) -> tuple[int, int]:
+    """Return the width and height of images with the aspect ratio of nuScenes.
+
+    Raises:
+        UsageError: the height would be no whole number, or the images are larger than those of nuScenes.
+    """
+    if not (160 <= width <= IMAGE_SIZE[0] and width % 16 == 0):
+        raise UsageError(
+            f"--image-width {width} is no multiple of 16 from 160 to {IMAGE_SIZE[0]}", remedy="use 1600, 800 or 640"
+        )
+    return width, width * IMAGE_SIZE[1] // IMAGE_SIZE[0]
+
+
+def camera_at(sensor: Sensor, x: float, y: float, yaw: float, width: int = IMAGE_SIZE[0]) -> Camera:
+    """Return the camera of `sensor` for an ego frame at (x, y) with heading `yaw`, with images of a `width`.
 
     For the lidar, the result serves only to transform points: it has a pose and no intrinsic matrix.
     """
     ego_to_world = yaw_matrix(yaw)
     position = np.array([x, y, 0.0]) + ego_to_world @ np.array(sensor.translation)
-    return Camera(position, ego_to_world @ rotation_matrix(sensor.rotation), np.array(sensor.intrinsic), IMAGE_SIZE)
+    intrinsic = np.array(
+        [[sensor.focal, 0.0, sensor.centre[0]], [0.0, sensor.focal, sensor.centre[1]], [0.0, 0.0, 1.0]]
+    )
+    camera = Camera(position, ego_to_world @ rotation_matrix(sensor.rotation), intrinsic, IMAGE_SIZE)
+    return camera if width == IMAGE_SIZE[0] else camera.scaled(width / IMAGE_SIZE[0])

@@ -10,8 +10,8 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from functools import lru_cache, partial
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -35,12 +35,12 @@ from senna.synthetic.world.nuscenes_tables import (
     timestamp,
 )
 from senna.synthetic.world.scenarios import Scenario, find_scenario, simulate_scenario
-from senna.synthetic.world.sensors import CAMERAS, LIDAR, SENSORS, camera_at
+from senna.synthetic.world.sensors import CAMERAS, IMAGE_SIZE, LIDAR, SENSORS, camera_at, image_size
 from senna.synthetic.world.snapshot import boxes_at, ego_pose, lidar_sweep, scene_at
 from senna.synthetic.world.town import BLOCK, EXTENT, MARGIN, ROAD_HALF_WIDTH
 from senna.synthetic.world.traffic import TICK
 
-VERSION = 2  # raise it when a change alters what a seed gives
+VERSION = 3  # raise it when a change alters what a seed gives
 FRAMES = 40  # key frames per scene: 20 s, as in nuScenes
 SECONDS = (FRAMES - 1) * TICKS_PER_FRAME * TICK
 MINI = "v1.0-mini"
@@ -54,7 +54,12 @@ METRES_PER_PIXEL = 0.1  # of the map, as nuscenes-devkit expects
 
 
 def write_world(
-    folder: str | os.PathLike[str], scenes: int = 10, seed: int = 0, mini: bool = False, frames: int = FRAMES
+    folder: str | os.PathLike[str],
+    scenes: int = 10,
+    seed: int = 0,
+    mini: bool = False,
+    frames: int = FRAMES,
+    image_width: int = IMAGE_SIZE[0],
 ) -> Path:
     """Write the nuScenes data set `folder` with its CAN bus, on all cores, and return `folder`.
 
@@ -63,17 +68,21 @@ def write_world(
     Args:
         mini: write v1.0-mini (at most ten scenes) instead of v1.0-trainval.
         frames: the number of key frames to keep of each scene.
+        image_width: the width of the images in pixels; the calibration fits it. Smaller images are drawn and read faster.
 
     Raises:
-        UsageError: `folder` holds something else, or nuScenes has fewer scene names than `scenes`.
+        UsageError: `folder` holds something else, nuScenes has fewer scene names than `scenes`, or images cannot have the
+            width.
     """
     folder, version = Path(folder), MINI if mini else TRAINVAL
     names = scene_names(scenes, mini)
     if not 2 <= frames <= FRAMES:
         raise UsageError(f"a scene cannot have {frames} key frames", remedy=f"choose between 2 and {FRAMES}")
     recipe = {"what": version, "version": VERSION, "scenes": scenes, "frames": frames, "seed": seed}
+    recipe["image_size"] = list(image_size(image_width))
     if needs_making(folder, recipe):
-        make_folder(folder, recipe, partial(_write_into, names=names, version=version, seed=seed, frames=frames))
+        job = _Job("simulate", "", seed, frames, names, [], image_width)
+        make_folder(folder, recipe, lambda folder: _write_into(folder, version, replace(job, folder=str(folder))))
     return folder
 
 
@@ -128,36 +137,36 @@ class _Job:
     frames: int
     names: list[str]
     attempts: list[int]
+    image_width: int
 
 
-def _write_into(folder: Path, names: list[str], version: str, seed: int, frames: int) -> None:
+def _write_into(folder: Path, version: str, job: _Job) -> None:
     for sensor in SENSORS:
         (folder / "samples" / sensor.channel).mkdir(parents=True)
     for name in (version, "can_bus", "maps"):
         (folder / name).mkdir()
     _draw_map(folder / MAP)
-    attempts = _write_tables(folder, names, version, seed, frames)
-    job, count = _Job("draw", str(folder), seed, frames, names, attempts), len(names) * frames
+    job = replace(job, task="draw", attempts=_write_tables(folder, version, job))
+    count = len(job.names) * job.frames
     lines = worker_lines(__name__, [json.dumps(asdict(job))], count)
     for _ in tqdm(lines, total=count, desc="drawing key frames (six images)", unit="frame"):
         pass
 
 
-def _write_tables(folder: Path, names: list[str], version: str, seed: int, frames: int) -> list[int]:
+def _write_tables(folder: Path, version: str, job: _Job) -> list[int]:
     """Simulate all scenes, write their rows and return the successful attempt of each scene."""
     attempts = []
-    job = _Job("simulate", str(folder), seed, frames, names, [])
-    lines = worker_lines(__name__, [json.dumps(asdict(job))], len(names))
+    lines = worker_lines(__name__, [json.dumps(asdict(job))], len(job.names))
     with ExitStack() as stack:
         writers = {
             table: stack.enter_context(_TableWriter(folder / version / f"{table}.json")) for table in SCENE_TABLES
         }
-        for line in tqdm(lines, total=len(names), desc="simulating", unit="scene"):
+        for line in tqdm(lines, total=len(job.names), desc="simulating", unit="scene"):
             scene = json.loads(line)
             attempts.append(scene["attempt"])
             for table, rows in scene["rows"].items():
                 writers[table].add(rows)
-    for table, rows in fixed_tables([log_token(name, seed) for name in names]).items():
+    for table, rows in fixed_tables([log_token(name, job.seed) for name in job.names], job.image_width).items():
         (folder / version / f"{table}.json").write_text(json.dumps(rows, indent=0) + "\n", encoding="utf-8")
     return attempts
 
@@ -205,7 +214,8 @@ def _simulate_scene(job: _Job, index: int) -> str:
     for message, rows in (("pose", pose_messages), ("steeranglefeedback", steering_messages)):
         text = json.dumps(rows(scenario, index))
         (Path(job.folder) / "can_bus" / f"{name}_{message}.json").write_text(text, encoding="utf-8")
-    return json.dumps({"attempt": attempt, "rows": scene_tables(name, job.seed, index, scenario, job.frames)})
+    rows = scene_tables(name, job.seed, index, scenario, job.frames, job.image_width)
+    return json.dumps({"attempt": attempt, "rows": rows})
 
 
 @lru_cache(maxsize=2)
@@ -213,17 +223,20 @@ def _scenario(seed: int, index: int, attempt: int) -> Scenario:
     return simulate_scenario(seed, index, attempt, SECONDS)
 
 
-def draw_views(scene: Scene, pose: tuple[float, float, float]) -> Iterator[Image.Image]:
+def draw_views(
+    scene: Scene, pose: tuple[float, float, float], image_width: int = IMAGE_SIZE[0]
+) -> Iterator[Image.Image]:
     """Yield the images of CAMERAS, in that order, for an ego frame at `pose` (x, y, yaw)."""
     for camera in CAMERAS:
-        yield paint(scene, camera_at(camera, *pose), supersampling=1)
+        yield paint(scene, camera_at(camera, *pose, image_width), supersampling=1)
 
 
-def draw_key_frame(folder: Path, name: str, index: int, frame: int, scenario: Scenario) -> None:
+def draw_key_frame(folder: Path, name: str, index: int, frame: int, scenario: Scenario, image_width: int) -> None:
     """Write the six images and the lidar sweep of a key frame of scene `index`."""
     tick = frame * TICKS_PER_FRAME
     time = timestamp(index, tick)
-    for camera, image in zip(CAMERAS, draw_views(scene_at(scenario, tick), ego_pose(scenario, tick)), strict=True):
+    views = draw_views(scene_at(scenario, tick), ego_pose(scenario, tick), image_width)
+    for camera, image in zip(CAMERAS, views, strict=True):
         image.save(folder / file_name(name, camera.channel, time), quality=JPEG_QUALITY)
     sweep = lidar_sweep(scenario, tick, boxes_at(scenario, tick))
     (folder / file_name(name, LIDAR.channel, time)).write_bytes(sweep.tobytes())
@@ -239,7 +252,7 @@ def _work(settings: Mapping, items: range) -> None:
         else:
             index, frame = divmod(item, job.frames)
             scenario = _scenario(job.seed, index, job.attempts[index])
-            draw_key_frame(Path(job.folder), job.names[index], index, frame, scenario)
+            draw_key_frame(Path(job.folder), job.names[index], index, frame, scenario, job.image_width)
             print(item, flush=True)
 
 

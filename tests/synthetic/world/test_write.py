@@ -79,6 +79,33 @@ def test_every_sensor_file_exists_and_every_image_has_the_nuscenes_size_and_cont
                 assert np.asarray(image.reduce(10), dtype=float).std() > 5
 
 
+def test_a_world_of_smaller_images_has_the_same_scenes_and_a_calibration_that_fits(world: Path, tmp_path: Path):
+    small = write_world(tmp_path / "small", 1, seed=4, mini=True, frames=2, image_width=800)
+    full, half = (read_table(root, "calibrated_sensor") for root in (world, small))
+    for token, row in half.items():
+        if row["camera_intrinsic"]:  # a point at the corner between four pixels stays there: (u + 0.5) / 2 - 0.5
+            shift, before = np.array([[0, 0, 0.5]] * 2), np.array(full[token]["camera_intrinsic"])[:2]
+            np.testing.assert_allclose(np.array(row["camera_intrinsic"])[:2], (before + shift) / 2 - shift)
+    larger_images = read_table(world, "sample_data")
+    for token, row in read_table(small, "sample_data").items():
+        assert larger_images[token]["filename"] == row["filename"]
+        if row["fileformat"] == "jpg":
+            with Image.open(small / row["filename"]) as image, Image.open(world / row["filename"]) as larger:
+                assert image.size == (row["width"], row["height"]) == (800, 450)
+                difference = np.asarray(image, float) - np.asarray(larger.reduce(2), float)
+                assert np.abs(difference).mean() < 6
+    assert {t: r["translation"] for t, r in read_table(small, "sample_annotation").items()}.items() <= {
+        t: r["translation"] for t, r in read_table(world, "sample_annotation").items()
+    }.items()
+
+
+@pytest.mark.parametrize("width", [0, 100, 801, 3200])
+def test_a_width_that_gives_no_whole_height_or_larger_images_than_nuscenes_is_refused(width: int, tmp_path: Path):
+    with pytest.raises(UsageError, match=rf"--image-width {width} is no multiple of 16 from 160 to 1600"):
+        write_world(tmp_path, 1, image_width=width)
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_vehicle_is_drawn_inside_its_projected_box():
     """Removing a near vehicle from the scene changes the image inside its box only."""
     scenario = simulate_scenario(4, 5, 0, 4.0)  # two slow vehicles side by side ahead
