@@ -77,8 +77,14 @@ def training_data(model: Path, given: str | None = None, image_folder: str | Non
     plans = np.zeros(len(ALL_META_ACTIONS)) if source is None else count_plans(mixtures[source])
     if not plans.any():
         raise UsageError(f"the training data of {model} have no plan", remedy=_GIVE_IT)
+    captions = {settings["data_path"] for _, settings in runs if settings.get("tune_mm_mlp_adapter")}
     return TrainingData(
-        frozenset(scene for mixture in mixtures.values() for scene in mixture.scenes()),
+        frozenset(
+            scene
+            for path, mixture in mixtures.items()
+            for scene in mixture.scenes()
+            if scene or path not in captions  # captions of stage 1, in the chat format, are about no scene
+        ),
         plans,
         frozenset(file.path.resolve() for mixture in mixtures.values() for file in mixture.files),
         frozenset(content for _, settings in runs for content in _known_contents(settings)),

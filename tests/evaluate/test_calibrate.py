@@ -301,3 +301,17 @@ def test_training_data_of_earlier_stages_count(tmp_path, toy, planner):
     (model / RUN_FILE).unlink()
     with pytest.raises(UsageError, match="does not name its training data"):
         training_data(model)
+
+
+@pytest.mark.parametrize("version", ["plain", "v1"])
+def test_captions_of_stage_1_are_about_no_scene(tmp_path, toy, version):
+    """Otherwise every model would be said to know records whose scenes are unknown."""
+    model, stage1 = tmp_path / "stage3", tmp_path / "stage1"
+    plans = tmp_path / "plans.jsonl"
+    plans.write_text("".join(line + "\n" for line in toy.driving.read_text().splitlines() if '"plan"' in line))
+    captions = {"data_path": str(toy.data), "version": version, "tune_mm_mlp_adapter": True, "stage": None}
+    trained = {"data_path": str(plans), "version": "v1", "stage": 3, "model_name_or_path": str(stage1)}
+    for folder, settings in ((stage1, captions), (model, trained)):
+        folder.mkdir()
+        (folder / RUN_FILE).write_text(json.dumps(settings))
+    assert training_data(model).scenes == {"toy"}
