@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
 from senna.synthetic.render.scene import BODY_COLOURS, LIGHT_STATES, SKIES, VEHICLE_KINDS, Scene
 from senna.synthetic.tiny.road_scenes import distance_word, lane_word
+from senna.templates import load_templates
+from senna.views import image_block
 
 LANE_PHRASES = {"left": "in the left lane", "middle": "straight ahead", "right": "in the right lane"}
 DISTANCE_PHRASES = {"near": "close by", "far": "far away"}
@@ -100,6 +103,20 @@ def caption(facts: Facts, rng: np.random.Generator) -> str:
 def instruction(rng: np.random.Generator) -> str:
     """Return an instruction that the caption answers."""
     return INSTRUCTIONS[rng.integers(len(INSTRUCTIONS))]
+
+
+def conversations(facts: Facts, rng: np.random.Generator) -> list[list[dict[str, str]]]:
+    """Return two conversations about an image: one asks for the caption, one for the traffic light, as the converter does."""
+    pairs = [(instruction(rng), caption(facts, rng)), (_light_question(), facts.light.capitalize())]
+    return [
+        [{"from": "human", "value": image_block(("front",)) + question}, {"from": "gpt", "value": answer}]
+        for question, answer in pairs
+    ]
+
+
+@cache
+def _light_question() -> str:
+    return load_templates()["traffic_light"]["question"]
 
 
 def _clause(vehicle: SeenVehicle) -> str:

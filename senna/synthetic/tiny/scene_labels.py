@@ -42,7 +42,7 @@ def scene_labels(scenario: Scenario, tick: int) -> list[int]:
     # metres to the right of the centre line of the nearest road in the ego's direction
     aside = min((float((np.array([x, y]) - node_at(node)) @ DIRECTIONS[quarter - 1]) for node in NODES), key=abs)
     lane = int(aside > ROAD_HALF_WIDTH / 2)
-    ahead, left, right = (_next_vehicle(scenario, tick, side * LANE_WIDTH) for side in (0, 1, -1))
+    ahead, left, right = (next_vehicle(scenario, tick, side * LANE_WIDTH) for side in (0, 1, -1))
     return [
         LIGHTS.index(light_ahead(scenario, tick)),
         _bin(distance_to_stop_line(x, y, yaw), STOP_LINE_BINS),
@@ -77,8 +77,8 @@ def distance_to_stop_line(x: float, y: float, yaw: float) -> float:
     return min((float(d) for d in np.array(on_road) - STOP_LINE_DISTANCE - nose if d > -1), default=math.inf)
 
 
-def _next_vehicle(scenario: Scenario, tick: int, left: float) -> tuple[float, bool]:
-    """Return the gap in metres to the next vehicle ahead, `left` metres beside the ego's axis, and whether it is braking.
+def next_vehicle(scenario: Scenario, tick: int, left: float) -> tuple[float, bool, int]:
+    """Return the gap in metres to the next vehicle ahead, `left` metres beside the ego's axis, if it brakes, and its index.
 
     The gap is infinite if there is no vehicle within the last bin.
     """
@@ -92,10 +92,10 @@ def _next_vehicle(scenario: Scenario, tick: int, left: float) -> tuple[float, bo
         in_lane = (forward > 0) & (np.abs(aside - left) < 1.9)
         is_next = in_lane & (np.cos(states[1:, 2] - yaw) > 0.5) & (gaps < GAP_BINS[-1])
     if not is_next.any():
-        return math.inf, False
+        return math.inf, False, -1
     first = int(np.argmin(np.where(is_next, gaps, np.inf)))
     _, _, _, speed, acceleration = states[1 + first]
-    return float(gaps[first]), bool(acceleration < BRAKING or speed < STANDING)
+    return float(gaps[first]), bool(acceleration < BRAKING or speed < STANDING), 1 + first
 
 
 def _half_length(mover: Mover) -> float:

@@ -1,6 +1,7 @@
 """Captions, the folder of road images, and the labels of patches."""
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -18,9 +19,10 @@ from senna.synthetic.folders import make_folder, needs_making
 from senna.synthetic.render.scene import BODY_COLOURS, VEHICLE_KINDS, Scene, TrafficLight, Vehicle
 from senna.synthetic.tiny.captions import FORMS, caption, facts_of, sample_facts
 from senna.synthetic.tiny.patch_labels import COLOURS, label_patches
-from senna.synthetic.tiny.road_images import sample_road
+from senna.synthetic.tiny.road_images import is_town, sample_road, sample_town
 from senna.synthetic.tiny.road_scenes import LANES, front_camera, sample_scene
 from senna.synthetic.workers import worker_lines
+from senna.templates import load_templates
 from tests.helpers.paths import REPOSITORY
 
 
@@ -84,19 +86,51 @@ def test_facts_without_a_scene_are_as_varied_as_those_of_scenes():
         assert lanes == sorted(lanes, key=list(LANES).index)
 
 
-def test_records_have_the_form_of_llava_pretrain(drawn: Path):
+def test_each_image_has_a_caption_and_a_question_about_the_light_in_the_form_of_llava(drawn: Path):
     records = read(drawn)
-    assert len(records) == 5
-    for index, record in enumerate(records):
-        assert set(record) == {"id", "image", "conversations"}
-        human, gpt = record["conversations"]
-        assert (human["from"], gpt["from"]) == ("human", "gpt")
-        assert human["value"].count("<image>") == 1
-        assert "<image>" not in gpt["value"]
-        with Image.open(drawn.parent / "images" / record["image"]) as image:
-            assert (image.format, image.size, image.mode) == ("JPEG", (224, 224), "RGB")
-        scene, _ = sample_road(3, index)
-        assert all(vehicle.kind in gpt["value"] and vehicle.colour in gpt["value"] for vehicle in scene.vehicles)
+    assert len(records) == 2 * 5
+    light_question = load_templates()["traffic_light"]["question"]
+    for index, (captioned, light) in enumerate(zip(records[::2], records[1::2], strict=True)):
+        assert captioned["image"] == light["image"]
+        for record in (captioned, light):
+            assert set(record) == {"id", "image", "conversations"}
+            human, gpt = record["conversations"]
+            assert (human["from"], gpt["from"]) == ("human", "gpt")
+            assert human["value"].startswith("<FRONT VIEW>:\n<image>\n")
+            assert "<image>" not in gpt["value"]
+        with Image.open(drawn.parent / "images" / captioned["image"]) as image:
+            size = (400, 225) if is_town(index) else (224, 224)
+            assert (image.format, image.size, image.mode) == ("JPEG", size, "RGB")
+        facts = sample_town(3, index)[2] if is_town(index) else facts_of(sample_road(3, index)[0])
+        text, word = (record["conversations"][1]["value"] for record in (captioned, light))
+        assert all(vehicle.kind in text and vehicle.colour in text for vehicle in facts.vehicles)
+        assert light["conversations"][0]["value"].endswith(light_question)
+        assert word.lower() == facts.light
+
+
+def test_half_of_the_images_are_front_views_of_the_town_and_two_workers_draw_both_kinds():
+    for start in (0, 1):
+        towns = [is_town(index) for index in range(start, 100, 2)]
+        assert sum(towns) == len(towns) / 2
+
+
+def test_the_facts_of_a_town_view_are_those_of_its_scene():
+    """A vehicle that a caption names is ahead in its lane, and the light is that of the ego's next stop line."""
+    for index in (2, 3, 6, 7):
+        scene, camera, facts, _ = sample_town(5, index)
+        heading = math.atan2(camera.forward[1], camera.forward[0])
+        ahead = []
+        for vehicle in scene.vehicles:
+            east, north = vehicle.x - camera.position[0], vehicle.y - camera.position[1]
+            forward = east * math.cos(heading) + north * math.sin(heading)
+            left = north * math.cos(heading) - east * math.sin(heading)
+            ahead.append((vehicle.kind, vehicle.colour, forward, left))
+        for seen in facts.vehicles:
+            side = {"left": 4.5, "middle": 0.0, "right": -4.5}[seen.lane]
+            near = [entry for entry in ahead if entry[:2] == (seen.kind, seen.colour) and abs(entry[3] - side) < 2.5]
+            assert any(0 < forward < 45 for _, _, forward, _ in near)
+        assert facts.light == "none" or facts.light in {light.state for light in scene.lights}
+        assert facts.sky == scene.sky
 
 
 def test_the_files_depend_only_on_the_seed(drawn: Path, tmp_path: Path):
@@ -113,7 +147,7 @@ def test_a_complete_folder_is_kept_and_another_count_replaces_it(tmp_path: Path)
     folder = tmp_path / "roads"
     before = write_road_images(folder, count=2, seed=0).stat().st_mtime_ns
     assert write_road_images(folder, count=2, seed=0).stat().st_mtime_ns == before
-    assert len(read(write_road_images(folder, count=3, seed=0))) == 3
+    assert len(read(write_road_images(folder, count=3, seed=0))) == 6
 
 
 def test_an_interrupted_folder_is_made_again(tmp_path: Path):
