@@ -21,7 +21,7 @@ from senna.launch.processes import (
     uses_several_processes,
 )
 from senna.launch.slurm import slurm_environment
-from senna.launch.tiny_preset import ENVIRONMENT, Inputs, fill_inputs
+from senna.launch.tiny_preset import ENVIRONMENT, Inputs, fill_inputs, number_of_processes
 from senna.launch.variables import plain_path, read_port
 
 _PATHS = """MODEL_PATH DATA IMAGE_DATA VISION_TOWER OUT_DIR TRAIN_DATA NUSCENES CANBUS DEEPSPEED_CONFIG""".split()
@@ -186,7 +186,7 @@ def _train(stage: int, recipe: Recipe, flags: list[str], environment: Mapping[st
         changes = {name: environment.get(name) or value for name, value in ENVIRONMENT.items()}
         inputs = fill_inputs(inputs, stage, ROOT, environment, make=not only_prints)
         configs.append(ROOT / "configs" / "presets" / f"tiny_{CONFIGS[stage]}")
-        processes = number_of_gpus({"NUM_GPUS": "1", **environment})
+        processes = number_of_gpus({"NUM_GPUS": str(number_of_processes()), **environment})
     elif preset:
         raise UsageError(f"PRESET={preset} is unknown", remedy="use PRESET=tiny, or leave PRESET unset")
     else:
@@ -197,7 +197,9 @@ def _train(stage: int, recipe: Recipe, flags: list[str], environment: Mapping[st
                 "No GPU found",
                 remedy="run on a GPU machine (set NUM_GPUS=N if detection fails), or use PRESET=tiny for a small CPU run",
             )
-    deepspeed = _deepspeed_file(recipe, environment, processes)
+    # The processes of a preset train without DeepSpeed, which the quickstart does not install.
+    given_file = environment.get("DEEPSPEED_CONFIG") or None
+    deepspeed = given_file if preset else _deepspeed_file(recipe, environment, processes)
     changes |= optimizer_threads({**environment, **changes}, processes, deepspeed)
     arguments = ["train", "--config", str(configs[0])]
     arguments += ["--output_dir", environment.get("OUT_DIR") or str(ROOT / "outputs" / f"stage{stage}{recipe.suffix}")]

@@ -2,13 +2,13 @@
 
 import json
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 from senna.errors import UsageError
 from senna.launch import tiny_preset
 from senna.launch.command import ROOT, prepare
-from tests.helpers.paths import REPOSITORY
 
 GIVEN = {"MODEL_PATH": "m", "DATA": "d.json", "CUDA_VISIBLE_DEVICES": "0"}
 
@@ -124,17 +124,36 @@ def test_the_tiny_preset_creates_the_inputs_that_are_not_given(made, tmp_path, m
     made.clear()
     flags = flags_of(prepare("full", [], {"PRESET": "tiny"}).words)
     assert [words[0] for words in made] == ["synthesize", "synthesize", "convert"]
-    assert flags["--data_path"] == f"{embedded}/qa/senna_nusc_train.jsonl:0.4"
+    assert made[2][-4:] == ["--dev-scenes", "4", "--out", str(embedded / "qa")]
+    assert flags["--data_path"] == f"{embedded}/qa/senna_nusc_train.jsonl:0.5"
     assert "--eval_data_path" not in flags
     flags = flags_of(prepare("full", ["--stage", "3"], {"PRESET": "tiny"}).words)
     assert flags["--eval_data_path"] == f"{embedded}/qa/senna_nusc_val.jsonl"
 
 
-def test_the_quickstart_makes_what_the_tiny_preset_needs():
+@pytest.mark.parametrize("cores", [1, 2, 16])
+def test_the_tiny_preset_trains_in_up_to_two_processes_without_deepspeed(made, cores, monkeypatch):
+    monkeypatch.setattr(tiny_preset, "available_cores", lambda: cores)
+    given = {"PRESET": "tiny", "DATA": "d", "MODEL_PATH": "m"}
+    words = prepare("full", [], given).words
+    assert ("senna.launch.torchrun" in words) == (cores > 1)
+    if cores > 1:
+        assert words[words.index("--nproc_per_node") + 1] == "2"
+    assert "--deepspeed" not in words
+    assert "--deepspeed" in prepare("full", [], {**given, "DEEPSPEED_CONFIG": "zero2.json"}).words
+
+
+def test_the_quickstart_makes_what_the_tiny_preset_needs(made, tmp_path, monkeypatch):
     """Otherwise the stages would make it again."""
-    lines = (REPOSITORY / "scripts" / "quickstart.sh").read_text(encoding="utf-8").splitlines()
-    [line] = [text for text in lines if " synthesize --stage1 " in text]
-    assert f" --scenes {tiny_preset.TRAIN_SCENES} " in line
+    root = Path(__file__).parents[2]
+    [line] = [text for text in (root / "scripts" / "quickstart.sh").read_text().splitlines() if " synthesize " in text]
+    monkeypatch.setattr("senna.launch.command.ROOT", tmp_path)
+    (tmp_path / "configs").mkdir()
+    prepare("full", [], {"PRESET": "tiny"})
+    [words] = [words for words in made if "--scenes" in words]
+    for flag in ("--scenes", "--image-width"):
+        assert f"{flag} {words[words.index(flag) + 1]} " in line
+    assert "--stage1" in line
 
 
 def test_the_tiny_preset_continues_from_the_stage_before(made, tmp_path, monkeypatch):

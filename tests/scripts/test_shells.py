@@ -22,19 +22,16 @@ CALLS = {
     "scripts/eval_meta_action.sh": [f"<-m><senna><launch><evaluate>{WORDS}"],
     "scripts/prove_gpu.sh": [f"<-m><prove>{WORDS}"],
     "scripts/quickstart.sh": [
-        "<-m><senna><synthesize><--stage1><--scenes><40><--out><ROOT/outputs/embedded>",
+        "<-m><senna><synthesize><--stage1><--scenes><44><--image-width><800><--out><ROOT/outputs/embedded>",
         f"<-m><senna><launch><pretrain>{WORDS}",
         f"<-m><senna><launch><full><--stage><2>{WORDS}",
         f"<-m><senna><launch><full><--stage><3>{WORDS}",
-        f"<-m><senna><launch><full><--stage><3><--plan_loss><choice><--class_balance><0.5><--num_train_epochs><1>{WORDS}",
-        "<-m><senna><synthesize><--seed><1><--scenes><8><--out><ROOT/outputs/embedded/dev>",
-        "<-m><senna><convert><--nuscenes><ROOT/outputs/embedded/dev/nuscenes><--out><ROOT/outputs/embedded/dev/qa>",
         "<-m><senna><calibrate><--model><ROOT/outputs/quickstart/stage3>"
-        "<--data><ROOT/outputs/embedded/dev/qa/senna_nusc_train.jsonl>"
-        "<--image-folder><ROOT/outputs/embedded/dev/nuscenes><--device><cpu><--workers><1>",
+        "<--data><ROOT/outputs/embedded/qa/senna_nusc_dev.jsonl>"
+        "<--image-folder><ROOT/outputs/embedded/nuscenes><--device><cpu><--workers><1>",
         "<-m><senna><launch><evaluate><--blackout><--decision><balanced><--device><cpu><--workers><1>",
-        "<-m><senna><drive><--model><ROOT/outputs/quickstart/stage3><--decision><balanced><--scenes><2><--driver><model>"
-        "<--out><ROOT/outputs/quickstart/drive>",
+        "<-m><senna><drive><--model><ROOT/outputs/quickstart/stage3><--decision><balanced><--image-width><800><--scenes><2>"
+        "<--driver><model><--out><ROOT/outputs/quickstart/drive>",
     ],
     "scripts/soak.sh": [f"<-m><soak>{WORDS}"],
     "scripts/test.sh": [

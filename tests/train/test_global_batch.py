@@ -93,12 +93,12 @@ def test_a_stage_has_the_published_global_batch_on_one_gpu_and_on_eight(stage, o
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize(("stage", "rows"), [("stage1_pretrain", 32), ("stage2_driving", 1), ("stage3_planning", 2)])
-def test_the_small_preset_keeps_one_forward_pass_per_step(stage, rows, processes):
+@pytest.mark.parametrize(("stage", "rows"), [("stage1_pretrain", 16), ("stage2_driving", 1), ("stage3_planning", 1)])
+def test_a_step_of_the_small_preset_is_one_forward_pass_on_each_of_two_cores(stage, rows, processes):
     overlay = [] if stage == "stage1_pretrain" else config("qlora")
     flags = [*config(stage), *overlay, *config(f"presets/tiny_{stage}")]
     args = parse_arguments(flags, count_processes=lambda _: processes)
-    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (rows, 1)
+    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (rows, 2 // processes)
 
 
 def test_the_scripts_print_the_split_of_the_run_that_they_would_start(capsys, tmp_path):
