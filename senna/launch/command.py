@@ -197,9 +197,11 @@ def _train(stage: int, recipe: Recipe, flags: list[str], environment: Mapping[st
                 "No GPU found",
                 remedy="run on a GPU machine (set NUM_GPUS=N if detection fails), or use PRESET=tiny for a small CPU run",
             )
-    # The processes of a preset train without DeepSpeed, which the quickstart does not install.
-    given_file = environment.get("DEEPSPEED_CONFIG") or None
-    deepspeed = given_file if preset else _deepspeed_file(recipe, environment, processes)
+    deepspeed = environment.get("DEEPSPEED_CONFIG") or None
+    if not preset or environment.get(
+        "NUM_GPUS"
+    ):  # the preset's own processes need no DeepSpeed, as the quickstart has none
+        deepspeed = _deepspeed_file(recipe, environment, processes)
     changes |= optimizer_threads({**environment, **changes}, processes, deepspeed)
     arguments = ["train", "--config", str(configs[0])]
     arguments += ["--output_dir", environment.get("OUT_DIR") or str(ROOT / "outputs" / f"stage{stage}{recipe.suffix}")]

@@ -2,6 +2,7 @@
 
 import pytest
 
+from senna.data import open_mixture
 from senna.doctor import shared_memory
 from senna.doctor.context import RunContext
 from senna.doctor.dry_run import run_findings
@@ -71,13 +72,14 @@ def test_runs_that_use_no_shared_memory_of_this_machine_are_not_checked(check):
 
 
 @pytest.mark.parametrize("stage", ["stage1_pretrain", "stage2_driving", "stage3_planning"])
-def test_the_quickstart_runs_with_the_shared_memory_of_a_container(check, stage):
+def test_the_quickstart_runs_with_the_shared_memory_of_a_container(check, toy, stage):
     files = [REPOSITORY / "configs" / f"{stage}.yaml", REPOSITORY / "configs" / "presets" / f"tiny_{stage}.yaml"]
     args = parse_arguments([word for file in files for word in ("--config", str(file))])
     side = TowerRecipe().image_size
     vision = {"image_size": side, "patch_size": 14, "hidden_size": 60, "num_attention_heads": 4}
     config = SennaConfig(vision_config=vision, mm_adapter_tokens=16)
-    assert check(RunContext(args, is_preflight=True, config=config), DOCKER).level == OK
+    records = open_mixture(str(toy.data if stage == "stage1_pretrain" else toy.driving))  # one image each, or six
+    assert check(RunContext(args, is_preflight=True, config=config, records=records), DOCKER).level == OK
 
 
 def test_doctor_and_the_checks_before_training_make_the_check(toy, tmp_path, monkeypatch, refusal):

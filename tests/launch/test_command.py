@@ -140,7 +140,8 @@ def test_the_tiny_preset_trains_in_up_to_two_processes_without_deepspeed(made, c
     if cores > 1:
         assert words[words.index("--nproc_per_node") + 1] == "2"
     assert "--deepspeed" not in words
-    assert "--deepspeed" in prepare("full", [], {**given, "DEEPSPEED_CONFIG": "zero2.json"}).words
+    for named in ({"DEEPSPEED_CONFIG": "zero2.json"}, {"NUM_GPUS": "2"}):
+        assert "--deepspeed" in prepare("full", [], {**given, **named}).words
 
 
 def test_the_quickstart_makes_what_the_tiny_preset_needs(made, tmp_path, monkeypatch):

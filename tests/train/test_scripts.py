@@ -76,8 +76,9 @@ def test_the_script_trains_from_any_folder_on_one_process_and_on_two_with_flags_
         "IMAGE_DATA": toy.images,
         "PRESET": "tiny",
     }
-    flags = ["--mm_adapter_tokens", "3", "--num_train_epochs", "2"]
-    alone = sh(PRETRAIN, *flags, "--per_device_train_batch_size", "8", cwd=tmp_path, OUT_DIR="alone", **paths)
+    flags = ["--mm_adapter_tokens", "3", "--num_train_epochs", "2", "--global_batch_size", "8"]
+    eight = ["--per_device_train_batch_size", "8"]
+    alone = sh(PRETRAIN, *flags, *eight, cwd=tmp_path, OUT_DIR="alone", NUM_GPUS=1, **paths)
     assert alone.returncode == 0, alone.stderr
     assert "6 steps of 8 samples (8 x 1 x 1 processes)" in alone.stdout
     flags += ["--per_device_train_batch_size", "4"]
@@ -108,7 +109,7 @@ def paths_of(toy, script, model, out):
 @pytest.mark.parametrize("script", [PRETRAIN, *DRIVING], ids=lambda path: path.name)
 def test_a_published_checkpoint_is_a_model_path_for_every_script(toy, published, tmp_path, started, script):
     launcher, arguments = started(
-        RECIPES[script], "--max_steps", "1", **paths_of(toy, script, published, tmp_path / "out")
+        RECIPES[script], "--max_steps", "1", NUM_GPUS=1, **paths_of(toy, script, published, tmp_path / "out")
     )
     assert launcher == []
     assert main(arguments) == 0
@@ -154,7 +155,7 @@ def test_the_stage_flag_chooses_the_recipe_and_others_are_refused(toy, stage1, t
 
 
 def test_more_processes_start_under_the_zero_stage_of_their_script(toy, stage1, tmp_path, started):
-    flags = ["--max_steps", "1", "--per_device_train_batch_size", "2"]
+    flags = ["--max_steps", "1"]
     for script, zero in zip(DRIVING, (3, 3, 2), strict=True):
         paths = paths_of(toy, script, stage1, tmp_path / script.stem)
         launcher, arguments = started(RECIPES[script], *flags, NUM_GPUS=2, **paths)

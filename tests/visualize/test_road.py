@@ -106,7 +106,7 @@ GROUND = np.array([[x, y, 0.0] for x in (-6.0, -1.0, 0.0, 1.0, 6.0) for y in (6.
 
 def test_the_drawn_world_uses_the_same_camera():
     front = {
-        "translation": CAMERAS[0].translation, "rotation": CAMERAS[0].rotation, "camera_intrinsic": CAMERAS[0].intrinsic
+        "translation": CAMERAS[0].translation, "rotation": CAMERAS[0].rotation, "camera_intrinsic": CAMERAS[0].intrinsic()
     }  # fmt: skip
     expected = seen_through(front, {"translation": LIDAR.translation, "rotation": LIDAR.rotation}, GROUND)
     pixels, _ = project(GROUND, camera_of_car("scene-0001__CAM_FRONT__1.jpg"), (1600, 900))

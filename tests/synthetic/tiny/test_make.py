@@ -22,7 +22,7 @@ from senna.synthetic.tiny.train_tower import TowerRecipe, make_clip
 from senna.templates import load_templates
 
 TOWER = TowerRecipe(image_size=64, hidden_size=32, layers=2, scenarios=1, images_per_scenario=8, steps=3, batch_size=4)
-LLM = LlmRecipe(hidden_size=32, layers=1, heads=2, steps=3, batch_size=4, driving_batch_size=2)
+LLM = LlmRecipe(hidden_size=32, layers=1, heads=2, text_steps=2, steps=3, batch_size=4, driving_batch_size=2)
 
 
 @pytest.fixture(scope="module")
@@ -164,8 +164,15 @@ def test_every_fact_is_in_the_positions_of_a_view(mixed_share: float):
 
 def test_the_loss_of_the_llama_decreases(tmp_path: Path, capfd: pytest.CaptureFixture):
     recipe = LlmRecipe(
-        hidden_size=48, layers=2, heads=2, steps=40, batch_size=8, driving_batch_size=2, learning_rate=5e-3
+        hidden_size=48,
+        layers=2,
+        heads=2,
+        text_steps=1,
+        steps=40,
+        batch_size=8,
+        driving_batch_size=2,
+        learning_rate=5e-3,
     )
     make_llm(tmp_path, 0, recipe)
     losses = [float(line.rsplit(" ", 1)[1]) for line in capfd.readouterr().err.splitlines() if "loss" in line]
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses[-1] < 0.6 * losses[1]  # the first is that of the texts without views
