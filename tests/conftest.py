@@ -5,6 +5,7 @@ import gc
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
@@ -15,6 +16,8 @@ VISIBLE_GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch is imported; `pytest_configure` shows the GPUs to `-m gpu`
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # before ray is imported: its nodes then stay on 127.0.0.1
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell; the processes of tests get Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import torch  # noqa: E402
 from filelock import FileLock  # noqa: E402
