@@ -51,7 +51,8 @@ variables of the training recipes:
                 if this is set (configs/deepspeed/zero3_offload.json: a large model on one card)
   MAX_RESTARTS  times that all processes start again from the newest checkpoint when one of them fails; default 0. On one
                 machine; the flag --max_restarts is the same; see --hang_timeout of senna train
-  PRESET=tiny   a small run on the CPU; the project's own small models and data replace every input that is not set
+  PRESET=tiny   a small run on the CPU; the project's own small models and data replace every input that is not set. Without
+                NUM_GPUS, two processes without DeepSpeed where there are two cores, else one
 
 With --print or --help nothing is started or made: on any machine, NUM_GPUS=8 senna launch full --print shows a run on eight
 GPUs.

@@ -18,7 +18,7 @@ IMAGE_WIDTH = 800  # of the drawn world; the tower reads 224 x 224 pixels
 ENVIRONMENT = {
     # Threads that spin while they wait make a run several times slower if other programs use the processor.
     "OMP_WAIT_POLICY": "passive",
-    # A second thread gains nothing for such a small model, and takes the core on which images are decoded.
+    # A second thread gains nothing for such a small model; a second process does.
     "OMP_NUM_THREADS": "1",
 }
 PROCESSES = 2  # at most: with a step of so little work, further processes gain less than they cost
