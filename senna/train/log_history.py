@@ -18,7 +18,7 @@ from senna.train.checkpoint import saving
 Entry = dict[str, Any]
 
 LOG_FILE = "train_log.jsonl"
-KEPT = 1000
+KEPT = 100
 """The newest entries that memory and checkpoints have at least; they have less than twice as many, and the validations."""
 
 
