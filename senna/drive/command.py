@@ -1,6 +1,7 @@
 """`senna drive`: let drivers drive the drawn town, and report how well they do."""
 
 import json
+import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -80,7 +81,8 @@ def run(args: DriveArguments) -> int:
     out, numbers = Path(args.out), range(args.scenes)
     with lock_folder(out, remedy="wait until it ends, stop it, or choose another --out"):
         claim(out, _settings(args), remedy="choose another --out, or delete this one")
-        wanted = [(name, number) for number in numbers for name in names]
+        # Worker i gets every n-th drive: in this order the workers share the drives of each driver, of which some take long.
+        wanted = [(name, number) for name in names for number in numbers]
         missing = [
             (name, number)
             for name, number in wanted
@@ -100,7 +102,20 @@ def run(args: DriveArguments) -> int:
         bounds = "" if score["low"] is None else f" ({score['low']:.3f} to {score['high']:.3f})"
         print(f"{name:7} driving score {score['value']:.3f}{bounds}, {100 * completion['value']:.0f} % of the route")
     print(f"report  {out / 'drive.html'}")
+    if args.follow == "trajectory":
+        for name in (name for name in names if name in MODELS):
+            _warn_of_missing_trajectories(name, [step for drive in drives[name].values() for step in drive["steps"]])
     return 0
+
+
+def _warn_of_missing_trajectories(name: str, steps: list[dict[str, Any]]) -> None:
+    missing = sum("trajectory" not in step for step in steps)
+    if missing:
+        print(
+            f"warning: in {missing} of {len(steps)} steps the answer of the driver {name} was no trajectory, and the car "
+            "braked; a model answers with trajectories after training with --kinds plan,trajectory",
+            file=sys.stderr,
+        )
 
 
 def drivers_of(args: DriveArguments) -> list[str]:

@@ -24,7 +24,7 @@ from senna.drive.lanes import LaneFollower
 from senna.drive.simulator import Motion, Observation
 from senna.drive.town import TownSimulator
 from senna.drive.waypoints import TrajectoryFollower
-from senna.evaluate.metrics.baselines import BY_SITUATION, baselines
+from senna.evaluate.metrics.baselines import fit_tree
 from senna.evaluate.metrics.plan_prompt import Situation
 from senna.meta_actions import MetaAction
 from senna.templates import Templates, load_templates
@@ -189,9 +189,9 @@ class Tree:
     """
 
     def __init__(self, situations: Sequence[Situation], truth: Sequence[MetaAction]) -> None:
-        self.situations, self.truth = situations, truth
+        self.predict = fit_tree(situations, truth)
 
     def __call__(self, observation: Observation) -> Plan:
         """Decide."""
-        situation = Situation(observation.command, round(observation.speed, 1))
-        return Plan(baselines(self.situations, self.truth, [situation])[BY_SITUATION][0])
+        [action] = self.predict([Situation(observation.command, round(observation.speed, 1))])
+        return Plan(action)

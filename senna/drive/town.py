@@ -10,7 +10,7 @@ import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from PIL import Image
@@ -232,7 +232,7 @@ class TownSimulator:
         return f"x {self.ego.position[0]:.0f} m, y {self.ego.position[1]:.0f} m"
 
 
-@lru_cache(maxsize=4)
+@cache
 def _plan(seed: int, index: int) -> tuple[int, tuple[float, float]]:
     """Return the attempt that gives a scenario, and where the expert is at its end."""
     scenario, attempt = find_scenario(seed, index, SECONDS)

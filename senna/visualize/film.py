@@ -70,9 +70,10 @@ def _gif(pictures: Sequence[Path], path: Path, size: tuple[int, int], fps: float
 def _few_colours(frame: Image.Image) -> Image.Image:
     """Reduce a frame to 256 colours that include the signal colours, which cover too few pixels to be chosen otherwise."""
     colours = b"".join(bytes.fromhex(colour[1:]) for colour in SIGNAL_COLOURS)
+    sample = frame.resize((max(frame.width // 2, 1), max(frame.height // 2, 1)), Image.Resampling.NEAREST)
     # Median cut keeps skies smooth; maximum coverage keeps a small red light red.
     for method, count in ((Image.Quantize.MEDIANCUT, 150), (Image.Quantize.MAXCOVERAGE, 106 - len(SIGNAL_COLOURS))):
-        colours += bytes(frame.quantize(count, method=method).getpalette()[: 3 * count])
+        colours += bytes(sample.quantize(count, method=method).getpalette()[: 3 * count])
     palette = Image.new("P", (1, 1))
     palette.putpalette(colours)
     return frame.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)

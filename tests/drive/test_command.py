@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 
 import pytest
 from PIL import Image
@@ -36,6 +37,29 @@ def test_a_model_drives_beside_the_others(planner, toy, tmp_path, capsys):
     assert "http" not in page.partition("<body>")[0]
     assert set(json.loads((tmp_path / "drive.json").read_text())["drivers"]) == set(DRIVERS)
     assert "model   driving score" in capsys.readouterr().out
+
+
+def test_answers_that_are_no_trajectory_are_counted(planner, tmp_path, capsys):
+    more = ("--model", planner, "--driver", "model", "--follow", "trajectory", "--film", "none")
+    assert main(flags(tmp_path, *more, "--scenes", 1, "--time-limit", 1, "--image-width", 400)) == 0
+    warning = capsys.readouterr().err
+    assert "in 2 of 2 steps the answer of the driver model was no trajectory" in warning
+    assert "--kinds plan,trajectory" in warning
+
+
+def test_workers_share_the_drives_of_each_driver(toy, tmp_path, monkeypatch):
+    shared = []
+
+    def drive(args, missing, *_):
+        shared.extend(missing)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "_drive", drive)
+    more = ("--driver", "keep,expert,tree", "--train-data", toy.driving, "--film", "none", "--scenes", 4)
+    with pytest.raises(KeyboardInterrupt):
+        main(flags(tmp_path, *more))
+    for worker in range(2):  # as `senna.synthetic.workers` deals them out
+        assert Counter(name for name, _ in shared[worker::2]) == {"keep": 2, "expert": 2, "tree": 2}
 
 
 @pytest.mark.slow

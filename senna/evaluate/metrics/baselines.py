@@ -5,7 +5,7 @@ on which they are fitted.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,16 +45,29 @@ def baselines(
     predicted = {
         MAJORITY: [most_frequent] * len(situations),
         BY_COMMAND: [best.get(situation.command, most_frequent) for situation in situations],
-        BY_SITUATION: _fit_tree(_features(train_situations), train_codes, _features(situations)),
     }
-    return {name: [ALL_META_ACTIONS[code] for code in found] for name, found in predicted.items()}
+    chosen = {name: [ALL_META_ACTIONS[code] for code in found] for name, found in predicted.items()}
+    return {**chosen, BY_SITUATION: fit_tree(train_situations, train_truth)(situations)}
 
 
-def _fit_tree(train: NDArray[np.float64], truth: NDArray[np.int64], features: NDArray[np.float64]) -> list[int]:
+def fit_tree(
+    train_situations: Sequence[Situation], train_truth: Sequence[MetaAction]
+) -> Callable[[Sequence[Situation]], list[MetaAction]]:
+    """Return the decision tree on navigation command and speed as a function: situations -> their plans.
+
+    Args:
+        train_situations, train_truth: as for `baselines`.
+    """
     from sklearn.tree import DecisionTreeClassifier
 
     tree = DecisionTreeClassifier(max_depth=TREE_DEPTH, random_state=0)
-    return tree.fit(train, truth).predict(features).tolist() if len(features) else []
+    tree.fit(_features(train_situations), codes(train_truth))
+
+    def predict(situations: Sequence[Situation]) -> list[MetaAction]:
+        found = tree.predict(_features(situations)).tolist() if situations else []
+        return [ALL_META_ACTIONS[code] for code in found]
+
+    return predict
 
 
 def _features(situations: Sequence[Situation]) -> NDArray[np.float64]:
