@@ -11,7 +11,7 @@ export PYTHON
 out=${OUT_DIR:-$ROOT/outputs/quickstart}
 embedded=${SENNA_EMBEDDED:-$ROOT/outputs/embedded}
 export PRESET=tiny OMP_NUM_THREADS=1
-# The stages would make the same when they need it, but in turn: the small models train here while the world is drawn.
+# The road images of stage 1, its pretrained models, and the world of all other steps.
 "$PYTHON" -m senna synthesize --stage1 --scenes 44 --image-width 800 --out "$embedded"
 OUT_DIR=$out/stage1 sh "$ROOT/train_tools/pretrain_senna_llava.sh" "$@"
 MODEL_PATH=$out/stage1 OUT_DIR=$out/stage2 sh "$ROOT/train_tools/train_senna_llava.sh" --stage 2 "$@"

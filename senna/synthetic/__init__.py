@@ -1,4 +1,4 @@
-"""The synthetic default data: a small driving world that the project draws, and small models that are trained on it.
+"""The synthetic default data: a small driving world that the project draws, and small models for it.
 
 Everything exported here works without torch, except `preparing_tiny_stage1`, which imports torch when it is called.
 """
@@ -31,8 +31,10 @@ __all__ = [
 ]
 
 
-def preparing_tiny_stage1(folder: str, seed: int = 0, count: int = 1536) -> AbstractContextManager[dict[str, Path]]:
+def preparing_tiny_stage1(
+    folder: str, seed: int = 0, count: int = 1536, pretrain: bool = False
+) -> AbstractContextManager[dict[str, Path]]:
     """Make the data and models of stage 1 while the context lasts; see `senna.synthetic.tiny.make.preparing_tiny_stage1`."""
     from senna.synthetic.tiny import make
 
-    return make.preparing_tiny_stage1(folder, seed, count)
+    return make.preparing_tiny_stage1(folder, seed, count, pretrain)

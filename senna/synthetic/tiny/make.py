@@ -1,4 +1,4 @@
-"""The models of the tiny preset: a small CLIP and a small Llama, trained on the CPU from a seed."""
+"""The models of the tiny preset, a small CLIP and a small Llama: pretrained ones, or trained here from a seed."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from senna.errors import SennaError
 from senna.synthetic.folders import make_folder, needs_making
+from senna.synthetic.tiny import pretrained
 from senna.synthetic.tiny.road_images import IMAGES, write_road_images
 from senna.synthetic.tiny.train_llm import LlmRecipe, make_llm
 from senna.synthetic.tiny.train_tower import TowerRecipe, make_clip
@@ -22,30 +24,18 @@ VERSION = 3  # increase it when a change gives other weights for the same seed
 TOWER_SEED_OFFSET = 1_000_003  # keeps the tower's training images apart from those of stage 1
 
 
-def make_tiny_models(
-    folder: str | os.PathLike[str],
-    seed: int = 0,
-    tower: TowerRecipe | None = None,
-    llm: LlmRecipe | None = None,
-) -> dict[str, Path]:
-    """Train `folder`/clip and `folder`/llm and return their paths under "vision_tower" and "model".
+@contextmanager
+def train_tiny_models(
+    folder: str | os.PathLike[str], seed: int = 0, tower: TowerRecipe | None = None, llm: LlmRecipe | None = None
+) -> Iterator[None]:
+    """Train `folder`/clip and `folder`/llm while the context lasts. At its end they are complete.
+
+    Each model is trained in its own process on one thread. On two cores this is faster than training them in turn on two
+    threads, and the weights do not depend on the number of cores. Complete folders are kept.
 
     Raises:
         UsageError: one of the folders holds other files.
         SennaError: the training of a model failed.
-    """
-    with _training_tiny_models(folder, seed, tower, llm) as models:
-        return models
-
-
-@contextmanager
-def _training_tiny_models(
-    folder: str | os.PathLike[str], seed: int, tower: TowerRecipe | None = None, llm: LlmRecipe | None = None
-) -> Iterator[dict[str, Path]]:
-    """Yield the paths of `make_tiny_models` while the models train. At the end of the context they are complete.
-
-    Each model is trained in its own process on one thread. On two cores this is faster than training them in turn on two
-    threads, and the weights do not depend on the number of cores. Complete folders are kept.
     """
     recipes: dict[str, TowerRecipe | LlmRecipe] = {"clip": tower or TowerRecipe(), "llm": llm or LlmRecipe()}
     folder = Path(folder)
@@ -58,7 +48,7 @@ def _training_tiny_models(
         for name in missing
     }
     try:
-        yield {"model": folder / "llm", "vision_tower": folder / "clip"}
+        yield
         failed = [name for name, process in trainings.items() if process.wait() != 0]
     finally:
         for process in trainings.values():
@@ -67,18 +57,37 @@ def _training_tiny_models(
         raise SennaError(f"the training of {folder / failed[0]} failed", remedy="see the message above")
 
 
+def write_tiny_models(folder: str | os.PathLike[str]) -> None:
+    """Write the pretrained `folder`/clip and `folder`/llm. Complete folders are kept.
+
+    Raises:
+        UsageError: one of the folders holds other files.
+    """
+    for name in pretrained.NAMES:
+        target, stamp = Path(folder) / name, {"what": f"tiny {name}", "weights": pretrained.digest(name)}
+        if needs_making(target, stamp):
+            make_folder(target, stamp, partial(pretrained.write_model, name))
+
+
 @contextmanager
 def preparing_tiny_stage1(
-    folder: str | os.PathLike[str], seed: int = 0, count: int = 1536
+    folder: str | os.PathLike[str], seed: int = 0, count: int = 1536, pretrain: bool = False
 ) -> Iterator[dict[str, Path]]:
-    """Make everything that stage 1 needs in `folder`. The models are trained while the context lasts.
+    """Make everything that stage 1 needs in `folder`.
+
+    Args:
+        pretrain: train the models, while the context lasts; the default writes the pretrained ones of the package.
 
     Yields:
         The paths "model", "vision_tower", "data" (captions.json) and "images". After the context they are complete.
     """
-    data = write_road_images(Path(folder) / "pictures", count, seed)
-    with _training_tiny_models(folder, seed) as models:
-        yield {**models, "data": data, "images": data.parent / IMAGES}
+    folder = Path(folder)
+    data = write_road_images(folder / "pictures", count, seed)
+    paths = {"model": folder / "llm", "vision_tower": folder / "clip", "data": data, "images": data.parent / IMAGES}
+    if not pretrain:
+        write_tiny_models(folder)
+    with train_tiny_models(folder, seed) if pretrain else nullcontext():
+        yield paths
 
 
 def _stamp(name: str, seed: int, recipe: TowerRecipe | LlmRecipe) -> dict[str, object]:
@@ -86,7 +95,7 @@ def _stamp(name: str, seed: int, recipe: TowerRecipe | LlmRecipe) -> dict[str, o
 
 
 def _main(name: str, folder: str, seed: str, recipe: str) -> None:
-    """Train one model; the entry point of the processes that `make_tiny_models` starts."""
+    """Train one model; the entry point of the processes that `train_tiny_models` starts."""
     import torch
 
     torch.set_num_threads(1)

@@ -58,9 +58,9 @@ class LlmRecipe:
     max_positions: int = 2048
     vocab_size: int = 1024
     prefix_positions: int = 16
-    text_steps: int = 90
+    text_steps: int = 200
     text_batch_size: int = 16
-    steps: int = 450
+    steps: int = 1800
     batch_size: int = 12
     learning_rate: float = 3e-3
     light_share: float = 0.25

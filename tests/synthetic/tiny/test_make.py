@@ -1,21 +1,22 @@
 """The tokenizer and the tiny models, trained for a few steps only."""
 
+import json
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoTokenizer, CLIPVisionModel, LlamaForCausalLM
+from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPVisionModel, LlamaForCausalLM
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from senna.errors import UsageError
-from senna.synthetic.tiny import train_llm
+from senna.synthetic.tiny import pretrained, train_llm
 from senna.synthetic.tiny.captions import BODY_COLOURS, VEHICLE_KINDS, caption, sample_facts
 from senna.synthetic.tiny.imagined_frames import ask, imagine
-from senna.synthetic.tiny.make import make_tiny_models
+from senna.synthetic.tiny.make import VERSION, preparing_tiny_stage1, train_tiny_models, write_tiny_models
 from senna.synthetic.tiny.tokenizer import make_tokenizer
 from senna.synthetic.tiny.train_llm import LlmRecipe, fact_words, make_llm
 from senna.synthetic.tiny.train_tower import TowerRecipe, make_clip
@@ -34,7 +35,10 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return make_tiny_models(tmp_path_factory.mktemp("tiny"), 0, TOWER, LLM)
+    folder = tmp_path_factory.mktemp("tiny")
+    with train_tiny_models(folder, 0, TOWER, LLM):
+        pass
+    return {"model": folder / "llm", "vision_tower": folder / "clip"}
 
 
 @pytest.mark.parametrize(
@@ -99,14 +103,17 @@ def test_the_same_seed_trains_the_same_weights(models: dict[str, Path], tmp_path
 def test_complete_models_are_kept_and_other_folders_refused(models: dict[str, Path]):
     weights = models["model"] / "model.safetensors"
     before = weights.stat().st_mtime_ns
-    assert make_tiny_models(models["model"].parent, 0, TOWER, LLM) == models
+    with train_tiny_models(models["model"].parent, 0, TOWER, LLM):
+        pass
     assert weights.stat().st_mtime_ns == before
     other = models["model"].parent / "other" / "clip"
     other.mkdir(parents=True)
     (other / "mine").write_text("keep me")
+    with pytest.raises(UsageError, match="other files"), train_tiny_models(other.parent, 0, TOWER, LLM):
+        pass
     with pytest.raises(UsageError, match="other files"):
-        make_tiny_models(other.parent, 0, TOWER, LLM)
-    assert [path.name for path in other.parent.rglob("*")] == ["clip", "mine"]
+        write_tiny_models(other.parent)
+    assert {path.name for path in other.rglob("*")} == {"mine"}
 
 
 def test_training_does_not_change_the_callers_random_state(tmp_path: Path):
@@ -176,3 +183,44 @@ def test_the_loss_of_the_llama_decreases(tmp_path: Path, capfd: pytest.CaptureFi
     make_llm(tmp_path, 0, recipe)
     losses = [float(line.rsplit(" ", 1)[1]) for line in capfd.readouterr().err.splitlines() if "loss" in line]
     assert losses[-1] < 0.6 * losses[1]  # the first is that of the texts without views
+
+
+def test_the_pretrained_models_have_the_recipes_of_the_code():
+    """A recipe that changes needs other weights: python -m senna.synthetic.tiny.pretrained."""
+    for name, recipe in (("llm", LlmRecipe()), ("clip", TowerRecipe())):
+        stated = json.loads((pretrained.FOLDER / name / pretrained.RECIPE).read_text())
+        assert stated == {"what": f"tiny {name}", "version": VERSION, "seed": 0, **asdict(recipe)}
+
+
+def test_stage_1_starts_from_the_pretrained_models(tmp_path: Path):
+    with preparing_tiny_stage1(tmp_path, seed=3, count=1) as paths:
+        llm, tower = (AutoModel.from_pretrained(paths[name]) for name in ("model", "vision_tower"))
+    assert {llm.dtype, tower.dtype} == {torch.float32}
+    assert llm.config.hidden_size == LlmRecipe().hidden_size
+    assert len(AutoTokenizer.from_pretrained(paths["model"])) == llm.config.vocab_size
+    before = (paths["model"] / "model.safetensors").stat().st_mtime_ns
+    write_tiny_models(tmp_path)
+    assert (paths["model"] / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_the_pretrained_llama_says_what_an_image_token_holds(tmp_path: Path):
+    """It was trained: the loss of captions, given the facts of a view, is far below that of guessing the words."""
+    write_tiny_models(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "llm")
+    llm, recipe = LlamaForCausalLM.from_pretrained(tmp_path / "llm"), replace(LlmRecipe(), noise=0.1)
+    rng = np.random.default_rng(7)
+    samples = [train_llm._front_sample(tokenizer, rng, recipe) for _ in range(32)]
+    with torch.no_grad():
+        assert train_llm._loss(llm, samples, recipe) < 0.3
+
+
+def test_the_models_of_the_package_are_replaced_by_trained_ones(models: dict[str, Path], tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "package")
+    pretrained.replace_models(models["model"].parent)
+    write_tiny_models(tmp_path / "written")
+    for name, trained in (("llm", models["model"]), ("clip", models["vision_tower"])):
+        first, second = (load_file(path / "model.safetensors") for path in (trained, tmp_path / "written" / name))
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[key].half().float(), second[key]) for key in first)
+        kept = {path.name for path in trained.iterdir()}
+        assert {path.name for path in (tmp_path / "written" / name).iterdir()} == kept
