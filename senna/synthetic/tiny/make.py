@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from senna.errors import SennaError
-from senna.synthetic.folders import make_folder, needs_making
+from senna.run_folder import read_settings
+from senna.synthetic.folders import STAMP, make_folder, needs_making
 from senna.synthetic.tiny import pretrained
 from senna.synthetic.tiny.road_images import IMAGES, write_road_images
 from senna.synthetic.tiny.train_llm import LlmRecipe, make_llm
@@ -58,14 +59,17 @@ def train_tiny_models(
 
 
 def write_tiny_models(folder: str | os.PathLike[str]) -> None:
-    """Write the pretrained `folder`/clip and `folder`/llm. Complete folders are kept.
+    """Write the pretrained `folder`/clip and `folder`/llm. Complete folders are kept, also those that were trained here.
 
     Raises:
         UsageError: one of the folders holds other files.
     """
-    for name in pretrained.NAMES:
+    recipes: dict[str, TowerRecipe | LlmRecipe] = {"clip": TowerRecipe(), "llm": LlmRecipe()}
+    for name, recipe in recipes.items():
         target, stamp = Path(folder) / name, {"what": f"tiny {name}", "weights": pretrained.digest(name)}
-        if needs_making(target, stamp):
+        found = read_settings(target / STAMP) or {}
+        trained_here = "seed" in found and found == _stamp(name, found["seed"], recipe)
+        if needs_making(target, stamp) and not trained_here:
             make_folder(target, stamp, partial(pretrained.write_model, name))
 
 

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPVisionModel, 
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from senna.errors import UsageError
+from senna.synthetic.folders import STAMP
 from senna.synthetic.tiny import pretrained, train_llm
 from senna.synthetic.tiny.captions import BODY_COLOURS, VEHICLE_KINDS, caption, sample_facts
 from senna.synthetic.tiny.imagined_frames import ask, imagine
@@ -201,6 +202,19 @@ def test_stage_1_starts_from_the_pretrained_models(tmp_path: Path):
     before = (paths["model"] / "model.safetensors").stat().st_mtime_ns
     write_tiny_models(tmp_path)
     assert (paths["model"] / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_models_that_were_trained_here_are_not_replaced_by_pretrained_ones(tmp_path: Path):
+    write_tiny_models(tmp_path)
+    stamp = tmp_path / "llm" / STAMP
+    stamp.write_text(json.dumps({"what": "tiny llm", "version": VERSION, "seed": 5, **asdict(LlmRecipe())}))
+    weights = tmp_path / "llm" / "model.safetensors"
+    weights.write_bytes(b"trained here")
+    write_tiny_models(tmp_path)
+    assert weights.read_bytes() == b"trained here"
+    stamp.write_text(json.dumps({"what": "tiny llm", "version": VERSION - 1, "seed": 5}))
+    write_tiny_models(tmp_path)
+    assert weights.read_bytes() != b"trained here"
 
 
 def test_the_pretrained_llama_says_what_an_image_token_holds(tmp_path: Path):
