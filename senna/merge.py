@@ -1,13 +1,12 @@
 """Merge a LoRA folder into its base, and verify the result before the output folder gets its name: `senna merge`."""
 
-import shutil
 from pathlib import Path
 
 import torch
 
 from senna.data.serving import prepare_for_serving
 from senna.errors import SennaError, UsageError
-from senna.files import SAVING, check_free_space, publish_files, writing
+from senna.files import check_free_space, publish_files, writing
 from senna.model.config import IMAGE_TOKEN_INDEX
 from senna.model.loading import open_model, quiet_transformers
 from senna.model.lora import read_lora
@@ -20,7 +19,7 @@ from senna.model.source import (
     training_checkpoint,
 )
 from senna.model.tokenizer import load_tokenizer
-from senna.run_folder import content
+from senna.run_folder import new_folder
 
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.25}
 """Largest change of a logit that rounding to each precision explains, as a share of the logits' standard deviation."""
@@ -56,11 +55,18 @@ def merge(adapter: str, out: str | Path, base: str | None = None, serve: bool = 
                 f"--adapter {adapter}: {describe_checkpoint(Path(adapter), checkpoint)}",
                 remedy=export_command(checkpoint),
             )
+        _ = source.kind  # raises UsageError where there is no such folder
         raise UsageError(
             f"--adapter {adapter}: not a LoRA folder (it has no {ADAPTER_CONFIG})", remedy="give a LoRA folder"
         )
-    if out.exists() and (not out.is_dir() or any(path.name != SAVING for path in content(out))):
-        raise UsageError(f"--out {out}: exists already", remedy="name a new folder")
+    with new_folder(out) as staging:
+        summary = _merge(source, out, staging, serve)
+    return f"logits   {summary}\nmodel    {out} (load_model opens it, and MODEL_PATH={out} goes on from it)"
+
+
+def _merge(source: ModelSource, out: Path, staging: Path, serve: bool) -> str:
+    """Merge, write ``staging``, verify it and move it to ``out``. Return what the comparison of the logits shows."""
+    assert source.base is not None
     quantization = read_lora(source.path, source.base).base_quantization
     print(f"base     {source.base}{f', in {quantization} as in training' if quantization else ''}")
     unmerged, _ = open_model(source, quantization=quantization, merge=False)
@@ -69,20 +75,15 @@ def merge(adapter: str, out: str | Path, base: str | None = None, serve: bool = 
     merged, new = open_model(source)
     if new:
         raise UsageError(
-            f"--adapter {adapter}: neither it nor its base holds {' and '.join(new)}",
+            f"--adapter {source.path}: neither it nor its base holds {' and '.join(new)}",
             remedy="give the base that it was trained on (--base)",
         )
     check_free_space(out, sum(p.numel() * p.element_size() for p in merged.parameters()))
     precision = torch.bfloat16 if quantization else merged.dtype
-    try:
-        summary = _write(merged, source, out / SAVING, before, precision, serve)
-        with writing(out):
-            publish_files(out / SAVING, out)
-    finally:
-        shutil.rmtree(out / SAVING, ignore_errors=True)
-        if out.is_dir() and not any(out.iterdir()):
-            out.rmdir()
-    return f"logits   {summary}\nmodel    {out} (load_model opens it, and MODEL_PATH={out} goes on from it)"
+    summary = _write(merged, source, staging, before, precision, serve)
+    with writing(out):
+        publish_files(staging, out)
+    return summary
 
 
 def _write(

@@ -9,13 +9,15 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping
-from contextlib import suppress
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from senna.errors import SennaError, UsageError
-from senna.file_lock import LOCK
+from senna.file_lock import LOCK, lock_folder
+from senna.files import SAVING
 
 RUN_FILE = "run.json"
 
@@ -75,6 +77,31 @@ def content(folder: Path) -> list[Path]:
         raise UsageError(
             f"{folder} cannot be read: {error.strerror or error}", remedy="choose a folder that you can read and write"
         ) from error
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Lock a folder that a command makes at once, and yield the path in it under which its files are written first.
+
+    What is under that path at the end is deleted, and so is the folder if it is empty and new.
+
+    Raises:
+        UsageError: it exists and is not empty, it cannot be written, or another process makes it.
+    """
+    taken = UsageError(f"--out {out}: exists already", remedy="name a new folder")
+    if out.exists() and not out.is_dir():
+        raise taken
+    if any(path.name != SAVING for path in content(out)):
+        raise taken
+    with lock_folder(out, remedy="wait until it ends, or name another --out"):
+        if any(path.name != SAVING for path in content(out)):  # another process has made it meanwhile
+            raise taken
+        staging = out / SAVING
+        shutil.rmtree(staging, ignore_errors=True)
+        try:
+            yield staging
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 def _own_streams() -> list[os.stat_result]:

@@ -1,12 +1,24 @@
 """A folder is claimed by one run, and other settings are refused."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
 from senna import run_folder
 from senna.errors import SennaError, UsageError
-from senna.run_folder import RUN_FILE, check_same_run, claim, content, describe, differences, fingerprint, read_settings
+from senna.run_folder import (
+    RUN_FILE,
+    check_same_run,
+    claim,
+    content,
+    describe,
+    differences,
+    fingerprint,
+    new_folder,
+    read_settings,
+)
 
 REMEDY = "choose another folder"
 
@@ -160,3 +172,47 @@ def test_shown_settings_are_named_in_a_message_but_make_no_other_run(tmp_path):
     claim(tmp_path, {"model": "/a/m", "hash": 1}, remedy=REMEDY, shown=["model"])
     with pytest.raises(UsageError, match="model was 'm' and is '/a/m'; hash was 1 and is 2"):
         claim(tmp_path, {"model": "/a/m", "hash": 2}, remedy=REMEDY, shown=["model"])
+
+
+def test_a_new_folder_holds_only_what_was_moved_into_it(tmp_path):
+    out = tmp_path / "a" / "model"
+    with new_folder(out) as staging:
+        staging.mkdir()
+        (staging / "left.txt").write_text("left")
+        (out / "config.json").write_text("{}")
+    assert [path.name for path in out.iterdir()] == ["config.json"]
+    with pytest.raises(UsageError, match="exists already"), new_folder(out):
+        pytest.fail("a folder with a model is not new")
+    assert (out / "config.json").read_text() == "{}"
+
+
+def test_a_new_folder_that_fails_is_not_left_behind(tmp_path):
+    def fail() -> None:
+        with new_folder(tmp_path / "model") as staging:
+            staging.mkdir()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_processes_do_not_make_the_same_folder(tmp_path):
+    program = (
+        "import pathlib, sys; from senna.run_folder import new_folder\n"
+        "with new_folder(pathlib.Path(sys.argv[1])) as staging:\n"
+        "    staging.mkdir(); print('made', flush=True); sys.stdin.read()"
+    )
+    words = [sys.executable, "-c", program, str(tmp_path / "model")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "made\n"
+        with (
+            pytest.raises(UsageError, match="another process is writing to it") as error,
+            new_folder(tmp_path / "model"),
+        ):
+            pytest.fail("the folder is locked")
+        assert error.value.remedy
+        assert (tmp_path / "model" / ".saving").is_dir()
+        first.communicate("")
+    assert first.returncode == 0

@@ -129,14 +129,23 @@ class ModelSource:
 
 
 def find_file(path: str, name: str) -> Path | None:
-    """Return a file of a folder or of a hub repository; None if there is none."""
+    """Return a file of a folder or of a hub repository; None if there is none.
+
+    The hub is not asked for a name that looks like a folder here (`_is_path`); a model of that name in its cache is found.
+    """
     if Path(path).exists():
         return Path(path) / name if (Path(path) / name).is_file() else None
     try:
-        found = cached_file(path, name, _raise_exceptions_for_missing_entries=False)
+        found = cached_file(path, name, local_files_only=_is_path(path), _raise_exceptions_for_missing_entries=False)
     except (OSError, ValueError):
         return None
     return None if found is None else Path(found)
+
+
+def _is_path(name: str) -> bool:
+    """Return whether a name is that of a folder, which need not exist: no hub name, or one whose owner is a folder here."""
+    path = Path(name)
+    return path.is_absolute() or name.startswith(".") or name.count("/") > 1 or ("/" in name and path.parent.is_dir())
 
 
 def training_checkpoint(folder: Path) -> Path | None:
@@ -221,10 +230,12 @@ def _config_dict(path: str, label: str) -> dict[str, Any]:
                 f"{label} {path}: {describe_checkpoint(folder, checkpoint)}", remedy=export_command(checkpoint)
             )
         raise UsageError(f"{label} {path}: no config.json there", remedy=_right_folder(folder))
-    if not folder.exists() and (folder.is_absolute() or path.count("/") > 1 or path.startswith(".")):
-        raise UsageError(f"{label} {path}: no such folder", remedy="correct the path")
+    is_path = not folder.exists() and _is_path(path)
+    if is_path and not find_file(path, "config.json"):
+        remedy = _right_folder(folder.parent) if folder.parent.is_dir() else "correct the path"
+        raise UsageError(f"{label} {path}: no such folder", remedy=remedy)
     try:
-        return PretrainedConfig.get_config_dict(path)[0]
+        return PretrainedConfig.get_config_dict(path, local_files_only=is_path)[0]
     except (OSError, ValueError) as error:
         reason = first_line(error)
         if folder.exists():

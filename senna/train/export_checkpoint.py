@@ -3,7 +3,6 @@
 import contextlib
 import importlib.util
 import io
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,12 @@ from transformers import set_seed
 
 from senna.data.serving import prepare_for_serving
 from senna.errors import SennaError, UsageError, first_line
-from senna.files import SAVING, check_free_space, publish_files, writing
+from senna.files import check_free_space, publish_files, writing
 from senna.model.loading import quiet_transformers
 from senna.model.parts import is_adapter_weight
 from senna.model.source import ModelSource, training_checkpoint
 from senna.model.tokenizer import load_tokenizer
-from senna.run_folder import RUN_FILE, content, read_settings
+from senna.run_folder import RUN_FILE, new_folder, read_settings
 from senna.train.build_model import build_model
 from senna.train.export import write_lora, write_model
 from senna.train.fields import TrainArguments
@@ -39,8 +38,18 @@ def export(checkpoint: Path, out: Path, moved: Mapping[str, str | None], serve: 
         SennaError: the folder cannot be written.
     """
     checkpoint = _find_checkpoint(checkpoint)
-    if out.exists() and (not out.is_dir() or any(path.name != SAVING for path in content(out))):
-        raise UsageError(f"--out {out}: exists already", remedy="name a new folder")
+    try:
+        with new_folder(out) as staging:
+            kind = _export(checkpoint, out, staging, moved, serve)
+    except OSError as error:
+        raise SennaError(
+            f"--out {out} cannot be made: {error.strerror or error}", remedy="choose another --out"
+        ) from error
+    return f"{kind} {out} (of {checkpoint}; senna.model.load_model opens it)"
+
+
+def _export(checkpoint: Path, out: Path, staging: Path, moved: Mapping[str, str | None], serve: bool) -> str:
+    """Write ``staging`` and move it to ``out``. Return the kind of folder, as the summary shows it."""
     if reason := damage(checkpoint):
         raise UsageError(f"--checkpoint {checkpoint}: damaged: {reason}", remedy="export another checkpoint")
     run = _run_arguments(checkpoint, moved)
@@ -61,30 +70,17 @@ def export(checkpoint: Path, out: Path, moved: Mapping[str, str | None], serve: 
         prepare_for_serving(tokenizer)
     stored = {name: p for name, p in model.named_parameters() if not run.lora_enable or name in weights}
     check_free_space(out, sum(p.numel() for p in stored.values()) * run.precision.itemsize, flag="--out")
-    staging = out / SAVING
-    shutil.rmtree(staging, ignore_errors=True)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with writing(out), quiet_transformers():
-            if run.lora_enable:
-                names = {name: p.detach() for name, p in model.named_parameters()}
-                kept = {name: p for name, p in names.items() if name in weights or is_adapter_weight(name)}
-                write_lora(model, staging, run, source, kept)
-            else:
-                write_model(model, staging, run)
-            tokenizer.save_pretrained(staging)
-            source.load_image_processor().save_pretrained(staging)
-            publish_files(staging, out)
-    except OSError as error:
-        raise SennaError(
-            f"--out {out} cannot be made: {error.strerror or error}", remedy="choose another --out"
-        ) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        if out.is_dir() and not any(out.iterdir()):
-            out.rmdir()
-    kind = "LoRA    " if run.lora_enable else "model   "
-    return f"{kind} {out} (of {checkpoint}; senna.model.load_model opens it)"
+    with writing(out), quiet_transformers():
+        if run.lora_enable:
+            names = {name: p.detach() for name, p in model.named_parameters()}
+            kept = {name: p for name, p in names.items() if name in weights or is_adapter_weight(name)}
+            write_lora(model, staging, run, source, kept)
+        else:
+            write_model(model, staging, run)
+        tokenizer.save_pretrained(staging)
+        source.load_image_processor().save_pretrained(staging)
+        publish_files(staging, out)
+    return "LoRA    " if run.lora_enable else "model   "
 
 
 def _find_checkpoint(path: Path) -> Path:

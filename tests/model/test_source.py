@@ -1,6 +1,9 @@
 """A checkpoint is resolved to its bases, configuration, vision tower, tokenizer and image processor."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from senna.model.parts import DRIVING_ADAPTER, LLM, LORA, PROJECTOR, VISION_TOWE
 from senna.model.source import ModelSource, find_tower
 from tests.helpers.checkpoints import write_checkpoint
 
+ROOT = Path(__file__).parents[2]
 DEFAULT = "openai/clip-vit-large-patch14-336"
 LLAVA_15 = {  # the keys of liuhaotian/llava-v1.5-7b that matter here
     "model_type": "llava", "architectures": ["LlavaLlamaForCausalLM"], "hidden_size": 4096, "intermediate_size": 11008,
@@ -129,6 +133,43 @@ def test_a_checkpoint_of_another_form_names_the_form_that_is_wanted(tmp_path, mo
     with pytest.raises(UsageError) as error:
         _ = ModelSource.resolve(folder).kind
     assert wanted in (error.value.remedy or "")
+
+
+def test_a_missing_folder_in_a_folder_that_is_here_is_not_asked_of_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs").mkdir()
+    write_json(tmp_path / "outputs" / "stage2" / "config.json", {"model_type": "llama"})
+    asked = []
+
+    def cached_file(name: str, file: str, *, local_files_only: bool = False, **_: object) -> None:
+        asked.append((name, local_files_only))
+
+    monkeypatch.setattr("senna.model.source.cached_file", cached_file)
+    with pytest.raises(UsageError, match="model outputs/stage3: no such folder") as error:
+        _ = ModelSource.resolve("outputs/stage3").kind
+    assert "outputs/stage2" in (error.value.remedy or "")
+    assert asked
+    assert all(local for _, local in asked)
+    asked.clear()
+    ModelSource.resolve("owner/name")
+    assert asked == [("owner/name", False)]
+
+
+def test_a_hub_model_in_the_cache_is_found_although_its_owner_is_also_a_folder_here(tmp_path):
+    cached = tmp_path / "home" / "hub" / "models--owner--name"
+    config = cached / "snapshots" / ("0" * 40) / "config.json"
+    config.parent.mkdir(parents=True)
+    config.write_text(json.dumps({"model_type": "llama"}))
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("0" * 40)
+    (tmp_path / "owner").mkdir()
+    program = "from senna.model.source import ModelSource; print(ModelSource.resolve('owner/name').kind)"
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
+    environment.pop("HF_HUB_CACHE", None)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "llama", done.stderr
 
 
 @pytest.mark.parametrize("given", [".", "model/config.json", "model/tokenizer"])
