@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -283,16 +284,27 @@ def test_second_process_on_the_same_folder_is_refused(convert, tmp_path, capsys)
     assert main([*convert, "--out", str(tmp_path)]) == 0
 
 
+def count_lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.is_file() else 0
+
+
 def kill_repeatedly(flags, seed, times=5):
-    """Kill a run at random moments, then let it finish. Returns the number of finished frames at each start, and stdout."""
+    """Kill a run at random moments, then let it finish. Returns the number of finished frames at each start, and stdout.
+
+    All but the first kill wait for another finished frame, however slow the machine is.
+    """
     chance, frames = random.Random(seed), []
-    for _ in range(times):
+    finished = Path(flags[flags.index("--out") + 1]) / ".convert" / "frames" / journal.JOURNAL
+    for number in range(times):
         process = Run(slowly.run, flags, REPOSITORY)
         for line in process.stdout:
             if line.startswith("resuming: "):
                 frames.append(int(line.split()[1]))
             if "->" in line:
                 break
+        lines = count_lines(finished)
+        while number and count_lines(finished) <= lines and process.returncode is None:
+            time.sleep(0.002)
         time.sleep(chance.uniform(0.02, 0.1))
         process.kill()
         assert process.returncode == -signal.SIGKILL, (
