@@ -198,11 +198,11 @@ def test_a_cluster_without_gpus_ends_the_run_after_the_wait(convert, cluster, tm
         cluster.address,
     ]
     start = time.monotonic()
-    result = Run(main, [*flags, "--ray-wait", "3", "--out", str(tmp_path)], REPOSITORY).result()
+    result = Run(main, [*flags, "--ray-wait", "10", "--out", str(tmp_path)], REPOSITORY).result()
     assert result.returncode == 1
-    assert "no captioner could be started in 3 s: each needs 1 GPU, and the cluster has" in result.stderr
+    assert "no captioner could be started in 10 s: each needs 1 GPU, and the cluster has" in result.stderr
     assert_quiet(result.stdout, result.stderr)
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < 120
 
 
 def test_ctrl_c_ends_a_run_on_this_machine_and_the_next_one_resumes(convert, tmp_path):
