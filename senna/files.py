@@ -138,6 +138,15 @@ def check_free_space(folder: Path, needed: int, flag: str = "--output_dir") -> N
         )
 
 
+def is_folder_name(name: str) -> bool:
+    """Return whether a model's name is that of a folder, which need not exist, so that the hub need not be asked.
+
+    It is one if it has no form of a hub name (``owner/name`` or ``name``), or if its owner is a folder here.
+    """
+    path = Path(name)
+    return path.is_absolute() or name.startswith(".") or name.count("/") > 1 or ("/" in name and path.parent.is_dir())
+
+
 @contextmanager
 def writing(folder: Path, kept: Callable[[], str] = str) -> Iterator[None]:
     """Turn a failure to write into one SennaError, and delete the half-written ``SAVING`` subfolder.

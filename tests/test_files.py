@@ -8,7 +8,17 @@ import pytest
 
 import senna.files
 from senna.errors import SennaError, UsageError
-from senna.files import SAVING, atomic_write, check_free_space, publish, publish_files, stamp, write_json, writing
+from senna.files import (
+    SAVING,
+    atomic_write,
+    check_free_space,
+    is_folder_name,
+    publish,
+    publish_files,
+    stamp,
+    write_json,
+    writing,
+)
 
 
 def make(folder, *names):
@@ -90,3 +100,21 @@ def test_too_little_space_raises_an_error_before_work_begins(tmp_path):
     check_free_space(tmp_path / "not" / "there", 1000)
     with pytest.raises(UsageError, match=r"GB free, 1000000000\.0 GB needed"):
         check_free_space(tmp_path / "not" / "there", 10**18)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_folder"),
+    [
+        ("owner/name", False),
+        ("gpt2", False),
+        ("outputs/stage3", True),
+        ("outputs/a/b", True),
+        ("./name", True),
+        ("/data/model", True),
+        ("owner/name/", True),
+    ],
+)
+def test_a_name_is_that_of_a_folder_where_its_owner_is_one_or_it_is_no_hub_name(tmp_path, monkeypatch, name, is_folder):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs").mkdir()
+    assert is_folder_name(name) == is_folder

@@ -15,6 +15,7 @@ from transformers.models.clip import CLIPImageProcessorPil
 from transformers.utils.hub import cached_file
 
 from senna.errors import UsageError, first_line
+from senna.files import is_folder_name
 from senna.model.config import CLIP_VIT_L_14_336, SennaConfig
 
 DEFAULT_TOWER = "openai/clip-vit-large-patch14-336"
@@ -131,21 +132,17 @@ class ModelSource:
 def find_file(path: str, name: str) -> Path | None:
     """Return a file of a folder or of a hub repository; None if there is none.
 
-    The hub is not asked for a name that looks like a folder here (`_is_path`); a model of that name in its cache is found.
+    The hub is not asked for a name that is that of a folder (`is_folder_name`); a model of that name in its cache is found.
     """
     if Path(path).exists():
         return Path(path) / name if (Path(path) / name).is_file() else None
     try:
-        found = cached_file(path, name, local_files_only=_is_path(path), _raise_exceptions_for_missing_entries=False)
+        found = cached_file(
+            path, name, local_files_only=is_folder_name(path), _raise_exceptions_for_missing_entries=False
+        )
     except (OSError, ValueError):
         return None
     return None if found is None else Path(found)
-
-
-def _is_path(name: str) -> bool:
-    """Return whether a name is that of a folder, which need not exist: no hub name, or one whose owner is a folder here."""
-    path = Path(name)
-    return path.is_absolute() or name.startswith(".") or name.count("/") > 1 or ("/" in name and path.parent.is_dir())
 
 
 def training_checkpoint(folder: Path) -> Path | None:
@@ -230,10 +227,9 @@ def _config_dict(path: str, label: str) -> dict[str, Any]:
                 f"{label} {path}: {describe_checkpoint(folder, checkpoint)}", remedy=export_command(checkpoint)
             )
         raise UsageError(f"{label} {path}: no config.json there", remedy=_right_folder(folder))
-    is_path = not folder.exists() and _is_path(path)
+    is_path = not folder.exists() and is_folder_name(path)
     if is_path and not find_file(path, "config.json"):
-        remedy = _right_folder(folder.parent) if folder.parent.is_dir() else "correct the path"
-        raise UsageError(f"{label} {path}: no such folder", remedy=remedy)
+        raise UsageError(f"{label} {path}: no such folder", remedy=_right_folder(folder))
     try:
         return PretrainedConfig.get_config_dict(path, local_files_only=is_path)[0]
     except (OSError, ValueError) as error:
@@ -264,6 +260,8 @@ def _right_folder(given: Path) -> str:
     """Return a remedy that names the folders of models at or near a path that is none."""
     if given.is_file():
         near = [given.parent]
+    elif not given.exists():
+        near = sorted(given.parent.glob("*/"))[:_MOST_FOLDERS]
     else:
         near = sorted(folder for pattern in ("*/", "*/*/") for folder in given.glob(pattern))[:_MOST_FOLDERS]
         near.append(given.resolve().parent)

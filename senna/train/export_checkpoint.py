@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import set_seed
 
 from senna.data.serving import prepare_for_serving
-from senna.errors import SennaError, UsageError, first_line
+from senna.errors import UsageError, first_line
 from senna.files import check_free_space, publish_files, writing
 from senna.model.loading import quiet_transformers
 from senna.model.parts import is_adapter_weight
@@ -38,13 +38,8 @@ def export(checkpoint: Path, out: Path, moved: Mapping[str, str | None], serve: 
         SennaError: the folder cannot be written.
     """
     checkpoint = _find_checkpoint(checkpoint)
-    try:
-        with new_folder(out) as staging:
-            kind = _export(checkpoint, out, staging, moved, serve)
-    except OSError as error:
-        raise SennaError(
-            f"--out {out} cannot be made: {error.strerror or error}", remedy="choose another --out"
-        ) from error
+    with new_folder(out) as staging:
+        kind = _export(checkpoint, out, staging, moved, serve)
     return f"{kind} {out} (of {checkpoint}; senna.model.load_model opens it)"
 
 

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import CLIPVisionConfig, CLIPVisionModel, LlavaNextForConditionalGeneration, LlavaNextProcessor
+from transformers import (
+    AutoConfig,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlavaNextForConditionalGeneration,
+    LlavaNextProcessor,
+)
 
 from senna.convert.captioners import Request, make_captioner
 from senna.convert.captioners.llava import SHORT_ANSWER, LlavaCaptioner
@@ -174,6 +180,21 @@ def test_broken_image_is_named(model, tmp_path, requests):
     path.write_bytes(b"\xff\xd8\xff not an image")
     with pytest.raises(DataError, match=r"broken\.jpg"):
         LlavaCaptioner(model, "fp32").answer([*requests, Request(None, "front", path, "description", "what?")])
+
+
+def test_a_missing_folder_in_a_folder_that_is_here_is_not_asked_of_the_hub(tmp_path, monkeypatch, requests):
+    asked, open_config = [], AutoConfig.from_pretrained
+
+    def from_pretrained(*words, local_files_only=False, **options):
+        asked.append(local_files_only)
+        return open_config(*words, local_files_only=True, **options)
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", from_pretrained)
+    (tmp_path / "outputs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="--captioner-model outputs/llava cannot be opened: no such folder"):
+        make_captioner("llava", model="outputs/llava").answer(requests)
+    assert asked == [True]
 
 
 def test_models_that_cannot_be_opened_are_reported_with_the_reason(tmp_path, requests):

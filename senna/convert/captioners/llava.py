@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from senna.convert.captioners import PRECISIONS, Request, in_order
 from senna.errors import DataError, SennaError, UsageError
+from senna.files import is_folder_name
 from senna.image_file import check_image_file
 from senna.kinds import kind_named
 
@@ -225,10 +226,11 @@ class LlavaCaptioner:
     def _config(self):
         from transformers import AutoConfig
 
-        try:
-            config = AutoConfig.from_pretrained(self._path, trust_remote_code=False)
+        is_missing = not Path(self._path).exists() and is_folder_name(self._path)
+        try:  # a missing folder is not asked of the hub; its cache may hold a model of that name
+            config = AutoConfig.from_pretrained(self._path, trust_remote_code=False, local_files_only=is_missing)
         except (OSError, ValueError) as error:
-            raise self._cannot_open(error) from error
+            raise self._cannot_open(FileNotFoundError("no such folder") if is_missing else error) from error
         if config.model_type != "llava_next":
             raise UsageError(
                 f"--captioner-model {self._path} is a {config.model_type}, but this captioner runs a llava_next (LLaVA-1.6)",
