@@ -183,10 +183,12 @@ def test_a_short_soak_runs_every_job_and_ctrl_c_ends_it_with_a_report(tmp_path):
     assert soak.returncode == 130, output + errors
     assert children
     assert not [child for child in children if child.is_running()]
-    assert "train frames: " in output
+    for job in ("train frames", "convert, annotations", "train captions", "convert, server"):
+        assert f"{job}: " in output
     figures = json.loads((tmp_path / "soak.json").read_text())
     assert figures["interrupted"]
-    assert figures["not_judged"] + len(figures["processes"]) >= 3, output
+    # round 1's two jobs were sampled for 15 seconds; those of round 2 perhaps not, since they were stopped at once
+    assert figures["not_judged"] + len(figures["processes"]) >= 2, output
     assert (tmp_path / "soak.png").stat().st_size > 10_000
 
 
