@@ -8,6 +8,7 @@ from functools import cache
 import numpy as np
 
 from senna.synthetic.render.scene import BODY_COLOURS, LIGHT_STATES, SKIES, VEHICLE_KINDS, Scene
+from senna.synthetic.tiny import layout
 from senna.synthetic.tiny.road_scenes import distance_word, lane_word
 from senna.templates import load_templates
 from senna.views import image_block
@@ -62,11 +63,19 @@ class SeenVehicle:
 
 @dataclass(frozen=True)
 class Facts:
-    """The facts of a caption: the sky, the traffic light ("none" without one) and the vehicles from left to right."""
+    """The facts of an image.
+
+    Attributes:
+        sky: one of SKIES.
+        light: the traffic light, "none" without one; None if it is too far away to tell.
+        vehicles: from left to right; without any there is no caption.
+        layout: of a front view of the driving world.
+    """
 
     sky: str
-    light: str
+    light: str | None
     vehicles: tuple[SeenVehicle, ...]
+    layout: layout.Layout | None = None
 
 
 def facts_of(scene: Scene) -> Facts:
@@ -96,7 +105,7 @@ def caption(facts: Facts, rng: np.random.Generator) -> str:
     """Return a sentence that states all the facts, in a form that `rng` picks."""
     vehicles = " and ".join(_clause(vehicle) for vehicle in facts.vehicles)
     form = FORMS[rng.integers(len(FORMS))]
-    text = form.format(vehicles=vehicles, light=LIGHT_PHRASES[facts.light], sky=SKY_PHRASES[facts.sky])
+    text = form.format(vehicles=vehicles, light=LIGHT_PHRASES[str(facts.light)], sky=SKY_PHRASES[facts.sky])
     return text[0].upper() + text[1:]
 
 
@@ -105,13 +114,22 @@ def instruction(rng: np.random.Generator) -> str:
     return INSTRUCTIONS[rng.integers(len(INSTRUCTIONS))]
 
 
-def conversations(facts: Facts, rng: np.random.Generator) -> list[list[dict[str, str]]]:
-    """Return two conversations about an image: one asks for the caption, one for the traffic light, as the converter does."""
-    pairs = [(instruction(rng), caption(facts, rng)), (_light_question(), facts.light.capitalize())]
-    return [
-        [{"from": "human", "value": image_block(("front",)) + question}, {"from": "gpt", "value": answer}]
-        for question, answer in pairs
-    ]
+def conversations(facts: Facts, rng: np.random.Generator) -> dict[str, list[dict[str, str]]]:
+    """Return the conversations about an image: "caption", "light" as the converter asks for it, and "layout".
+
+    Those that the facts do not answer are left out.
+    """
+    pairs = {}
+    if facts.light is not None:
+        if facts.vehicles:
+            pairs["caption"] = instruction(rng), caption(facts, rng)
+        pairs["light"] = _light_question(), facts.light.capitalize()
+    if facts.layout is not None:
+        pairs["layout"] = layout.QUESTION, str(facts.layout)
+    return {
+        kind: [{"from": "human", "value": image_block(("front",)) + question}, {"from": "gpt", "value": answer}]
+        for kind, (question, answer) in pairs.items()
+    }
 
 
 @cache

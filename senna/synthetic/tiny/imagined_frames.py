@@ -1,7 +1,8 @@
 """Key frames that exist as text alone: facts of each view, and the questions and answers of the converter about them.
 
 A pretrained language model knows how people speak about traffic, and that one stops at a red light. The tiny Llama learns
-both from these frames. They are random: no position, light or plan comes from the driving world.
+both from these frames, and how a car moves (`imagined_motion`). They are random: no position, light or plan comes from the
+driving world.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from senna.convert.captioners.annotations import describe, explain_plan
 from senna.convert.facts import Agent, Frame
 from senna.kinds import all_kinds, is_on_request, resolve
 from senna.meta_actions import MetaAction
-from senna.navigation import COMMANDS
+from senna.synthetic.render.scene import BODY_COLOURS, SKIES, VEHICLE_KINDS
 from senna.synthetic.tiny.captions import Facts, SeenVehicle, sample_facts
+from senna.synthetic.tiny.imagined_motion import Situation, imagine_situation
+from senna.synthetic.tiny.road_scenes import MAX_NEAR_GAP
 from senna.synthetic.world.scenarios import SKY_WORDS
 from senna.templates import Templates
 from senna.views import VIEWS
@@ -26,33 +29,64 @@ SIDES = {"left": 4.5, "middle": 0.0, "right": -4.5}  # metres to the left
 DISTANCES = {"near": (7.0, 14.0), "far": (14.0, 30.0)}  # metres
 EMPTY_SHARE = 0.4  # of the views
 PEDESTRIANS = 0.5  # mean number in a frame
+NEAREST_BESIDE, FARTHEST = 7.0, 35.0  # metres: vehicles of the front view that captions name, as in the driving world
 
 
 def imagine(rng: np.random.Generator) -> tuple[list[Facts], Frame]:
     """Return the facts that each view shows, in the order of VIEWS, and the frame."""
-    front = sample_facts(rng)
-    views = [front, *(replace(sample_facts(rng), sky=front.sky) for _ in VIEWS[1:])]  # other lights are for others
-    views = [replace(facts, vehicles=()) if rng.random() < EMPTY_SHARE else facts for facts in views]
-    agents = [
-        _agent(rng, view, vehicle) for view, facts in zip(VIEWS, views, strict=True) for vehicle in facts.vehicles
-    ]
+    situation = imagine_situation(rng)
+    front, agents = _front(rng, situation)
+    views = [front]
+    for view in VIEWS[1:]:
+        facts = replace(sample_facts(rng), sky=front.sky)  # lights in other views are for others
+        if view == situation.passed:
+            facts = replace(facts, vehicles=(replace(facts.vehicles[0], distance="near"),))
+        elif rng.random() < EMPTY_SHARE:
+            facts = replace(facts, vehicles=())
+        views.append(facts)
+        agents += [_agent(rng, view, vehicle) for vehicle in facts.vehicles]
     agents += [_pedestrian(rng) for _ in range(rng.poisson(PEDESTRIANS))]
-    speed = float((rng.random() > 0.2) * rng.uniform(0, 18))
-    command = COMMANDS[rng.integers(len(COMMANDS))]
-    plan = _plan(rng, views[0], speed, command)
-    token = str(rng.integers(2**31))
-    future = np.stack([np.zeros(6), speed * 0.5 * np.arange(1, 7)], axis=1)
-    frame = Frame(
-        token, "", "", "scene", "scene", 0, tuple(VIEWS), SKY_WORDS[front.sky], speed, command, future, plan,
-        tuple(agents), light=front.light,
+    return views, _frame(rng, situation, SKY_WORDS[front.sky], tuple(agents))
+
+
+def imagine_motion(rng: np.random.Generator) -> Frame:
+    """Return a frame that is known by its speed, command, plan and future alone."""
+    return _frame(rng, imagine_situation(rng), "", ())
+
+
+def _frame(rng: np.random.Generator, situation: Situation, description: str, agents: tuple[Agent, ...]) -> Frame:
+    return Frame(
+        str(rng.integers(2**31)), "", "", "scene", "scene", 0, tuple(VIEWS), description, situation.speed,
+        situation.command, situation.future, situation.plan, agents, light=situation.light,
     )  # fmt: skip
-    return views, frame
+
+
+def imagine_front(rng: np.random.Generator) -> tuple[Facts, Frame]:
+    """Return the facts of a front view with its layout, and a frame that is known by speed, command, plan and future alone."""
+    situation = imagine_situation(rng)
+    return _front(rng, situation)[0], _frame(rng, situation, "", ())
+
+
+def _front(rng: np.random.Generator, situation: Situation) -> tuple[Facts, list[Agent]]:
+    vehicles, agents = [], []
+    for lane, gap in (("left", situation.left), ("middle", situation.ahead), ("right", situation.right)):
+        if not (0 if lane == "middle" else NEAREST_BESIDE) < gap < FARTHEST:
+            continue
+        colour, kind = str(rng.choice(list(BODY_COLOURS))), VEHICLE_KINDS[rng.integers(len(VEHICLE_KINDS))]
+        vehicles.append(SeenVehicle(lane, "near" if gap < MAX_NEAR_GAP else "far", colour, kind))
+        speed = situation.leader_speed if lane == "middle" else float(rng.uniform(0, 15))
+        agents.append(_agent_at(rng, vehicles[-1], SIDES[lane], gap + 6.0, speed, "front"))
+    sky = SKIES[rng.integers(len(SKIES))]
+    return Facts(sky, situation.light, tuple(vehicles), situation.layout), agents
 
 
 def ask(rng: np.random.Generator, frame: Frame, templates: Templates, only: str | None = None) -> tuple[str, str]:
-    """Return a question of a random kind, or of the given one, without the image block, and its answer."""
-    kinds = [kind for kind in all_kinds() if kind.ask is not None and not is_on_request(kind.name)]
-    kinds = [kind for kind in kinds if only in (None, kind.name)]
+    """Return a question of the given kind, without the image block, and its answer; by default of any kind but a trajectory."""
+    kinds = [
+        kind
+        for kind in all_kinds()
+        if kind.ask is not None and (not is_on_request(kind.name) if only is None else kind.name == only)
+    ]
     while True:
         questions = list(resolve(kinds[rng.integers(len(kinds))].ask)(frame, templates))
         if not questions:
@@ -65,13 +99,18 @@ def ask(rng: np.random.Generator, frame: Frame, templates: Templates, only: str 
 
 
 def _agent(rng: np.random.Generator, view: str, vehicle: SeenVehicle) -> Agent:
+    """Return the vehicle at a random place in a view."""
     bearing, distance = math.radians(BEARINGS[view]), rng.uniform(*DISTANCES[vehicle.distance])
     left = distance * math.sin(bearing) + (SIDES[vehicle.lane] if view in ("front", "back") else 0.0)
     speed = float((rng.random() > 0.4) * rng.uniform(0.5, 12))
+    return _agent_at(rng, vehicle, left, distance * math.cos(bearing), speed, view)
+
+
+def _agent_at(
+    rng: np.random.Generator, vehicle: SeenVehicle, left: float, ahead: float, speed: float, view: str
+) -> Agent:
     group = "cyclist" if vehicle.kind == "motorcycle" else "vehicle"
-    plan = _plan_of_other(rng, speed)
-    future = np.full((6, 2), np.nan)
-    ahead = distance * math.cos(bearing)
+    plan, future = _plan_of_other(rng, speed), np.full((6, 2), np.nan)
     return Agent("", f"vehicle.{vehicle.kind}", vehicle.kind, group, -left, ahead, speed, view, future, plan)
 
 
@@ -86,16 +125,3 @@ def _pedestrian(rng: np.random.Generator) -> Agent:
 def _plan_of_other(rng: np.random.Generator, speed: float) -> MetaAction:
     words = ("STOP", "ACCELERATE") if speed < 0.5 else ("KEEP", "KEEP", "KEEP", "ACCELERATE", "DECELERATE", "STOP")
     return MetaAction(words[rng.integers(len(words))], "STRAIGHT")
-
-
-def _plan(rng: np.random.Generator, front: Facts, speed: float, command: str) -> MetaAction:
-    """Return what a driver would probably do, from the facts of the front view alone."""
-    ahead = next((vehicle.distance for vehicle in front.vehicles if vehicle.lane == "middle"), None)
-    if front.light in ("red", "yellow") or (ahead == "near" and speed > 2):
-        word = "STOP" if speed < 0.5 or rng.random() < 0.5 else "DECELERATE"
-    elif speed < 8:
-        word = "ACCELERATE"
-    else:
-        word = "KEEP" if ahead is None or rng.random() < 0.5 else "DECELERATE"
-    side = next((side for side in ("LEFT", "RIGHT") if f"turn {side.lower()}" in command), None)
-    return MetaAction(word, f"{side}_TURN" if side is not None and word != "STOP" else "STRAIGHT")

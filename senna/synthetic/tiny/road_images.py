@@ -23,7 +23,7 @@ from senna.synthetic.world.scenarios import Scenario, simulate_scenario
 from senna.synthetic.world.sensors import CAMERAS, camera_at
 from senna.synthetic.world.snapshot import ego_pose, scene_at
 
-VERSION = 4  # increase it when a change gives other images or captions for the same seed
+VERSION = 5  # increase it when a change gives other images or captions for the same seed
 ROAD_IMAGE_SIZE = 224
 TOWN_WIDTH = 400  # pixels of a front view of the driving world, which is 16 : 9
 TOWN_SEED_OFFSET = 3_000_017  # keeps its scenarios apart from those of a data set and of the tower
@@ -67,12 +67,10 @@ def sample_town(seed: int, index: int) -> tuple[Scene, Camera, Facts, np.random.
     block = number // 2 // TOWN_IMAGES_PER_SCENARIO
     scenario = _town_scenario(seed + TOWN_SEED_OFFSET, 2 * block + number % 2)  # each of two workers simulates its own
     rng = np.random.default_rng((seed, index))
-    while True:
-        tick = choose_tick(rng, scenario)
-        varied = vary(rng, scenario, tick)
-        if (facts := town_facts(varied, tick)) is not None:
-            camera = camera_at(CAMERAS[0], *ego_pose(varied, tick), TOWN_WIDTH)
-            return scene_at(varied, tick), camera, facts, rng
+    tick = choose_tick(rng, scenario)
+    varied = vary(rng, scenario, tick)
+    camera = camera_at(CAMERAS[0], *ego_pose(varied, tick), TOWN_WIDTH)
+    return scene_at(varied, tick), camera, town_facts(varied, tick), rng
 
 
 @lru_cache(maxsize=2)
@@ -81,7 +79,7 @@ def _town_scenario(seed: int, index: int) -> Scenario:
 
 
 def draw_records(images: Path, seed: int, index: int) -> list[dict[str, object]]:
-    """Draw image `index` into the folder `images` and return its records: a caption, and the question about the light."""
+    """Draw image `index` into the folder `images` and return its records: those of `conversations`."""
     if is_town(index):
         scene, camera, facts, rng = sample_town(seed, index)
     else:
@@ -91,7 +89,7 @@ def draw_records(images: Path, seed: int, index: int) -> list[dict[str, object]]
     paint(scene, camera).save(images / name, quality=90)
     return [
         {"id": f"road-{seed}-{index:06d}-{kind}", "image": name, "conversations": turns}
-        for kind, turns in zip(("caption", "light"), conversations(facts, rng), strict=True)
+        for kind, turns in conversations(facts, rng).items()
     ]
 
 

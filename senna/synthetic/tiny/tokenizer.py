@@ -15,8 +15,8 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
-from senna.kinds import is_on_request
 from senna.synthetic.tiny.captions import INSTRUCTIONS, caption, sample_facts
+from senna.synthetic.tiny.layout import QUESTION, WORDS
 from senna.templates import load_templates
 
 UNK, BOS, EOS = "<unk>", "<s>", "</s>"
@@ -45,14 +45,16 @@ def training_text(seed: int, captions: int = 3000) -> list[str]:
     """Return the lines that the tokenizer is trained on: captions, instructions, and driving questions and answers."""
     rng = np.random.default_rng((seed, 1))
     lines = [caption(sample_facts(rng), rng) for _ in range(captions)]
-    sections = (texts for name, texts in load_templates().items() if not is_on_request(name))
-    texts = (text for section in sections for text in section.values())
+    texts = (text for section in load_templates().values() for text in section.values())
     templates = [re.sub(r"{\w+}|\n", " ", text) for text in texts]
-    lines += itertools.chain.from_iterable([text] * 20 for text in (*INSTRUCTIONS, *DRIVING_WORDS, *templates, SYSTEM))
+    lines += itertools.chain.from_iterable(
+        [text] * 20 for text in (*INSTRUCTIONS, *DRIVING_WORDS, QUESTION, *templates, SYSTEM)
+    )
+    lines += [" ".join(name + word for word in words) for name, words in WORDS.items()] * 200
     return lines
 
 
-def make_tokenizer(folder: str | os.PathLike[str], seed: int = 0, vocab_size: int = 1024) -> PreTrainedTokenizerFast:
+def make_tokenizer(folder: str | os.PathLike[str], seed: int = 0, vocab_size: int = 1152) -> PreTrainedTokenizerFast:
     """Train the tokenizer and write it to `folder`, in a form that `AutoTokenizer.from_pretrained(folder)` loads.
 
     Args:

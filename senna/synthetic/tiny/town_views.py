@@ -9,8 +9,9 @@ import numpy as np
 
 from senna.synthetic.render.scene import SKIES, VEHICLE_KINDS
 from senna.synthetic.tiny.captions import Facts, SeenVehicle
+from senna.synthetic.tiny.layout import layout_of
 from senna.synthetic.tiny.road_scenes import MAX_NEAR_GAP
-from senna.synthetic.tiny.scene_labels import distance_to_stop_line, next_vehicle
+from senna.synthetic.tiny.scene_labels import distance_to_stop_line, next_vehicle, scene_labels
 from senna.synthetic.world.scenarios import Scenario
 from senna.synthetic.world.snapshot import ego_pose, light_ahead
 from senna.synthetic.world.town import GREEN, LANE_WIDTH, NODES, PERIOD, YELLOW, Signals
@@ -56,19 +57,19 @@ def vary(rng: np.random.Generator, scenario: Scenario, tick: int) -> Scenario:
     )
 
 
-def town_facts(scenario: Scenario, tick: int) -> Facts | None:
-    """Return the facts of the front view, or None if a caption cannot state them: without vehicles, or with a distant light."""
+def town_facts(scenario: Scenario, tick: int) -> Facts:
+    """Return the facts of the front view. It has no caption with a bicycle or a pedestrian among the next road users."""
     vehicles = []
     for lane, left in LANES.items():
         gap, _, index = next_vehicle(scenario, tick, left)
         if gap < FARTHEST and (lane == "middle" or gap > NEAREST_BESIDE):
             mover = scenario.tracks.movers[index]
-            if mover.kind not in VEHICLE_KINDS:
-                return None
             word = "near" if gap < MAX_NEAR_GAP else "far"
             vehicles.append((gap, SeenVehicle(lane, word, mover.colour, mover.kind)))
     light, distance = light_ahead(scenario, tick), distance_to_stop_line(*ego_pose(scenario, tick))
-    if not vehicles or (distance < NO_LIGHT if light == "none" else distance > FARTHEST_LIGHT):
-        return None
-    farthest = sorted(gap for gap, _ in vehicles)[:MOST_VEHICLES][-1]
-    return Facts(scenario.sky, light, tuple(vehicle for gap, vehicle in vehicles if gap <= farthest))
+    is_distant = distance < NO_LIGHT if light == "none" else distance > FARTHEST_LIGHT
+    farthest = max(sorted(gap for gap, _ in vehicles)[:MOST_VEHICLES], default=0.0)
+    seen = tuple(vehicle for gap, vehicle in vehicles if gap <= farthest)
+    if any(vehicle.kind not in VEHICLE_KINDS for _, vehicle in vehicles):
+        seen = ()
+    return Facts(scenario.sky, None if is_distant else light, seen, layout_of(scene_labels(scenario, tick)))

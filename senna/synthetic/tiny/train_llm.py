@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from typing import cast
 
 import numpy as np
 import torch
@@ -21,13 +22,14 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from senna.data.tokenize import encode_conversation
-from senna.kinds import PLAN
+from senna.kinds import PLAN, TRAJECTORY
 from senna.model.config import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from senna.synthetic.tiny.captions import Facts, conversations, sample_facts
-from senna.synthetic.tiny.imagined_frames import ask, imagine
+from senna.synthetic.tiny.imagined_frames import ask, imagine, imagine_front, imagine_motion
 from senna.synthetic.tiny.tokenizer import make_tokenizer
 from senna.synthetic.workers import report_step
 from senna.templates import load_templates
+from senna.trajectory import format_trajectory
 from senna.views import image_block
 
 # B samples, K prefix positions, T tokens, D hidden size
@@ -42,10 +44,14 @@ class LlmRecipe:
     Attributes:
         prefix_positions: positions in front of a caption, equal to the number of adapter tokens of an image.
         batch_size: questions about a front view in a batch, as in stage 1.
-        light_share: share of these that ask for the traffic light; the others ask for a caption.
+        layout_share: share of the front views that have a layout.
+        light_share: share of the questions about a front view that ask for the traffic light; of those about a view with a
+            layout, half of the others ask for it, and the rest for a caption.
         driving_batch_size: driving questions in a batch.
-        text_steps: first steps, on questions for a plan without views.
-        text_batch_size: questions in a batch of these steps.
+        plan_share, trajectory_share: shares of these that ask for a plan and for a trajectory; the rest are of the other kinds.
+        short_steps: first steps, without images: on plans and motions in short, and on questions without views.
+        short_batch_size, motion_batch_size: plans and motions in short in a batch.
+        question_batch_size: questions without views in a batch; a third is for a trajectory, the rest for a plan.
         word_share: share of the front views whose facts stand one word a position.
         mixed_share: share of the other texts whose positions are mixtures of facts; else each holds all the words of one.
         noise: upper end of the noise on the prefix, in standard deviations of the token embeddings.
@@ -56,17 +62,22 @@ class LlmRecipe:
     layers: int = 4
     heads: int = 4
     max_positions: int = 2048
-    vocab_size: int = 1024
+    vocab_size: int = 1152
     prefix_positions: int = 16
-    text_steps: int = 200
-    text_batch_size: int = 16
-    steps: int = 1800
+    short_steps: int = 800
+    steps: int = 1600
     batch_size: int = 12
     learning_rate: float = 3e-3
+    layout_share: float = 0.5
     light_share: float = 0.25
     word_share: float = 0.3
     mixed_share: float = 0.6
-    driving_batch_size: int = 8
+    driving_batch_size: int = 6
+    plan_share: float = 0.5
+    trajectory_share: float = 0.15
+    short_batch_size: int = 48
+    motion_batch_size: int = 16
+    question_batch_size: int = 6
     noise: float = 0.6
     fact_weight: float = 5.0
 
@@ -99,22 +110,27 @@ def _config(recipe: LlmRecipe, tokenizer: PreTrainedTokenizerFast) -> LlamaConfi
 
 
 def _train(llm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, recipe: LlmRecipe) -> None:
-    """Train on questions without views, then on questions with the facts of views.
+    """Train on short texts, then on these and on questions with the facts of views.
 
     In long prompts alone, the model would not find the command to turn left or right: not in 450 steps, in short ones in 60.
+    All stay in each step to the end: trained one after the other, the last make it forget the first.
     """
     rng = np.random.default_rng((seed, 2))
 
-    def text_loss() -> torch.Tensor:
-        return _loss(llm, [_text_sample(tokenizer, rng) for _ in range(recipe.text_batch_size)], recipe)
+    def short_loss() -> torch.Tensor:
+        plans = [_plan_sample(tokenizer, rng, recipe) for _ in range(recipe.short_batch_size)]
+        motions = [_motion_sample(tokenizer, rng) for _ in range(recipe.motion_batch_size)]
+        kinds = [PLAN if number % 3 else TRAJECTORY for number in range(recipe.question_batch_size)]
+        questions = [_text_sample(tokenizer, rng, kind) for kind in kinds]
+        return torch.stack([_loss(llm, part, recipe) for part in (plans, motions, questions)]).sum()
 
-    def loss_with_views() -> torch.Tensor:
+    def whole_loss() -> torch.Tensor:
         front = [_front_sample(tokenizer, rng, recipe) for _ in range(recipe.batch_size)]
         driving = [_driving_sample(tokenizer, rng, recipe) for _ in range(recipe.driving_batch_size)]
-        return _loss(llm, front, recipe) + _loss(llm, driving, recipe)
+        return short_loss() + _loss(llm, front, recipe) + _loss(llm, driving, recipe)
 
-    _optimize(llm, text_loss, recipe.text_steps, recipe.learning_rate)
-    _optimize(llm, loss_with_views, recipe.steps, recipe.learning_rate)
+    _optimize(llm, short_loss, recipe.short_steps, recipe.learning_rate)
+    _optimize(llm, whole_loss, recipe.steps, recipe.learning_rate)
 
 
 def _optimize(llm: LlamaForCausalLM, loss_of: Callable[[], torch.Tensor], steps: int, learning_rate: float) -> None:
@@ -162,23 +178,62 @@ class _Sample:
 
 def _front_sample(tokenizer: PreTrainedTokenizerFast, rng: np.random.Generator, recipe: LlmRecipe) -> _Sample:
     """Return one of the questions of stage 1, about a front view with facts, and its answer."""
-    facts = sample_facts(rng)
-    positions = _single_words if rng.random() < recipe.word_share else _view_positions
-    turns = conversations(facts, rng)[int(rng.random() < recipe.light_share)]
+    has_layout = rng.random() < recipe.layout_share
+    facts = imagine_front(rng)[0] if has_layout else sample_facts(rng)
+    positions = _single_words if not has_layout and rng.random() < recipe.word_share else _view_positions
+    questions = conversations(facts, rng)
+    kind = "light" if rng.random() < recipe.light_share else "layout" if rng.random() < 0.5 else "caption"
+    turns = questions.get(kind) or questions.get("caption") or questions["layout"]
     return _sample(turns, [positions(_groups(facts, tokenizer), rng, recipe)], tokenizer, recipe.fact_weight)
 
 
-def _text_sample(tokenizer: PreTrainedTokenizerFast, rng: np.random.Generator) -> _Sample:
-    """Return the question for a plan without views, and the plan, most of which follows from speed and navigation command."""
-    _, frame = imagine(rng)
-    question, answer = ask(rng, frame, _templates(), PLAN)
+def _text_sample(tokenizer: PreTrainedTokenizerFast, rng: np.random.Generator, kind: str) -> _Sample:
+    """Return a question of a kind, without views, and its answer, much of which follows from what the question states."""
+    question, answer = ask(rng, imagine_motion(rng), _templates(), kind)
     return _sample([{"from": "human", "value": question}, {"from": "gpt", "value": answer}], [], tokenizer)
+
+
+def _plan_sample(tokenizer: PreTrainedTokenizerFast, rng: np.random.Generator, recipe: LlmRecipe) -> _Sample:
+    """Return the facts of a front view, speed and command in short, and the plan: a tenth of the question's tokens."""
+    front, frame = imagine_front(rng)
+    facts = _view_positions(_groups(front, tokenizer), rng, recipe)
+    return _short_sample(tokenizer, f"{frame.speed:.1f} m/s, {frame.command}:", f"{frame.plan}", facts)
+
+
+def _motion_sample(tokenizer: PreTrainedTokenizerFast, rng: np.random.Generator) -> _Sample:
+    """Return speed, command and plan in short, and the trajectory: half as many tokens as the question for it."""
+    frame = imagine_motion(rng)
+    stated = f"{frame.speed:.1f} m/s, {frame.command}, {frame.plan}:"
+    return _short_sample(tokenizer, stated, format_trajectory(frame.future))
+
+
+def _short_sample(
+    tokenizer: PreTrainedTokenizerFast, stated: str, answer: str, facts: Sequence[list[tuple[int, float]]] = ()
+) -> _Sample:
+    """Return a sample without a prompt format."""
+    sample = _Sample()
+    sample.add_token(cast(int, tokenizer.bos_token_id))
+    sample.add_facts(facts)
+    for token in tokenizer(stated, add_special_tokens=False).input_ids:
+        sample.add_token(token)
+    targets = tokenizer(answer, add_special_tokens=False).input_ids
+    for token in targets:
+        sample.add_token(token, 1 / len(targets))
+    return sample
 
 
 def _driving_sample(tokenizer: PreTrainedTokenizerFast, rng: np.random.Generator, recipe: LlmRecipe) -> _Sample:
     """Return a driving question about six views with facts, and its answer, in the prompt format of stages 2 and 3."""
     views, frame = imagine(rng)
-    question, answer = ask(rng, frame, _templates())
+    share = rng.random()
+    kind = (
+        PLAN
+        if share < recipe.plan_share
+        else TRAJECTORY
+        if share < recipe.plan_share + recipe.trajectory_share
+        else None
+    )
+    question, answer = ask(rng, frame, _templates(), kind)
     turns = [{"from": "human", "value": image_block() + question}, {"from": "gpt", "value": answer}]
     return _sample(turns, [_view_positions(_groups(view, tokenizer), rng, recipe) for view in views], tokenizer)
 
@@ -209,11 +264,12 @@ def _sample(
 
 
 def fact_words(facts: Facts) -> list[list[str]]:
-    """Return the words of the sky, of the traffic light and of each vehicle, as captions spell them."""
+    """Return the words of the sky, of the traffic light, of each vehicle, as captions spell them, and of the layout."""
     vehicles = [(vehicle.lane, vehicle.colour, vehicle.kind, vehicle.distance) for vehicle in facts.vehicles]
-    light = "no" if facts.light == "none" else facts.light
+    light = "no" if facts.light == "none" else str(facts.light)
     groups: list[tuple[str, ...]] = [(facts.sky,), (light, "light"), *vehicles]
-    return [[CAPTION_WORDS.get(word, word) for word in group] for group in groups]
+    words = [[CAPTION_WORDS.get(word, word) for word in group] for group in groups]
+    return words if facts.layout is None else words + [[word] for word in facts.layout.words()]
 
 
 def _single_words(

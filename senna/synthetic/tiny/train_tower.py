@@ -35,9 +35,9 @@ class TowerRecipe:
     patch_size: int = 16
     hidden_size: int = 96
     layers: int = 3
-    scenarios: int = 160
+    scenarios: int = 320
     images_per_scenario: int = 36
-    steps: int = 2400
+    steps: int = 5000
     batch_size: int = 16
     learning_rate: float = 2e-3
 

@@ -5,6 +5,7 @@ import math
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,12 @@ from senna.synthetic import write_road_images
 from senna.synthetic.command import main
 from senna.synthetic.folders import make_folder, needs_making
 from senna.synthetic.render.scene import BODY_COLOURS, VEHICLE_KINDS, Scene, TrafficLight, Vehicle
-from senna.synthetic.tiny.captions import FORMS, caption, facts_of, sample_facts
+from senna.synthetic.tiny.captions import FORMS, Facts, SeenVehicle, caption, conversations, facts_of, sample_facts
+from senna.synthetic.tiny.layout import layout_of
 from senna.synthetic.tiny.patch_labels import COLOURS, label_patches
 from senna.synthetic.tiny.road_images import is_town, sample_road, sample_town
 from senna.synthetic.tiny.road_scenes import LANES, front_camera, sample_scene
+from senna.synthetic.tiny.scene_labels import SCENE_LABELS
 from senna.synthetic.workers import worker_lines
 from senna.templates import load_templates
 from tests.helpers.paths import REPOSITORY
@@ -86,26 +89,44 @@ def test_facts_without_a_scene_are_as_varied_as_those_of_scenes():
         assert lanes == sorted(lanes, key=list(LANES).index)
 
 
-def test_each_image_has_a_caption_and_a_question_about_the_light_in_the_form_of_llava(drawn: Path):
-    records = read(drawn)
-    assert len(records) == 2 * 5
+def test_each_image_has_the_questions_that_its_facts_answer_in_the_form_of_llava(drawn: Path):
+    records, questions = read(drawn), Counter()
     light_question = load_templates()["traffic_light"]["question"]
-    for index, (captioned, light) in enumerate(zip(records[::2], records[1::2], strict=True)):
-        assert captioned["image"] == light["image"]
-        for record in (captioned, light):
+    for index in range(5):
+        facts = sample_town(3, index)[2] if is_town(index) else facts_of(sample_road(3, index)[0])
+        of_image = {
+            record["id"].rsplit("-", 1)[1]: record for record in records if record["image"] == f"{index:06d}.jpg"
+        }
+        assert set(of_image) == set(conversations(facts, np.random.default_rng(0)))
+        questions.update(of_image.keys())
+        for record in of_image.values():
             assert set(record) == {"id", "image", "conversations"}
             human, gpt = record["conversations"]
             assert (human["from"], gpt["from"]) == ("human", "gpt")
             assert human["value"].startswith("<FRONT VIEW>:\n<image>\n")
             assert "<image>" not in gpt["value"]
-        with Image.open(drawn.parent / "images" / captioned["image"]) as image:
+        with Image.open(drawn.parent / "images" / f"{index:06d}.jpg") as image:
             size = (400, 225) if is_town(index) else (224, 224)
             assert (image.format, image.size, image.mode) == ("JPEG", size, "RGB")
-        facts = sample_town(3, index)[2] if is_town(index) else facts_of(sample_road(3, index)[0])
-        text, word = (record["conversations"][1]["value"] for record in (captioned, light))
-        assert all(vehicle.kind in text and vehicle.colour in text for vehicle in facts.vehicles)
-        assert light["conversations"][0]["value"].endswith(light_question)
-        assert word.lower() == facts.light
+        if "caption" in of_image:
+            text = of_image["caption"]["conversations"][1]["value"]
+            assert all(vehicle.kind in text and vehicle.colour in text for vehicle in facts.vehicles)
+        if "light" in of_image:
+            human, gpt = of_image["light"]["conversations"]
+            assert human["value"].endswith(light_question)
+            assert gpt["value"].lower() == facts.light
+        if "layout" in of_image:
+            assert of_image["layout"]["conversations"][1]["value"] == str(facts.layout)
+    assert questions["layout"] == sum(is_town(index) for index in range(5))
+    assert min(questions[kind] for kind in ("caption", "light")) >= 3
+
+
+def test_an_image_has_no_question_that_its_facts_do_not_answer():
+    rng, layout = np.random.default_rng(0), layout_of([0] * len(SCENE_LABELS))
+    car = SeenVehicle("middle", "near", "red", "car")
+    assert set(conversations(Facts("dusk", "none", (car,)), rng)) == {"caption", "light"}
+    assert set(conversations(Facts("dusk", "red", (), layout), rng)) == {"light", "layout"}
+    assert set(conversations(Facts("dusk", None, (car,), layout), rng)) == {"layout"}
 
 
 def test_half_of_the_images_are_front_views_of_the_town_and_two_workers_draw_both_kinds():
@@ -129,7 +150,7 @@ def test_the_facts_of_a_town_view_are_those_of_its_scene():
             side = {"left": 4.5, "middle": 0.0, "right": -4.5}[seen.lane]
             near = [entry for entry in ahead if entry[:2] == (seen.kind, seen.colour) and abs(entry[3] - side) < 2.5]
             assert any(0 < forward < 45 for _, _, forward, _ in near)
-        assert facts.light == "none" or facts.light in {light.state for light in scene.lights}
+        assert facts.light in (None, "none") or facts.light in {light.state for light in scene.lights}
         assert facts.sky == scene.sky
 
 
@@ -147,7 +168,8 @@ def test_a_complete_folder_is_kept_and_another_count_replaces_it(tmp_path: Path)
     folder = tmp_path / "roads"
     before = write_road_images(folder, count=2, seed=0).stat().st_mtime_ns
     assert write_road_images(folder, count=2, seed=0).stat().st_mtime_ns == before
-    assert len(read(write_road_images(folder, count=3, seed=0))) == 6
+    records = read(write_road_images(folder, count=3, seed=0))
+    assert {record["image"] for record in records} == {f"{index:06d}.jpg" for index in range(3)}
 
 
 def test_an_interrupted_folder_is_made_again(tmp_path: Path):
