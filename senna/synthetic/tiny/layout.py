@@ -34,7 +34,7 @@ WORDS = {  # those of each fact
 
 @dataclass(frozen=True)
 class Layout:
-    """What a front view shows, one of WORDS for each fact. A number is the upper end of a bin in metres.
+    """The facts of a front view, each one of WORDS. A number is the upper end of a bin in metres.
 
     Attributes:
         line: the stop line.
