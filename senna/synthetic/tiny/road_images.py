@@ -23,7 +23,7 @@ from senna.synthetic.world.scenarios import Scenario, simulate_scenario
 from senna.synthetic.world.sensors import CAMERAS, camera_at
 from senna.synthetic.world.snapshot import ego_pose, scene_at
 
-VERSION = 5  # increase it when a change gives other images or captions for the same seed
+VERSION = 6  # increase it when a change gives other images or captions for the same seed
 ROAD_IMAGE_SIZE = 224
 TOWN_WIDTH = 400  # pixels of a front view of the driving world, which is 16 : 9
 TOWN_SEED_OFFSET = 3_000_017  # keeps its scenarios apart from those of a data set and of the tower
@@ -68,7 +68,7 @@ def sample_town(seed: int, index: int) -> tuple[Scene, Camera, Facts, np.random.
     scenario = _town_scenario(seed + TOWN_SEED_OFFSET, 2 * block + number % 2)  # each of two workers simulates its own
     rng = np.random.default_rng((seed, index))
     tick = choose_tick(rng, scenario)
-    varied = vary(rng, scenario, tick)
+    varied = vary(rng, scenario, tick, exponent=1.0)
     camera = camera_at(CAMERAS[0], *ego_pose(varied, tick), TOWN_WIDTH)
     return scene_at(varied, tick), camera, town_facts(varied, tick), rng
 

@@ -31,8 +31,10 @@ def choose_tick(rng: np.random.Generator, scenario: Scenario) -> int:
     return min(ticks, key=lambda tick: distance_to_stop_line(*ego_pose(scenario, tick)))
 
 
-def vary(rng: np.random.Generator, scenario: Scenario, tick: int) -> Scenario:
+def vary(rng: np.random.Generator, scenario: Scenario, tick: int, exponent: float = 2.0) -> Scenario:
     """Return the scenario with another sky, other signals and, half of the time, one vehicle moved in front of the ego.
+
+    Its gap is 7 to 67 m; with an exponent above 1, short gaps are more frequent.
 
     Unchanged scenarios rarely show some of the classes. The signals are set so that red and green are equally frequent at
     this tick, and yellow occurs too.
@@ -45,7 +47,7 @@ def vary(rng: np.random.Generator, scenario: Scenario, tick: int) -> Scenario:
     vehicles = [index for index, mover in enumerate(scenario.tracks.movers) if mover.kind in VEHICLE_KINDS]
     if vehicles and rng.random() < 0.5:
         x, y, yaw = states[tick, 0, :3]
-        gap, left = 60 * rng.random() ** 2 + 7, LANE_WIDTH * rng.choice((-1, 0, 1), p=(0.2, 0.6, 0.2))
+        gap, left = 60 * rng.random() ** exponent + 7, LANE_WIDTH * rng.choice((-1, 0, 1), p=(0.2, 0.6, 0.2))
         position = x + gap * math.cos(yaw) - left * math.sin(yaw), y + gap * math.sin(yaw) + left * math.cos(yaw)
         acceleration = -2.0 if rng.random() < 0.5 else 0.0
         states[tick, vehicles[rng.integers(len(vehicles))]] = (*position, yaw, 5.0, acceleration)
