@@ -191,19 +191,7 @@ def test_every_fact_is_in_the_positions_of_a_view(mixed_share: float):
 
 
 def test_the_loss_of_the_llama_decreases(tmp_path: Path, capfd: pytest.CaptureFixture):
-    recipe = LlmRecipe(
-        hidden_size=48,
-        layers=2,
-        heads=2,
-        short_steps=11,
-        steps=40,
-        batch_size=8,
-        driving_batch_size=2,
-        short_batch_size=2,
-        motion_batch_size=2,
-        question_batch_size=2,
-        learning_rate=5e-3,
-    )
+    recipe = replace(LLM, hidden_size=48, layers=2, steps=40, batch_size=8, learning_rate=5e-3)
     make_llm(tmp_path, 0, recipe)
     losses = [float(line.rsplit(" ", 1)[1]) for line in capfd.readouterr().err.splitlines() if "loss" in line]
     assert losses[10] < 0.8 * losses[0]  # in short texts
