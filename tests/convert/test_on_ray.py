@@ -1,6 +1,7 @@
 """`senna convert --ray`: the files of one process, whatever dies, and no answer is asked for twice that had arrived."""
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
@@ -67,10 +68,12 @@ def until(condition, seconds=60):
 
 
 def stored(out):
-    """Return the keys of the answers on disk."""
+    """Return the keys of the answers on disk; none while the database, or its table, is not made yet."""
     if not (out / "captions.sqlite").exists():
         return set()
-    with sqlite3.connect(f"file:{out / 'captions.sqlite'}?mode=ro", uri=True) as database:
+    with contextlib.closing(sqlite3.connect(f"file:{out / 'captions.sqlite'}?mode=ro", uri=True)) as database:
+        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'answers'").fetchone():
+            return set()
         return {key for (key,) in database.execute("SELECT key FROM answers")}
 
 
