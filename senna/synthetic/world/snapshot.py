@@ -128,7 +128,8 @@ def _crop(town: Scene, x: float, y: float) -> Scene:
     )
 
 
-def boxes_at(scenario: Scenario, tick: int) -> list[Box]:
+@lru_cache(maxsize=64)
+def boxes_at(scenario: Scenario, tick: int) -> tuple[Box, ...]:
     """Return the box of every road user within ANNOTATION_RANGE of the ego. Hidden ones have no lidar points."""
     states, (x, y, _) = scenario.tracks.states[tick], ego_pose(scenario, tick)
     distances = np.hypot(states[:, 0] - x, states[:, 1] - y)
@@ -140,7 +141,7 @@ def boxes_at(scenario: Scenario, tick: int) -> list[Box]:
         area = max(mover.size[0], mover.size[1]) * mover.size[2]
         points = round(visibility * LIDAR_DENSITY * area / max(distances[index], 4.0) ** 2) if visibility > 0 else 0
         boxes.append(Box(index, mover, *(float(value) for value in state[:4]), float(visibility), points))
-    return boxes
+    return tuple(boxes)
 
 
 def light_ahead(scenario: Scenario, tick: int) -> str:
@@ -199,7 +200,7 @@ def _is_blocked(eye: np.ndarray, points: np.ndarray, walls: np.ndarray) -> np.nd
     return ((enter < leave) & (enter > 0) & (enter < 1)).any(axis=0)
 
 
-def lidar_sweep(scenario: Scenario, tick: int, boxes: list[Box]) -> np.ndarray:
+def lidar_sweep(scenario: Scenario, tick: int, boxes: Sequence[Box]) -> np.ndarray:
     """Return a sparse lidar sweep: rings on the ground, and `lidar_points` points on each box.
 
     Returns:

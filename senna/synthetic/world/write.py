@@ -1,6 +1,6 @@
 """Write the driving world as a nuScenes data set: tables, map, CAN bus, and a lidar sweep and six images per key frame.
 
-First all scenes are simulated and their rows are written, then the key frames are drawn. Worker processes do both.
+Worker processes simulate a scene each and draw its key frames; this process writes the rows of the tables.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -34,7 +33,7 @@ from senna.synthetic.world.nuscenes_tables import (
     steering_messages,
     timestamp,
 )
-from senna.synthetic.world.scenarios import Scenario, find_scenario, simulate_scenario
+from senna.synthetic.world.scenarios import Scenario, find_scenario
 from senna.synthetic.world.sensors import CAMERAS, IMAGE_SIZE, LIDAR, SENSORS, camera_at, image_size
 from senna.synthetic.world.snapshot import boxes_at, ego_pose, lidar_sweep, scene_at
 from senna.synthetic.world.town import BLOCK, EXTENT, MARGIN, ROAD_HALF_WIDTH
@@ -81,7 +80,7 @@ def write_world(
     recipe = {"what": version, "version": VERSION, "scenes": scenes, "frames": frames, "seed": seed}
     recipe["image_size"] = list(image_size(image_width))
     if needs_making(folder, recipe):
-        job = _Job("simulate", "", seed, frames, names, [], image_width)
+        job = _Job("", seed, frames, names, image_width)
         make_folder(folder, recipe, lambda folder: _write_into(folder, version, replace(job, folder=str(folder))))
     return folder
 
@@ -124,19 +123,12 @@ def _interleave(train: list[str], val: list[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class _Job:
-    """The work that all worker processes share.
+    """What all worker processes share."""
 
-    Attributes:
-        task: "simulate" (one item per scene) or "draw" (one item per key frame).
-        attempts: the successful attempt of each scene; only for drawing.
-    """
-
-    task: str
     folder: str
     seed: int
     frames: int
     names: list[str]
-    attempts: list[int]
     image_width: int
 
 
@@ -146,29 +138,16 @@ def _write_into(folder: Path, version: str, job: _Job) -> None:
     for name in (version, "can_bus", "maps"):
         (folder / name).mkdir()
     _draw_map(folder / MAP)
-    job = replace(job, task="draw", attempts=_write_tables(folder, version, job))
-    count = len(job.names) * job.frames
-    lines = worker_lines(__name__, [json.dumps(asdict(job))], count)
-    for _ in tqdm(lines, total=count, desc="drawing key frames (six images)", unit="frame"):
-        pass
-
-
-def _write_tables(folder: Path, version: str, job: _Job) -> list[int]:
-    """Simulate all scenes, write their rows and return the successful attempt of each scene."""
-    attempts = []
     lines = worker_lines(__name__, [json.dumps(asdict(job))], len(job.names))
     with ExitStack() as stack:
         writers = {
             table: stack.enter_context(_TableWriter(folder / version / f"{table}.json")) for table in SCENE_TABLES
         }
-        for line in tqdm(lines, total=len(job.names), desc="simulating", unit="scene"):
-            scene = json.loads(line)
-            attempts.append(scene["attempt"])
-            for table, rows in scene["rows"].items():
+        for line in tqdm(lines, total=len(job.names), desc=f"drawing scenes of {job.frames} key frames", unit="scene"):
+            for table, rows in json.loads(line).items():
                 writers[table].add(rows)
     for table, rows in fixed_tables([log_token(name, job.seed) for name in job.names], job.image_width).items():
         (folder / version / f"{table}.json").write_text(json.dumps(rows, indent=0) + "\n", encoding="utf-8")
-    return attempts
 
 
 class _TableWriter:
@@ -207,20 +186,16 @@ def _draw_map(path: Path) -> None:
     image.save(path, compress_level=3)
 
 
-def _simulate_scene(job: _Job, index: int) -> str:
-    """Simulate a scene, write its CAN bus files, and return its attempt and rows as JSON."""
-    scenario, attempt = find_scenario(job.seed, index, SECONDS)
-    name = job.names[index]
+def _write_scene(job: _Job, index: int) -> str:
+    """Simulate a scene, write its CAN bus and sensor files, and return its rows as JSON."""
+    scenario, _ = find_scenario(job.seed, index, SECONDS)
+    folder, name = Path(job.folder), job.names[index]
     for message, rows in (("pose", pose_messages), ("steeranglefeedback", steering_messages)):
         text = json.dumps(rows(scenario, index))
-        (Path(job.folder) / "can_bus" / f"{name}_{message}.json").write_text(text, encoding="utf-8")
-    rows = scene_tables(name, job.seed, index, scenario, job.frames, job.image_width)
-    return json.dumps({"attempt": attempt, "rows": rows})
-
-
-@lru_cache(maxsize=2)
-def _scenario(seed: int, index: int, attempt: int) -> Scenario:
-    return simulate_scenario(seed, index, attempt, SECONDS)
+        (folder / "can_bus" / f"{name}_{message}.json").write_text(text, encoding="utf-8")
+    for frame in range(job.frames):
+        draw_key_frame(folder, name, index, frame, scenario, job.image_width)
+    return json.dumps(scene_tables(name, job.seed, index, scenario, job.frames, job.image_width))
 
 
 def draw_views(
@@ -242,18 +217,12 @@ def draw_key_frame(folder: Path, name: str, index: int, frame: int, scenario: Sc
     (folder / file_name(name, LIDAR.channel, time)).write_bytes(sweep.tobytes())
 
 
-def _work(settings: Mapping, items: range) -> None:
-    """Do a worker's items and print a line for each. This is the main function of a worker process."""
+def _work(settings: Mapping, scenes: range) -> None:
+    """Write a worker's scenes and print a line for each. This is the main function of a worker process."""
     os.nice(GIVE_WAY)
     job = _Job(**settings)
-    for item in items:
-        if job.task == "simulate":
-            print(_simulate_scene(job, item), flush=True)
-        else:
-            index, frame = divmod(item, job.frames)
-            scenario = _scenario(job.seed, index, job.attempts[index])
-            draw_key_frame(Path(job.folder), job.names[index], index, frame, scenario, job.image_width)
-            print(item, flush=True)
+    for scene in scenes:
+        print(_write_scene(job, scene), flush=True)
 
 
 if __name__ == "__main__":
