@@ -16,11 +16,18 @@ find_interpreter() {
         how="the active environment"
     elif "$ROOT/.venv/bin/python" -c '' 2>/dev/null; then
         PYTHON=$ROOT/.venv/bin/python how=".venv of this repository"
+        keep_bytecode
     else
         PYTHON=python3 how="neither the active environment nor .venv has Senna"
     fi
     echo "interpreter: $PYTHON ($how)" >&2
     export PYTHON PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
+}
+
+# Let Python store the bytecode of what it imports in .venv, even where an image says that it must not: without, every process compiles
+# torch and transformers again, for 15 s.
+keep_bytecode() {
+    unset PYTHONDONTWRITEBYTECODE
 }
 
 # Set PYTHON to the interpreter of the active virtual or conda environment if Senna and the packages of EXTRAS are installed there.
@@ -79,6 +86,7 @@ prepare_environment() {
         return
     fi
     PYTHON=$venv/bin/python
+    keep_bytecode
     stamp=$venv/.senna-installed
     chosen=$(echo "${SENNA_TORCH:-auto}" | sed s/auto//)
     wanted="$1 $chosen$(cat "$ROOT/pyproject.toml" "$ROOT/constraints.txt" ${older:+"$older"} | cksum)"
