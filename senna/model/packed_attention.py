@@ -23,7 +23,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from senna.errors import UsageError, first_line
 from senna.model.layout import Layout, Tree, check_layout
 from senna.model.split_attention import PaddedTrees, pad_trees, split_by_padding
-from senna.model.split_attention_cpu import Rectangle, SplitOnCpu, visible_rectangles
+from senna.model.split_attention_cpu import SplitOnCpu, VisibleParts, visible_parts
 
 logger = logging.getLogger(__name__)
 
@@ -73,9 +73,9 @@ class PackedAttention:
         return create_block_mask(self._visibility(), self.rows, None, self.length, self.length, device=str(self.device))
 
     @functools.cached_property
-    def rectangles(self) -> list[Rectangle]:
-        """Visible parts of the (query, key) plane, for `split` on a CPU."""
-        return visible_rectangles(self.layout)
+    def parts(self) -> VisibleParts:
+        """Visible parts of the (query, key) planes, for `split` on a CPU."""
+        return visible_parts(self.layout)
 
     @functools.cached_property
     def padded(self) -> PaddedTrees:
@@ -155,7 +155,7 @@ def split(
     """Compute exactly the visible pairs; zero at padding. (B, H, L, D) each -> (B, L, H, D)."""
     dtype = _attention_dtype(value.dtype, value.device)
     if query.device.type == "cpu" and hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu"):
-        return SplitOnCpu.apply(query, key, value, scale, packed.rectangles, dtype)
+        return SplitOnCpu.apply(query, key, value, scale, packed.parts, dtype)
     return split_by_padding(query.to(dtype), key.to(dtype), value.to(dtype), scale, packed.padded)
 
 

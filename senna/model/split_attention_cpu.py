@@ -2,7 +2,7 @@
 
 The kernel returns log-sum-exps with its results, so that the results of one query over several groups of keys can be combined.
 
-Shapes: B rows, L tokens per row, H heads, D head width, q queries and k keys of a rectangle.
+Shapes: B rows, L tokens per row, H heads, D head width, q queries and k keys of a rectangle, S short branches of at most l tokens.
 """
 
 from collections.abc import Iterator
@@ -23,20 +23,59 @@ class Rectangle(NamedTuple):
     causal: bool
 
 
-def visible_rectangles(layout: Layout) -> list[Rectangle]:
-    """Return rectangles that cover each visible (query, key) pair once.
+class ShortBranches(NamedTuple):
+    """Branches of few tokens, such as the answers to a question, which one kernel call computes together.
 
-    Causal rectangles come first. Together they contain each token as a query exactly once.
+    Attributes:
+        rows, columns: (S, l) where their tokens stand; the last token again at the end of those that are shorter.
+        is_token: (S, l) False for these repetitions. In causal order no token sees them.
     """
-    rectangles = []
+
+    rows: torch.Tensor
+    columns: torch.Tensor
+    is_token: torch.Tensor
+
+    def places(self) -> tuple[torch.Tensor, slice, torch.Tensor]:
+        """Return the index of their tokens, in order, in a tensor (B, H, L, ...), which gives (tokens, H, ...)."""
+        return self.rows[self.is_token], slice(None), self.columns[self.is_token]
+
+
+class VisibleParts(NamedTuple):
+    """Parts of the (query, key) planes that cover each visible pair once.
+
+    Attributes:
+        short: the branches with at most `MOST_SHORT` tokens, without the prefix that they see; None if there are none.
+        rectangles: the rest, causal ones first. Together with ``short`` these contain each token as a query exactly once.
+    """
+
+    short: ShortBranches | None
+    rectangles: list[Rectangle]
+
+
+MOST_SHORT = 32  # tokens of a short branch
+
+
+def visible_parts(layout: Layout) -> VisibleParts:
+    """Return the parts of a packed batch."""
+    rectangles, short = [], []
     for tree in layout:
         row, prefix_stop = slice(tree.row, tree.row + 1), tree.start + tree.prefix
         spans = tree.branch_spans()
-        for span in [(tree.start, prefix_stop), *spans]:
-            rectangles += _causal_rectangles(row, *span)
+        for start, stop in [(tree.start, prefix_stop), *spans]:
+            if start >= prefix_stop and stop - start <= MOST_SHORT:
+                short.append((tree.row, start, stop))
+            else:
+                rectangles += _causal_rectangles(row, start, stop)
         if spans:
             rectangles.append(Rectangle(row, slice(prefix_stop, tree.stop), slice(tree.start, prefix_stop), False))
-    return sorted(rectangles, key=lambda rectangle: not rectangle.causal)
+    rectangles.sort(key=lambda rectangle: not rectangle.causal)
+    return VisibleParts(_short_branches(short) if short else None, rectangles)
+
+
+def _short_branches(spans: list[tuple[int, int, int]]) -> ShortBranches:
+    rows, starts, stops = (torch.tensor(values)[:, None] for values in zip(*spans, strict=True))  # (S, 1) each
+    columns = starts + torch.arange(int((stops - starts).max()))  # (S, l)
+    return ShortBranches(rows.expand_as(columns), torch.minimum(columns, stops - 1), columns < stops)
 
 
 def _causal_rectangles(row: slice, start: int, stop: int) -> list[Rectangle]:
@@ -62,7 +101,7 @@ class SplitOnCpu(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None,
-        rectangles: list[Rectangle], dtype: torch.dtype,
+        parts: VisibleParts, dtype: torch.dtype,
     ) -> torch.Tensor:  # fmt: skip
         """(B, H, L, D) each -> (B, L, H, D) in ``dtype``."""
         wide = torch.promote_types(dtype, torch.float32)
@@ -70,7 +109,13 @@ class SplitOnCpu(torch.autograd.Function):
         rows, heads, length, width = q.shape
         out = q.new_zeros(rows, length, heads, width).transpose(1, 2)  # (B, H, L, D), stored as (B, L, H, D)
         lse = q.new_zeros(rows, length, heads).transpose(1, 2)  # (B, H, L)
-        for row, queries, keys, causal in rectangles:
+        if short := parts.short:
+            part, part_lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+                *(_take(x, short) for x in (q, k, v)), 0.0, True, scale=scale
+            )  # (S, H, l, D), (S, H, l)
+            places = short.places()
+            out[places], lse[places] = part.transpose(1, 2)[short.is_token], part_lse.transpose(1, 2)[short.is_token]
+        for row, queries, keys, causal in parts.rectangles:
             with _fast_matmuls(dtype != wide, queries):
                 part, part_lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
                     q[row, :, queries], k[row, :, keys], v[row, :, keys], 0.0, causal, scale=scale
@@ -84,7 +129,7 @@ class SplitOnCpu(torch.autograd.Function):
                 torch.logaddexp(sum_lse, part_lse, out=sum_lse)
         out = out.transpose(1, 2).to(dtype)  # (B, L, H, D)
         ctx.save_for_backward(query, key, value, out, lse)
-        ctx.scale, ctx.rectangles = scale, rectangles
+        ctx.scale, ctx.parts = scale, parts
         return out
 
     @staticmethod
@@ -97,17 +142,30 @@ class SplitOnCpu(torch.autograd.Function):
         out, grad = out.transpose(1, 2).to(wide), grad.transpose(1, 2).to(wide)  # (B, H, L, D) each
         rows, heads, length, width = q.shape
         grads = [q.new_zeros(rows, length, heads, width).transpose(1, 2) for _ in range(3)]  # (B, H, L, D) each
-        for row, queries, keys, causal in ctx.rectangles:
-            # A rectangle's weights are exp(scores - lse), and its row sums are grad * out, with lse and out of all keys.
-            # Given these instead of its own, the kernel returns the rectangle's exact share of the gradients.
+        # A part's weights are exp(scores - lse), and its row sums are grad * out, with lse and out of all keys. Given these
+        # instead of its own, the kernel returns the part's exact share of the gradients.
+        if short := ctx.parts.short:
+            is_token = short.is_token[:, None, :, None]  # repeated queries have no gradient
+            shares = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+                _take(grad, short) * is_token, *(_take(x, short) for x in (q, k, v, out)),
+                _take(lse[..., None], short)[..., 0], 0.0, True, scale=ctx.scale,
+            )  # fmt: skip
+            for sum_, share in zip(grads, shares, strict=True):
+                sum_[short.places()] = share.transpose(1, 2)[short.is_token]
+        for row, queries, keys, causal in ctx.parts.rectangles:
             with _fast_matmuls(dtype != wide, queries):
-                parts = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+                shares = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
                     grad[row, :, queries], q[row, :, queries], k[row, :, keys], v[row, :, keys],
                     out[row, :, queries], lse[row, :, queries], 0.0, causal, scale=ctx.scale,
                 )  # fmt: skip
-            for sum_, part, columns in zip(grads, parts, (queries, keys, keys), strict=True):
-                sum_[row, :, columns].add_(part)
+            for sum_, share, columns in zip(grads, shares, (queries, keys, keys), strict=True):
+                sum_[row, :, columns].add_(share)
         return *(g.to(x.dtype) for g, x in zip(grads, inputs, strict=True)), None, None, None
+
+
+def _take(x: torch.Tensor, short: ShortBranches) -> torch.Tensor:
+    """Gather the tokens of short branches. (B, H, L, D) -> (S, H, l, D)."""
+    return x[short.rows, :, short.columns].transpose(1, 2)
 
 
 def _prepare(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -14,7 +14,7 @@ from senna.model import packed_attention as implementations
 from senna.model.layout import Tree
 from senna.model.packed_attention import PACKED, PackedAttention, packed_attention, packed_kind, use_packed_attention
 from senna.model.split_attention import pad_trees, split_by_padding
-from senna.model.split_attention_cpu import visible_rectangles
+from senna.model.split_attention_cpu import visible_parts
 
 LAYOUTS = {  # name: rows, length, layout
     "tree and padding": (1, 40, (Tree(0, 0, 9, (5, 1, 12, 3)),)),
@@ -187,15 +187,27 @@ def test_tensors_may_have_any_strides(attend):
         assert relative(got, want) < 1e-6
 
 
-def test_the_rectangles_cover_each_visible_pair_once():
+def test_the_parts_cover_each_visible_pair_once():
     for rows, length, layout in LAYOUTS.values():
         times = torch.zeros(rows, length, length, dtype=torch.long)
-        for row, queries, keys, causal in visible_rectangles(layout):
+        parts = visible_parts(layout)
+        if parts.short:
+            for branch_rows, branch_columns, is_token in zip(*parts.short, strict=True):
+                tokens = branch_columns[is_token]
+                times[branch_rows[0], tokens[:, None], tokens] += torch.ones(len(tokens), len(tokens)).long().tril()
+        for row, queries, keys, causal in parts.rectangles:
             part = torch.ones(queries.stop - queries.start, keys.stop - keys.start, dtype=torch.long)
             times[row, queries, keys] += part.tril() if causal else part
         dense = PackedAttention(layout, "dense", rows, length, torch.float32, "cpu").dense_mask[:, 0] == 0
         real = covered(layout, rows, length)
         assert torch.equal(times, (dense & real[:, None] & real[..., None]).long())
+
+
+def test_branches_of_few_tokens_are_computed_together():
+    answers = Tree(0, 0, 257, (5, 7, 4, 32, 33))
+    parts = visible_parts((answers, Tree(1, 0, 183, (140, 6))))
+    assert parts.short.is_token.sum(dim=1).tolist() == [5, 7, 4, 32, 6]
+    assert parts.short.rows[:, 0].tolist() == [0, 0, 0, 0, 1]
 
 
 def test_the_precision_of_other_matrix_products_is_restored():
