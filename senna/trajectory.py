@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from senna.errors import DataError
-from senna.meta_actions import FUTURE_STEPS
+from senna.meta_actions import FUTURE_STEPS, label_trajectory
 
 DECIMALS = 2
 """Decimals of a coordinate: the resolution is 1 cm."""
@@ -50,6 +50,12 @@ def parse_trajectory(text: str) -> NDArray[np.float64] | None:
     if not _FORM.fullmatch(text):
         return None
     return np.array([[float(x), float(y)] for x, y in _WAYPOINT.findall(text)]) + 0.0
+
+
+def follows_plan(text: str, plan: str) -> bool:
+    """Return whether an answer is a trajectory for which the rule that labels recorded ones gives ``plan``."""
+    xy = parse_trajectory(text)
+    return xy is not None and str(label_trajectory(xy)) == plan
 
 
 def with_plan(record: Mapping[str, Any], plan: str) -> dict[str, Any]:

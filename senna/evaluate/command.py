@@ -66,6 +66,9 @@ class EvaluateArguments:
     limit: int | None = flag("use the first records only", None)
     batch_size: int = shared_flag("batch_size")
     max_new_tokens: int = flag("maximum length of a generated answer", 256)
+    trajectory_tries: int = flag(
+        "generate a trajectory that does not follow its plan again, at random, up to this many answers in total", 1
+    )
     skip_bad_samples: int = shared_flag("skip_bad_samples")
     version: str = shared_flag("version")
     aspect_ratio: str = shared_flag("aspect_ratio")
@@ -109,7 +112,7 @@ def check(args: EvaluateArguments) -> None:
             raise UsageError(
                 f"--{name} {value} is unknown", remedy=f"use one of {', '.join(choice for choice in known if choice)}"
             )
-    for name in ("limit", "batch_size", "max_new_tokens"):
+    for name in ("limit", "batch_size", "max_new_tokens", "trajectory_tries"):
         value = getattr(args, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name.replace('_', '-')} {value} is too small", remedy="use at least 1")
@@ -272,7 +275,8 @@ def _predict(
             barrier()  # the questions state the plans, which other processes may have predicted
             prompts = p.PromptDataset(dataset, None, blackout, rules.plans(store))
             batches = p.cut_into_batches(trajectories, args.batch_size)
-            p.predict(store, prompts, batches, p.generated_fields(generator), share, budget, f"{description}, paths")
+            answer = p.trajectory_fields(generator, args.trajectory_tries)
+            p.predict(store, prompts, batches, answer, share, budget, f"{description}, paths")
 
 
 def _dtype(name: str) -> Any:
@@ -292,6 +296,8 @@ def _settings(args: EvaluateArguments, served: "ServedModel | None") -> dict[str
         "aspect_ratio", "image_decode", "pack_attention",
     )  # fmt: skip
     settings = {name: getattr(args, name) for name in names}
+    if args.trajectory_tries > 1:  # evaluations of earlier versions have no such setting
+        settings["trajectory_tries"] = args.trajectory_tries
     settings |= {"image_folder": absolute(args.image_folder or Path(args.data).parent)}
     if served:
         settings |= served.settings

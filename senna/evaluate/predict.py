@@ -20,7 +20,7 @@ from senna.meta_actions import parse_meta_action
 from senna.model.senna_llava_llama import SennaLlavaLlamaForCausalLM
 from senna.record_file import RecordFile
 from senna.records import Record, record_kind, record_name, record_scene
-from senna.trajectory import with_plan
+from senna.trajectory import follows_plan, with_plan
 from senna.views import IMAGE_TOKEN
 
 Item = dict[str, Any]
@@ -131,14 +131,20 @@ def state_predicted_plan(record: Record, plans: Mapping[str, str]) -> Record:
 
 @dataclass(frozen=True)
 class TextGenerator:
-    """Greedy generation of answers, up to the terminator or ``max_new_tokens``."""
+    """Generation of answers, up to the terminator or ``max_new_tokens``: greedily, or at random with a seed."""
 
     model: SennaLlavaLlamaForCausalLM
     tokenizer: Any
     max_new_tokens: int = 256
 
-    def __call__(self, prompts: Sequence[torch.Tensor], images: Sequence[torch.Tensor]) -> list[str]:
-        """Return the answers to B prompts, LongTensor (T,) each, with their images, (V, 3, H, W) each."""
+    def __call__(
+        self, prompts: Sequence[torch.Tensor], images: Sequence[torch.Tensor], seed: int | None = None
+    ) -> list[str]:
+        """Return the answers to B prompts, LongTensor (T,) each, with their images, (V, 3, H, W) each.
+
+        Args:
+            seed: draw tokens with their probabilities; None: take the most probable ones.
+        """
         pad = self.tokenizer.pad_token_id or 0
         longest = max(len(prompt) for prompt in prompts)
         device = self.model.device
@@ -146,16 +152,20 @@ class TextGenerator:
         mask = torch.zeros((len(prompts), longest), dtype=torch.bool)
         for row, prompt in enumerate(prompts):
             input_ids[row, : len(prompt)], mask[row, : len(prompt)] = prompt, True
-        ids = self.model.generate(
-            input_ids=input_ids.to(device),
-            attention_mask=mask.to(device),
-            images=[views.to(device) for views in images],
-            max_new_tokens=self.max_new_tokens,
-            max_length=None,
-            do_sample=False,
-            pad_token_id=pad,
-            eos_token_id=self.tokenizer.eos_token_id,
-        )
+        sampling = {"do_sample": False} if seed is None else {"do_sample": True, "top_k": 0}
+        with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=seed is not None):
+            if seed is not None:
+                torch.manual_seed(seed)
+            ids = self.model.generate(
+                input_ids=input_ids.to(device),
+                attention_mask=mask.to(device),
+                images=[views.to(device) for views in images],
+                max_new_tokens=self.max_new_tokens,
+                max_length=None,
+                pad_token_id=pad,
+                eos_token_id=self.tokenizer.eos_token_id,
+                **sampling,
+            )
         return [self.tokenizer.decode(row, skip_special_tokens=True) for row in ids]
 
 
@@ -182,6 +192,33 @@ def generated_fields(generator: TextGenerator) -> Callable[[list[Item]], list[Fi
     def fields(items: list[Item]) -> list[Fields]:
         texts = generator([item["input_ids"] for item in items], [item["images"] for item in items])
         return [{"text": text} for text in texts]
+
+    return fields
+
+
+def trajectory_fields(generator: TextGenerator, tries: int) -> Callable[[list[Item]], list[Fields]]:
+    """Return a function from a batch of questions for trajectories to the generated fields of their predictions.
+
+    Args:
+        tries: an answer that does not follow the stated plan is drawn again at random, up to ``tries`` answers in total. If
+            none follows it, the first one stays. The same batch gives the same answers.
+    """
+
+    def fields(items: list[Item]) -> list[Fields]:
+        prompts, images = [item["input_ids"] for item in items], [item["images"] for item in items]
+        texts, used = generator(prompts, images), [1] * len(items)
+        plans = [item["facts"].get("plan", "") for item in items]
+        for attempt in range(1, tries):
+            again = [row for row, text in enumerate(texts) if not follows_plan(text, plans[row])]
+            if not again:
+                break
+            seed = items[0]["facts"]["index"] * tries + attempt
+            drawn = generator([prompts[row] for row in again], [images[row] for row in again], seed)
+            for row, text in zip(again, drawn, strict=True):
+                used[row] = attempt + 1
+                if follows_plan(text, plans[row]):
+                    texts[row] = text
+        return [{"text": text, "tries": count} for text, count in zip(texts, used, strict=True)]
 
     return fields
 

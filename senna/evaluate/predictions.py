@@ -57,6 +57,7 @@ class Prediction(_RecordFacts, total=False):
     greedy: str  # the meta-action of greedy decoding within the twenty answers
     left_tree: str | None  # how unconstrained greedy text begins if it is none of the twenty answers
     text: str  # the generated answer, in generate mode
+    tries: int  # of a trajectory: the number of answers that were generated
     balanced: str  # the balanced meta-action; like the next field it is not stored, see `senna.evaluate.decisions`
     headline: str  # the name of the field that has the decision
     error: str  # why the record cannot be used

@@ -8,7 +8,7 @@ from senna.ranks import read_ranks
 
 _LOCAL_FLAGS = (
     "model", "base", "quantization", "dtype", "device", "pack_attention", "workers", "batch_size", "aspect_ratio",
-    "image_decode",
+    "image_decode", "trajectory_tries",
 )  # fmt: skip
 _SERVER_FLAGS = ("served_model", "concurrency", "prompts")
 

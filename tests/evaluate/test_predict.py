@@ -3,7 +3,7 @@
 import pytest
 
 from senna.errors import DataError, UsageError
-from senna.evaluate.predict import RankShare, SkipBudget, cut_into_batches, facts_of, predict
+from senna.evaluate.predict import RankShare, SkipBudget, cut_into_batches, facts_of, predict, trajectory_fields
 from senna.evaluate.predictions import Store, claim
 
 
@@ -76,3 +76,29 @@ def test_a_folder_takes_the_same_settings_only_unless_it_is_overwritten(tmp_path
     assert not (tmp_path / "predictions.jsonl").exists()
     with pytest.raises(UsageError, match="cannot be made"):
         claim(tmp_path / "run.json", {})
+
+
+KEEPS, BRAKES = ("0,5 0,10 0,15 0,20 0,25 0,30", "0,5 0,9 0,12 0,14 0,15 0,15")
+
+
+def test_a_trajectory_that_does_not_follow_its_plan_is_drawn_again():
+    answers, asked = [[BRAKES, KEEPS, "?", BRAKES], [BRAKES, "?", BRAKES], [KEEPS, KEEPS, BRAKES], ["?", BRAKES]], []
+
+    def generator(prompts, images, seed=None):
+        asked.append((prompts, images, seed))
+        return answers[len(asked) - 1]
+
+    plans = ["KEEP, STRAIGHT", "KEEP, STRAIGHT", "DECELERATE, STRAIGHT", "KEEP, STRAIGHT"]
+    items = [
+        {"facts": {"index": 10 + row, "plan": plan}, "input_ids": row, "images": -row} for row, plan in enumerate(plans)
+    ]
+    found = trajectory_fields(generator, 4)(items)
+    assert found == [
+        {"text": KEEPS, "tries": 3},
+        {"text": KEEPS, "tries": 1},
+        {"text": "?", "tries": 4},  # none follows the plan: the first answer
+        {"text": BRAKES, "tries": 4},
+    ]
+    assert [prompts for prompts, *_ in asked] == [[0, 1, 2, 3], [0, 2, 3], [0, 2, 3], [2, 3]]
+    assert [images for _, images, _ in asked] == [[0, -1, -2, -3], [0, -2, -3], [0, -2, -3], [-2, -3]]
+    assert [seed for *_, seed in asked] == [None, 41, 42, 43]

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from senna.cli import main
 from senna.evaluate.decisions import DEFAULT_RULES, open_rules
@@ -87,6 +88,34 @@ def test_questions_state_the_plan_of_the_decision_in_force(planner, data, toy, t
         assert json.loads((out / "metrics.json").read_text())["trajectory"]["decision"] == decision
         assert f"<code>--decision {decision}</code>" in (out / "report.html").read_text(encoding="utf-8")
         assert f"plans by --decision {decision}" in capsys.readouterr().out
+
+
+def test_trajectories_drawn_again_are_the_same_in_every_evaluation(planner, data, toy, tmp_path):
+    flags = [
+        "--model",
+        planner,
+        "--data",
+        data,
+        "--image-folder",
+        toy.images,
+        "--workers",
+        0,
+        "--kinds",
+        "plan,trajectory",
+    ]
+    flags += ["--max-new-tokens", 4, "--batch-size", 2, "--trajectory-tries", 3]
+    for out in ("one", "two"):
+        torch.manual_seed(len(out) if out == "one" else 0)
+        assert main(["evaluate", *map(str, flags), "--out", str(tmp_path / out)]) == 0
+    one, two = (read_predictions(tmp_path / out / "predictions.jsonl") for out in ("one", "two"))
+    assert one == two
+    assert [row["tries"] for row in one if row["kind"] == "trajectory"] == [3] * 4, (
+        "no answer of this model is a trajectory"
+    )
+    assert json.loads((tmp_path / "one" / "metrics.json").read_text())["trajectory"]["drawn_again"] == 1.0
+    assert "The first answer did not follow its plan in 100" in (tmp_path / "one" / "report.html").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_trajectories_of_other_plans_are_deleted_with_the_results(tmp_path):

@@ -103,6 +103,7 @@ def trajectory_metrics(
         "invalid": float(np.isnan(predicted).any(axis=(1, 2)).mean()),
         **scorer.score(predicted),
         "consistency": _consistency(rows, predicted, scenes),
+        "drawn_again": float(np.mean([row.get("tries", 1) > 1 for row in rows])),
         "baselines": found,
         "baselines_fitted_on": own if is_on_itself else f"{train_name}, {len(fitted)} trajectories",
         "blackout": black_images,

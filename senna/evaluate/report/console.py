@@ -53,6 +53,8 @@ def _trajectory_lines(figures: Mapping[str, Any]) -> list[str]:
         rows.append((name, *map(_in_brackets, cells), "-" if rate is None else f"{rate:.2%}"))
     consistency = figures["consistency"]
     share = f"consistent with the plan {_in_brackets(consistency['accuracy']['both'])}, " if consistency else ""
+    if figures.get("drawn_again"):
+        share += f"drawn again {figures['drawn_again']:.1%}, "
     stated = f", plans by --decision {figures['decision']}" if figures.get("decision") else ""
     return [*_table(rows), "", f"{share}invalid {figures['invalid']:.1%}{stated}"]
 

@@ -82,6 +82,8 @@ def verdicts(figures: Metrics) -> list[str]:
     if figures["consistency"]:
         share = percent(figures["consistency"]["accuracy"]["both"]["value"])
         lines.append(f"<b>Consistent with its plan: {share}</b> of {figures['records']:,} trajectories.")
+    if again := figures.get("drawn_again"):
+        lines.append(f"The first answer did not follow its plan in {percent(again)}, and was drawn again.")
     if figures["invalid"]:
         lines.append(f"{percent(figures['invalid'])} of the answers are no trajectory; they have no distance.")
     if figures["recorded_plans"]:
