@@ -20,7 +20,8 @@ MODEL_PATH=$out/stage2 OUT_DIR=$out/stage3 sh "$ROOT/train_tools/train_senna_lla
     --device cpu --workers 1
 MODEL_PATH=$out/stage3 DATA=$embedded/qa/senna_nusc_val.jsonl TRAIN_DATA=$embedded/qa/senna_nusc_train.jsonl \
     IMAGE_DATA=$embedded/nuscenes OUT_DIR=$out/evaluation NUM_GPUS=2 \
-    sh "$ROOT/scripts/eval_meta_action.sh" --kinds plan,trajectory --blackout --decision balanced --device cpu --workers 1
+    sh "$ROOT/scripts/eval_meta_action.sh" --kinds plan,trajectory --trajectory-tries 4 --blackout --decision balanced \
+        --device cpu --workers 1
 "$PYTHON" -m senna drive --model "$out/stage3" --decision balanced --image-width 560 --scenes 2 --driver model \
     --out "$out/drive"
 # The last command decides the exit code, also of a shell that went on after an error.

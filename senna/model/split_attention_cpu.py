@@ -2,7 +2,8 @@
 
 The kernel returns log-sum-exps with its results, so that the results of one query over several groups of keys can be combined.
 
-Shapes: B rows, L tokens per row, H heads, D head width, q queries and k keys of a rectangle, S short branches of at most l tokens.
+Shapes: B rows, L tokens per row, H heads, D head width, q queries and k keys of a rectangle, S short branches of at most l
+tokens.
 """
 
 from collections.abc import Iterator

@@ -1,8 +1,7 @@
 """Random situations on a road, and how a driver moves in them for the next 6 s: the physics of the imagined frames.
 
 A driver keeps a distance (the intelligent driver model, as `senna.synthetic.world.traffic`), brakes for a red light and before
-a turn, and overtakes slow traffic. Of the cars before a red light, 4 % are too fast to stop, and pass it. The constants vary
-from driver to driver. There is no town, no image and no other agent.
+a turn, and overtakes slow traffic. The constants vary from driver to driver. There is no town, no image and no other agent.
 """
 
 from __future__ import annotations
@@ -165,6 +164,8 @@ class _Draw:
             new = max(0.0, speed + TICK * self._acceleration(time, speed, along, gap, leader_speed))
             along += (speed + new) / 2 * TICK
             speed = new
+            if self.light == "red" and time < self.turns_green and along > self.line + 0.5:  # too fast to stop
+                return None
             leader += leader_speed * TICK
             if self.leader_brakes:
                 leader_speed = max(0.0, leader_speed - 1.5 * TICK)

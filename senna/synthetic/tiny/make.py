@@ -21,7 +21,7 @@ from senna.synthetic.tiny.train_llm import LlmRecipe, make_llm
 from senna.synthetic.tiny.train_tower import TowerRecipe, make_clip
 from senna.synthetic.workers import child_environment
 
-VERSION = 4  # increase it when a change gives other weights for the same seed
+VERSION = 5  # increase it when a change gives other weights for the same seed
 TOWER_SEED_OFFSET = 1_000_003  # keeps the tower's training images apart from those of stage 1
 
 

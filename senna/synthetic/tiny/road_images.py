@@ -23,11 +23,11 @@ from senna.synthetic.world.scenarios import Scenario, simulate_scenario
 from senna.synthetic.world.sensors import CAMERAS, camera_at
 from senna.synthetic.world.snapshot import ego_pose, scene_at
 
-VERSION = 6  # increase it when a change gives other images or captions for the same seed
+VERSION = 7  # increase it when a change gives other images or captions for the same seed
 ROAD_IMAGE_SIZE = 224
 TOWN_WIDTH = 400  # pixels of a front view of the driving world, which is 16 : 9
 TOWN_SEED_OFFSET = 3_000_017  # keeps its scenarios apart from those of a data set and of the tower
-TOWN_IMAGES_PER_SCENARIO = 24
+TOWN_IMAGES_PER_SCENARIO = 48
 CAPTIONS = "captions.json"
 IMAGES = "images"
 

@@ -49,9 +49,11 @@ class LlmRecipe:
             layout, half of the others ask for it, and the rest for a caption.
         driving_batch_size: driving questions in a batch.
         plan_share, trajectory_share: shares of these that ask for a plan and for a trajectory; the rest are of the other kinds.
-        short_steps: first steps, without images: on plans and motions in short, and on questions without views.
+        other_views_share: share of the questions for a trajectory with the views of another frame, so that the answer follows
+            the stated plan even where the views contradict it.
+        short_steps: first steps, on plans and motions in short and on questions with at most one view.
         short_batch_size, motion_batch_size: plans and motions in short in a batch.
-        question_batch_size: questions without views in a batch; a third is for a trajectory, the rest for a plan.
+        question_batch_size: questions with at most one view in a batch; a third is for a plan, the rest for a trajectory.
         word_share: share of the front views whose facts stand one word a position.
         mixed_share: share of the other texts whose positions are mixtures of facts; else each holds all the words of one.
         noise: upper end of the noise on the prefix, in standard deviations of the token embeddings.
@@ -65,19 +67,20 @@ class LlmRecipe:
     vocab_size: int = 1152
     prefix_positions: int = 16
     short_steps: int = 800
-    steps: int = 1600
+    steps: int = 2200
     batch_size: int = 12
     learning_rate: float = 3e-3
     layout_share: float = 0.5
     light_share: float = 0.25
     word_share: float = 0.3
     mixed_share: float = 0.6
-    driving_batch_size: int = 6
-    plan_share: float = 0.5
-    trajectory_share: float = 0.15
+    driving_batch_size: int = 8
+    plan_share: float = 0.4
+    trajectory_share: float = 0.4
+    other_views_share: float = 0.3
     short_batch_size: int = 48
-    motion_batch_size: int = 16
-    question_batch_size: int = 6
+    motion_batch_size: int = 24
+    question_batch_size: int = 9
     noise: float = 0.6
     fact_weight: float = 5.0
 
@@ -120,8 +123,8 @@ def _train(llm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int,
     def short_loss() -> torch.Tensor:
         plans = [_plan_sample(tokenizer, rng, recipe) for _ in range(recipe.short_batch_size)]
         motions = [_motion_sample(tokenizer, rng) for _ in range(recipe.motion_batch_size)]
-        kinds = [PLAN if number % 3 else TRAJECTORY for number in range(recipe.question_batch_size)]
-        questions = [_text_sample(tokenizer, rng, kind) for kind in kinds]
+        kinds = [TRAJECTORY if number % 3 else PLAN for number in range(recipe.question_batch_size)]
+        questions = [_question_sample(tokenizer, rng, recipe, kind) for kind in kinds]
         return torch.stack([_loss(llm, part, recipe) for part in (plans, motions, questions)]).sum()
 
     def whole_loss() -> torch.Tensor:
@@ -187,10 +190,18 @@ def _front_sample(tokenizer: PreTrainedTokenizerFast, rng: np.random.Generator, 
     return _sample(turns, [positions(_groups(facts, tokenizer), rng, recipe)], tokenizer, recipe.fact_weight)
 
 
-def _text_sample(tokenizer: PreTrainedTokenizerFast, rng: np.random.Generator, kind: str) -> _Sample:
-    """Return a question of a kind, without views, and its answer, much of which follows from what the question states."""
-    question, answer = ask(rng, imagine_motion(rng), _templates(), kind)
-    return _sample([{"from": "human", "value": question}, {"from": "gpt", "value": answer}], [], tokenizer)
+def _question_sample(
+    tokenizer: PreTrainedTokenizerFast, rng: np.random.Generator, recipe: LlmRecipe, kind: str
+) -> _Sample:
+    """Return a question for a plan about the front view alone, or one for a trajectory without views, and its answer."""
+    front, frame = imagine_front(rng)
+    question, answer = ask(rng, frame, _templates(), kind)
+    views = [front] if kind == PLAN else []
+    turns = [
+        {"from": "human", "value": (image_block(("front",)) if views else "") + question},
+        {"from": "gpt", "value": answer},
+    ]
+    return _sample(turns, [_view_positions(_groups(view, tokenizer), rng, recipe) for view in views], tokenizer)
 
 
 def _plan_sample(tokenizer: PreTrainedTokenizerFast, rng: np.random.Generator, recipe: LlmRecipe) -> _Sample:
@@ -233,6 +244,8 @@ def _driving_sample(tokenizer: PreTrainedTokenizerFast, rng: np.random.Generator
         if share < recipe.plan_share + recipe.trajectory_share
         else None
     )
+    if kind == TRAJECTORY and rng.random() < recipe.other_views_share:
+        views, _ = imagine(rng)
     question, answer = ask(rng, frame, _templates(), kind)
     turns = [{"from": "human", "value": image_block() + question}, {"from": "gpt", "value": answer}]
     return _sample(turns, [_view_positions(_groups(view, tokenizer), rng, recipe) for view in views], tokenizer)

@@ -154,7 +154,7 @@ def test_imagined_frames_have_questions_of_every_kind_and_answers_that_state_the
         if "front camera sees" in question:
             assert all(vehicle.kind in answer for vehicle in views[0].vehicles)
         question, answer = ask(rng, frame, templates, TRAJECTORY)
-        assert f"the plan {frame.plan}" in question
+        assert question.endswith(f"its plan is {frame.plan}.")
         assert str(label_trajectory(parse_trajectory(answer))) == str(frame.plan)
     assert min(seen.values()) > 15
 
