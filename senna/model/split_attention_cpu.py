@@ -30,15 +30,22 @@ class ShortBranches(NamedTuple):
     Attributes:
         rows, columns: (S, l) where their tokens stand; the last token again at the end of those that are shorter.
         is_token: (S, l) False for these repetitions. In causal order no token sees them.
+        tokens: flat indices of (S, l) without these repetitions.
     """
 
     rows: torch.Tensor
     columns: torch.Tensor
     is_token: torch.Tensor
+    tokens: torch.Tensor
 
-    def places(self) -> tuple[torch.Tensor, slice, torch.Tensor]:
-        """Return the index of their tokens, in order, in a tensor (B, H, L, ...), which gives (tokens, H, ...)."""
-        return self.rows[self.is_token], slice(None), self.columns[self.is_token]
+    def take(self, x: torch.Tensor) -> torch.Tensor:
+        """Gather the branches. (B, H, L, D) -> (S, H, l, D)."""
+        return x[self.rows, :, self.columns].transpose(1, 2)
+
+    def put(self, x: torch.Tensor, values: torch.Tensor) -> None:
+        """Set the tokens of ``x`` (B, H, L, ...) to ``values`` (S, H, l, ...)."""
+        rows, columns = self.rows.flatten()[self.tokens], self.columns.flatten()[self.tokens]
+        x[rows, :, columns] = values.transpose(1, 2).flatten(0, 1)[self.tokens]
 
 
 class VisibleParts(NamedTuple):
@@ -74,9 +81,12 @@ def visible_parts(layout: Layout) -> VisibleParts:
 
 
 def _short_branches(spans: list[tuple[int, int, int]]) -> ShortBranches:
+    longest = max(stop - start for _, start, stop in spans)
+    tokens = [i * longest + j for i, (_, start, stop) in enumerate(spans) for j in range(stop - start)]
     rows, starts, stops = (torch.tensor(values)[:, None] for values in zip(*spans, strict=True))  # (S, 1) each
-    columns = starts + torch.arange(int((stops - starts).max()))  # (S, l)
-    return ShortBranches(rows.expand_as(columns), torch.minimum(columns, stops - 1), columns < stops)
+    columns = starts + torch.arange(longest)  # (S, l)
+    kept = torch.tensor(tokens)
+    return ShortBranches(rows.expand_as(columns), torch.minimum(columns, stops - 1), columns < stops, kept)
 
 
 def _causal_rectangles(row: slice, start: int, stop: int) -> list[Rectangle]:
@@ -112,10 +122,10 @@ class SplitOnCpu(torch.autograd.Function):
         lse = q.new_zeros(rows, length, heads).transpose(1, 2)  # (B, H, L)
         if short := parts.short:
             part, part_lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-                *(_take(x, short) for x in (q, k, v)), 0.0, True, scale=scale
+                *(short.take(x) for x in (q, k, v)), 0.0, True, scale=scale
             )  # (S, H, l, D), (S, H, l)
-            places = short.places()
-            out[places], lse[places] = part.transpose(1, 2)[short.is_token], part_lse.transpose(1, 2)[short.is_token]
+            short.put(out, part)
+            short.put(lse, part_lse)
         for row, queries, keys, causal in parts.rectangles:
             with _fast_matmuls(dtype != wide, queries):
                 part, part_lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
@@ -148,11 +158,11 @@ class SplitOnCpu(torch.autograd.Function):
         if short := ctx.parts.short:
             is_token = short.is_token[:, None, :, None]  # repeated queries have no gradient
             shares = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-                _take(grad, short) * is_token, *(_take(x, short) for x in (q, k, v, out)),
-                _take(lse[..., None], short)[..., 0], 0.0, True, scale=ctx.scale,
+                short.take(grad) * is_token, *(short.take(x) for x in (q, k, v, out)),
+                short.take(lse[..., None])[..., 0], 0.0, True, scale=ctx.scale,
             )  # fmt: skip
             for sum_, share in zip(grads, shares, strict=True):
-                sum_[short.places()] = share.transpose(1, 2)[short.is_token]
+                short.put(sum_, share)
         for row, queries, keys, causal in ctx.parts.rectangles:
             with _fast_matmuls(dtype != wide, queries):
                 shares = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
@@ -162,11 +172,6 @@ class SplitOnCpu(torch.autograd.Function):
             for sum_, share, columns in zip(grads, shares, (queries, keys, keys), strict=True):
                 sum_[row, :, columns].add_(share)
         return *(g.to(x.dtype) for g, x in zip(grads, inputs, strict=True)), None, None, None
-
-
-def _take(x: torch.Tensor, short: ShortBranches) -> torch.Tensor:
-    """Gather the tokens of short branches. (B, H, L, D) -> (S, H, l, D)."""
-    return x[short.rows, :, short.columns].transpose(1, 2)
 
 
 def _prepare(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

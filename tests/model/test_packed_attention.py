@@ -192,7 +192,7 @@ def test_the_parts_cover_each_visible_pair_once():
         times = torch.zeros(rows, length, length, dtype=torch.long)
         parts = visible_parts(layout)
         if parts.short:
-            for branch_rows, branch_columns, is_token in zip(*parts.short, strict=True):
+            for branch_rows, branch_columns, is_token in zip(*parts.short[:3], strict=True):
                 tokens = branch_columns[is_token]
                 times[branch_rows[0], tokens[:, None], tokens] += torch.ones(len(tokens), len(tokens)).long().tril()
         for row, queries, keys, causal in parts.rectangles:

@@ -29,7 +29,7 @@ CALLS = {
         "<-m><senna><calibrate><--model><ROOT/outputs/quickstart/stage3>"
         "<--data><ROOT/outputs/embedded/qa/senna_nusc_dev.jsonl>"
         "<--image-folder><ROOT/outputs/embedded/nuscenes><--device><cpu><--workers><1>",
-        "<-m><senna><launch><evaluate><--kinds><plan,trajectory><--blackout>"
+        "<-m><senna><launch><evaluate><--kinds><plan,trajectory><--trajectory-tries><4><--blackout>"
         "<--decision><balanced><--device><cpu><--workers><1>",
         "<-m><senna><drive><--model><ROOT/outputs/quickstart/stage3><--decision><balanced><--image-width><560><--scenes><2>"
         "<--driver><model><--out><ROOT/outputs/quickstart/drive>",

@@ -123,7 +123,7 @@ def _interleave(train: list[str], val: list[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class _Job:
-    """What all worker processes share."""
+    """Settings that all worker processes share."""
 
     folder: str
     seed: int
