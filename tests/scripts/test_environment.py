@@ -276,6 +276,18 @@ def test_an_active_environment_without_senna_is_left_alone_and_that_is_said(clon
     assert f"interpreter: {clone.venv}/bin/python" in result.stderr
 
 
+@pytest.mark.parametrize("choose", ["find_interpreter", "prepare_environment dev"])
+def test_python_keeps_bytecode_in_the_own_environment_only(choose, one_clone, tmp_path):
+    """Images for containers often set PYTHONDONTWRITEBYTECODE; every process would compile torch and transformers again."""
+    made = one_clone.run("prepare_environment dev")
+    assert made.returncode == 0, made.stderr
+    show = f'{choose} >/dev/null; echo "${{PYTHONDONTWRITEBYTECODE-unset}}"'
+    assert one_clone.run(show, PYTHONDONTWRITEBYTECODE=1).stdout.strip() == "unset"
+    one_clone.make_venv(tmp_path / "other", modules=("senna", "pytest", "ruff", "importlinter", "nuscenes"))
+    active = one_clone.run(show, PYTHONDONTWRITEBYTECODE=1, VIRTUAL_ENV=tmp_path / "other")
+    assert active.stdout.strip() == "1"
+
+
 def test_deepspeed_installs_without_nvcc(clone):
     assert clone.run("printenv DS_IGNORE_CUDA_DETECTION").stdout == "1\n"
 
