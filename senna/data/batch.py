@@ -106,7 +106,7 @@ class PackedRows(TypedDict):
 
     input_ids: torch.Tensor  # LongTensor (1, n): the text tokens, at least one
     source: torch.Tensor  # LongTensor (B, L): row of the table [n text embeddings, N * K view tokens, one row of zeros]
-    position_ids: torch.Tensor  # LongTensor (B, L): a branch counts on from its prefix; 0 at padding
+    position_ids: torch.Tensor  # LongTensor (B, L): a branch counts on from what it continues; 0 at padding
     labels: torch.Tensor  # LongTensor (B, L): IGNORE_INDEX, or the target at this position
     target_positions: torch.Tensor  # LongTensor (M,): ascending flat positions (row * L + column) before the targets
     target_records: torch.Tensor  # LongTensor (M,): the index of the record that each target belongs to

@@ -16,7 +16,7 @@ from senna.data.batch import (
     PaddedBatch,
     Sample,
 )
-from senna.data.frame_packing import CutRecord, PackedTree, build_rows, cut_record, even_bins, pack_trees
+from senna.data.frame_packing import CutRecord, build_rows, cut_record, even_bins, pack_trees
 from senna.model.config import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from senna.model.layout import Tree
 
@@ -111,9 +111,8 @@ class PackCollator:
             usable = [sample for sample in frame["records"] if _is_usable(sample)]
             cut = [self._cut(sample) for sample in usable]
             seen = max((int((record.input_ids == IMAGE_TOKEN_INDEX).sum()) for record in cut), default=0)
-            for tree in self._trees(usable, cut):
-                trees.append(tree._replace(records=tuple(len(records) + number for number in tree.records)))
             records += cut
+            trees += pack_trees(records, self.pack_max_tokens, range(len(records) - len(cut), len(records)))
             kinds += [sample["kind"] for sample in usable]
             first_images += [num_images] * len(cut)
             images.append(frame["images"][:seen])  # (V, 3, H, W)
@@ -146,10 +145,6 @@ class PackCollator:
 
     def _cut(self, sample: FrameRecord) -> CutRecord:
         return cut_record(sample["input_ids"], sample["labels"], self.max_length, self.tokens_per_image)
-
-    def _trees(self, samples: Sequence[FrameRecord], records: Sequence[CutRecord]) -> list[PackedTree]:
-        """Return the trees of a frame's records, which are ``samples`` cut to length."""
-        return pack_trees(records, self.pack_max_tokens)
 
     def _no_rows(self) -> PackedRows:
         """Return one row with one padding token and no target."""

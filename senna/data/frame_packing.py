@@ -1,4 +1,4 @@
-"""The records of a frame as trees: shared tokens once, as a prefix, and the rest of each record as a branch.
+"""The records of a frame as trees: tokens that several records share occur once, and what differs follows as branches.
 
 Pure functions over tokens, without a model or files. Letters: T tokens of a record before the splice, U tokens of all
 pieces before the splice, P tokens of all pieces after it; K tokens of an image after the splice; B rows of L positions, R
@@ -27,11 +27,16 @@ class CutRecord(NamedTuple):
 
 
 class PackedTree(NamedTuple):
-    """Records that form one tree."""
+    """Records that share tokens, or one record. The tokens before ``start`` are those of the tree that it continues."""
 
     records: tuple[int, ...]
-    prefix: int  # tokens that occur once, before the splice; all tokens if there is only one record
-    size: int  # tokens of prefix and branches, after the splice
+    start: int  # the tokens [start, stop) of the records occur once; counted before the splice
+    stop: int
+    size: int  # tokens of the tree, after the splice
+    children: tuple["PackedTree", ...] = ()
+
+
+LEAST_SHARED = 16  # fewer tokens that some records of a tree share do not become a branch of their own
 
 
 def cut_record(input_ids: torch.Tensor, labels: torch.Tensor, max_length: int, tokens_per_image: int) -> CutRecord:
@@ -48,17 +53,25 @@ def cut_record(input_ids: torch.Tensor, labels: torch.Tensor, max_length: int, t
     return CutRecord(ids[:kept], targets[:kept], np.minimum(sizes, max_length - starts)[:kept], lost)
 
 
-def pack_trees(records: Sequence[CutRecord], pack_max_tokens: int) -> list[PackedTree]:
+def pack_trees(
+    records: Sequence[CutRecord], pack_max_tokens: int, numbers: Sequence[int] | None = None
+) -> list[PackedTree]:
     """Return trees of at most ``pack_max_tokens`` tokens such that each record of a frame is in exactly one.
 
     Records share a tree if they are equal up to their last image. The prefix has all tokens that are equal in all records,
     but ends before the token that precedes a first target: the output of that token predicts the target, and the targets
-    differ between branches. A record is a tree without branches if it is alone, or if no prefix can contain all its images
-    and none of its targets (a caption directly after its image, an image in a later turn, no image at all). A tree that
-    is too large is split evenly into as few trees as possible, each with the prefix.
+    differ between branches. By the same rule, records that are equal in at least `LEAST_SHARED` more tokens, such as a
+    question with each of its answers, share a branch, which their branches continue. A record is a tree without branches if
+    it is alone, or if no prefix can contain all its images and none of its targets (a caption directly after its image, an
+    image in a later turn, no image at all). A tree that is too large is split evenly into as few trees as possible, each with
+    the prefix.
+
+    Args:
+        numbers: the records of the frame, as indices in ``records``; default: all.
     """
     groups: dict[bytes | int, list[int]] = {}
-    for number, record in enumerate(records):
+    for number in range(len(records)) if numbers is None else numbers:
+        record = records[number]
         images_end = _images_end(record)
         can_share = 0 < images_end <= _longest_prefix(record)
         groups.setdefault(record.input_ids[:images_end].tobytes() if can_share else number, []).append(number)
@@ -146,7 +159,7 @@ def build_rows(
 def _image_numbers(is_image: np.ndarray, pieces: Sequence["_Piece"]) -> np.ndarray:
     """Return int64 (U,): for each ``<image>``, its number among the images of its record.
 
-    Counting within a piece is enough, because only pieces that begin with their record contain images.
+    Counting within a piece is enough, because only pieces that begin with their record, the prefixes, contain images.
     """
     before = _starts(is_image)  # (U,)
     tokens = np.array([piece.stop - piece.start for piece in pieces])  # (pieces,)
@@ -161,20 +174,23 @@ class _Piece(NamedTuple):
     stop: int
     size: int  # tokens after the splice
     position: int  # position id of its first token
+    parent: int  # the piece that it continues, -1 for none
 
 
 def _pieces(records: Sequence[CutRecord], tree: PackedTree) -> list[_Piece]:
-    """Return the prefix of a tree and its branches."""
-    first = records[tree.records[0]]
-    prefix = _Piece(tree.records[0], 0, tree.prefix, int(first.sizes[: tree.prefix].sum()), 0)
-    if len(tree.records) == 1:
-        return [prefix]
-    stops = [len(records[number].input_ids) for number in tree.records]
-    branches = [
-        _Piece(number, tree.prefix, stop, stop - tree.prefix, prefix.size)  # a branch has no image
-        for number, stop in zip(tree.records, stops, strict=True)
-    ]
-    return [prefix, *branches]
+    """Return the prefix of a tree and its branches, each before those that continue it."""
+    found: list[_Piece] = []
+
+    def add(tree: PackedTree, position: int, parent: int) -> None:
+        record = tree.records[0]
+        size = int(records[record].sizes[tree.start : tree.stop].sum())
+        piece = len(found)
+        found.append(_Piece(record, tree.start, tree.stop, size, position, parent))
+        for child in tree.children:
+            add(child, position + size, piece)
+
+    add(tree, 0, -1)
+    return found
 
 
 def _layout(rows: Sequence[Sequence[PackedTree]], trees: Sequence[Sequence[_Piece]]) -> Layout:
@@ -184,10 +200,12 @@ def _layout(rows: Sequence[Sequence[PackedTree]], trees: Sequence[Sequence[_Piec
         for number, row in enumerate(rows)
         for start in itertools.accumulate((tree.size for tree in row[:-1]), initial=0)
     ]
-    return tuple(
-        Tree(row, start, prefix.size, tuple(branch.size for branch in branches))
-        for (row, start), (prefix, *branches) in zip(starts, trees, strict=True)
-    )
+    layout = []
+    for (row, start), (prefix, *branches) in zip(starts, trees, strict=True):
+        parents = tuple(branch.parent - 1 for branch in branches)
+        sizes = tuple(branch.size for branch in branches)
+        layout.append(Tree(row, start, prefix.size, sizes, parents if any(parent >= 0 for parent in parents) else ()))
+    return tuple(layout)
 
 
 def _images_end(record: CutRecord) -> int:
@@ -202,27 +220,37 @@ def _longest_prefix(record: CutRecord) -> int:
     return (int(targets[0]) if len(targets) else len(record.labels)) - 1
 
 
-def _trees_of(records: Sequence[CutRecord], members: list[int], pack_max_tokens: int) -> list[PackedTree]:
+def _trees_of(records: Sequence[CutRecord], members: Sequence[int], pack_max_tokens: int) -> list[PackedTree]:
     """Return the trees of records that can share a prefix."""
+    tree = _tree(records, members, 0)
+    if tree.size <= pack_max_tokens:
+        return [tree]
+    room = pack_max_tokens - (tree.size - sum(child.size for child in tree.children))
+    large = [child for child in tree.children if child.size > room]
+    small = [child for child in tree.children if child.size <= room]
+    found = [part for child in large for part in _trees_of(records, child.records, pack_max_tokens)]
+    for items in even_bins([child.size for child in small], room):
+        found.append(_tree(records, [number for item in items for number in small[item].records], 0))
+    return found
+
+
+def _tree(records: Sequence[CutRecord], members: Sequence[int], start: int) -> PackedTree:
+    """Return the tree of records that are equal before the token ``start``."""
+    first = records[members[0]]
     if len(members) == 1:
-        return [_single(records, members[0])]
-    first, *others = (records[number].input_ids for number in members)
-    prefix = min(_longest_prefix(records[number]) for number in members)
-    for other in others:
-        differing = np.flatnonzero(first[:prefix] != other[:prefix])
-        prefix = int(differing[0]) if len(differing) else prefix
-    prefix_size = int(records[members[0]].sizes[:prefix].sum())
-    branches = [len(records[number].input_ids) - prefix for number in members]
-    return [
-        PackedTree(tuple(members[item] for item in items), prefix, prefix_size + sum(branches[item] for item in items))
-        if len(items) > 1
-        else _single(records, members[items[0]])
-        for items in even_bins(branches, pack_max_tokens - prefix_size)
-    ]
-
-
-def _single(records: Sequence[CutRecord], number: int) -> PackedTree:
-    return PackedTree((number,), len(records[number].input_ids), int(records[number].sizes.sum()))
+        return PackedTree((members[0],), start, len(first.input_ids), int(first.sizes[start:].sum()))
+    stop = min(_longest_prefix(records[number]) for number in members)
+    for number in members[1:]:
+        differing = np.flatnonzero(first.input_ids[start:stop] != records[number].input_ids[start:stop])
+        stop = start + int(differing[0]) if len(differing) else stop
+    groups: dict[bytes | int, list[int]] = {}
+    for number in members:
+        can_share = stop + LEAST_SHARED <= _longest_prefix(records[number])
+        following = records[number].input_ids[stop : stop + LEAST_SHARED]
+        groups.setdefault(following.tobytes() if can_share else number, []).append(number)
+    children = tuple(_tree(records, group, stop) for group in groups.values())
+    size = int(first.sizes[start:stop].sum()) + sum(child.size for child in children)
+    return PackedTree(tuple(members), start, stop, size, children)
 
 
 def _first_fit(sizes: Sequence[int], order: list[int], capacity: int) -> list[list[int]]:

@@ -83,19 +83,15 @@ class PackedAttention:
         return pad_trees(self.layout, self.rows, self.length, self.dtype, self.device)
 
     def _visibility(self) -> Callable[..., torch.Tensor]:
-        """Return the predicate (row, head, query column, key column) -> bool. Padding sees padding: no row is fully masked."""
-        tree = torch.full((self.rows, self.length), -1)  # (B, L) index of the tree
-        branch = torch.full((self.rows, self.length), -1)  # (B, L) 0 in the prefix, j + 1 in branch j
-        for i, t in enumerate(self.layout):
-            tree[t.row, t.start : t.stop] = i
-            branch[t.row, t.start : t.start + t.prefix] = 0
-            for j, (start, stop) in enumerate(t.branch_spans()):
-                branch[t.row, start:stop] = j + 1
-        tree, branch = tree.to(self.device), branch.to(self.device)
+        """Return the predicate (row, head, query column, key column) -> bool. Padding sees itself: no row is fully masked."""
+        end = torch.arange(1, self.length + 1).repeat(self.rows, 1)  # (B, L) the column before which a key is seen
+        for tree in self.layout:
+            for start, stop, last in tree.pieces():
+                end[tree.row, start:stop] = last
+        end = end.to(self.device)
 
         def is_visible(b, h, q, k):  # the signature of flex_attention's mask_mod: indices of row, head, query, key
-            shared = (branch[b, k] == 0) | (branch[b, k] == branch[b, q])
-            return (tree[b, q] == tree[b, k]) & shared & (k <= q)
+            return (k <= q) & (q < end[b, k])
 
         return is_visible
 

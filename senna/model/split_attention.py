@@ -1,7 +1,8 @@
 """Split attention of packed rows with public torch functions, for any device.
 
 Shapes: B rows, L tokens per row, H heads, D head width, T trees, N branches of all trees, Lp tokens of the longest prefix,
-Lb tokens of the longest branch. A flat index is row * L + column.
+Lb tokens of the longest branch, Lc tokens of the longest context of a branch, which is all that it continues. A flat index is
+row * L + column.
 """
 
 from typing import NamedTuple
@@ -19,8 +20,8 @@ class PaddedTrees(NamedTuple):
     Attributes:
         prefixes: (T, Lp) indices of every prefix.
         branches: (N, Lb) indices of every branch.
-        keys: (N, Lp + Lb) indices of a branch's prefix and then of the branch.
-        mask: (N, 1, Lb, Lp + Lb) additive mask.
+        keys: (N, Lc + Lb) indices of a branch's context and then of the branch.
+        mask: (N, 1, Lb, Lc + Lb) additive mask.
         slots: (B * L,) indices of each token's result in the concatenation [T * Lp, N * Lb, one row of zeros].
     """
 
@@ -33,26 +34,29 @@ class PaddedTrees(NamedTuple):
 
 def pad_trees(layout: Layout, rows: int, length: int, dtype: torch.dtype, device: torch.device) -> PaddedTrees:
     """Compute the indices of a layout. Padding has the index 0; no result is read from it."""
-    prefix_indices, branch_indices, tree_of_branch = [], [], []
-    for i, tree in enumerate(layout):
-        prefix_indices.append(torch.arange(tree.start, tree.start + tree.prefix) + tree.row * length)
-        branch_indices += [torch.arange(*span) + tree.row * length for span in tree.branch_spans()]
-        tree_of_branch += [i] * len(tree.branches)
+    prefix_indices, branch_indices, context_indices = [], [], []
+    for tree in layout:
+        prefix, *branches = (torch.arange(start, stop) + tree.row * length for start, stop, _ in tree.pieces())
+        prefix_indices.append(prefix)
+        branch_indices += branches
+        for ancestors in tree.ancestors()[1:]:
+            context_indices.append(torch.cat([[prefix, *branches][piece] for piece in ancestors]))
     prefixes = pad_sequence(prefix_indices, batch_first=True)  # (T, Lp)
-    branches = (
-        pad_sequence(branch_indices, batch_first=True) if branch_indices else torch.zeros(0, 1, dtype=torch.long)
-    )  # (N, Lb)
-    keys = torch.cat([prefixes[tree_of_branch], branches], dim=1)  # (N, Lp + Lb)
+    nothing = torch.zeros(0, 1, dtype=torch.long)
+    branches, contexts = (
+        pad_sequence(indices, batch_first=True) if indices else nothing for indices in (branch_indices, context_indices)
+    )  # (N, Lb), (N, Lc)
+    keys = torch.cat([contexts, branches], dim=1)  # (N, Lc + Lb)
 
-    prefix_lengths = torch.tensor([layout[i].prefix for i in tree_of_branch]).view(-1, 1, 1)  # (N, 1, 1)
-    longest, own = prefixes.shape[1], torch.arange(branches.shape[1])  # Lp, (Lb,)
-    sees_prefix = (torch.arange(longest) < prefix_lengths).expand(-1, len(own), -1)  # (N, Lb, Lp)
+    lengths = torch.tensor([len(indices) for indices in context_indices]).view(-1, 1, 1)  # (N, 1, 1)
+    longest, own = contexts.shape[1], torch.arange(branches.shape[1])  # Lc, (Lb,)
+    sees_context = (torch.arange(longest) < lengths).expand(-1, len(own), -1)  # (N, Lb, Lc)
     sees_own = (own <= own[:, None]).expand(len(branches), -1, -1)  # (N, Lb, Lb)
-    mask = torch.zeros(len(branches), 1, len(own), keys.shape[1], dtype=dtype)  # (N, 1, Lb, Lp + Lb)
-    mask.masked_fill_(~torch.cat([sees_prefix, sees_own], dim=2)[:, None], float("-inf"))
+    mask = torch.zeros(len(branches), 1, len(own), keys.shape[1], dtype=dtype)  # (N, 1, Lb, Lc + Lb)
+    mask.masked_fill_(~torch.cat([sees_context, sees_own], dim=2)[:, None], float("-inf"))
 
     slots = torch.full((rows * length,), prefixes.numel() + branches.numel())  # (B * L,)
-    for indices, first, step in ((prefix_indices, 0, longest), (branch_indices, prefixes.numel(), len(own))):
+    for indices, first, step in ((prefix_indices, 0, prefixes.shape[1]), (branch_indices, prefixes.numel(), len(own))):
         for i, flat in enumerate(indices):
             slots[flat] = first + i * step + torch.arange(len(flat))
     return PaddedTrees(*(x.to(device) for x in (prefixes, branches, keys, mask, slots)))
@@ -61,7 +65,7 @@ def pad_trees(layout: Layout, rows: int, length: int, dtype: torch.dtype, device
 def split_by_padding(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None, padded: PaddedTrees
 ) -> torch.Tensor:
-    """Compute all prefixes as one batch, then all branches, with their prefixes' keys, as another.
+    """Compute all prefixes as one batch, then all branches, with the keys of their contexts, as another.
 
     (B, H, L, D) each -> (B, L, H, D), zero at padding.
     """
@@ -76,7 +80,7 @@ def split_by_padding(
     results = [F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)]
     if len(padded.branches):
         q = take(flat_q, padded.branches)  # (N, H, Lb, D)
-        k, v = take(flat_k, padded.keys), take(flat_v, padded.keys)  # (N, H, Lp + Lb, D) each
+        k, v = take(flat_k, padded.keys), take(flat_v, padded.keys)  # (N, H, Lc + Lb, D) each
         results.append(F.scaled_dot_product_attention(q, k, v, attn_mask=padded.mask.to(q.dtype), scale=scale))
     flat = [x.transpose(1, 2).reshape(-1, heads, width) for x in results]  # (T * Lp, H, D), (N * Lb, H, D)
     zeros = query.new_zeros(1, heads, width)  # the result of padding

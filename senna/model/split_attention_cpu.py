@@ -52,7 +52,7 @@ class VisibleParts(NamedTuple):
     """Parts of the (query, key) planes that cover each visible pair once.
 
     Attributes:
-        short: the branches with at most `MOST_SHORT` tokens, without the prefix that they see; None if there are none.
+        short: the branches with at most `MOST_SHORT` tokens, without the pieces that they continue; None if there are none.
         rectangles: the rest, causal ones first. Together with ``short`` these contain each token as a query exactly once.
     """
 
@@ -67,15 +67,14 @@ def visible_parts(layout: Layout) -> VisibleParts:
     """Return the parts of a packed batch."""
     rectangles, short = [], []
     for tree in layout:
-        row, prefix_stop = slice(tree.row, tree.row + 1), tree.start + tree.prefix
-        spans = tree.branch_spans()
-        for start, stop in [(tree.start, prefix_stop), *spans]:
-            if start >= prefix_stop and stop - start <= MOST_SHORT:
+        row = slice(tree.row, tree.row + 1)
+        for number, (start, stop, end) in enumerate(tree.pieces()):
+            if number and stop - start <= MOST_SHORT:
                 short.append((tree.row, start, stop))
             else:
                 rectangles += _causal_rectangles(row, start, stop)
-        if spans:
-            rectangles.append(Rectangle(row, slice(prefix_stop, tree.stop), slice(tree.start, prefix_stop), False))
+            if end > stop:
+                rectangles.append(Rectangle(row, slice(stop, end), slice(start, stop), False))
     rectangles.sort(key=lambda rectangle: not rectangle.causal)
     return VisibleParts(_short_branches(short) if short else None, rectangles)
 

@@ -13,7 +13,6 @@ import torch
 
 from senna.data import ConversationDataset, FrameDataset, Mixture, PackCollator
 from senna.data.batch import FrameRecord, FrameSample, PackedBatch
-from senna.data.frame_packing import CutRecord, PackedTree, pack_trees
 from senna.decision import prior_of
 from senna.errors import UsageError
 from senna.evaluate.metrics.meta_actions import codes
@@ -66,8 +65,8 @@ class ChoiceDataset(FrameDataset):
 class ChoiceCollator(PackCollator):
     """Pack the items of a `ChoiceDataset` into a `PackedBatch` with ``choices``, in which a choice counts as one target.
 
-    The answers to a plan are a tree of their own, so that they share its question. A plan of which ``max_length`` cuts an
-    answer has no loss, and is counted as cut.
+    The answers to a plan share its question, which shares the views with the frame's other records. A plan of which
+    ``max_length`` cuts an answer has no loss, and is counted as cut.
 
     Attributes:
         bias: (A,), see `Choices`.
@@ -112,16 +111,6 @@ class ChoiceCollator(PackCollator):
         plain = {name: record[name] for name in ("input_ids", "labels", "kind", "sample")}
         return {**plain, "labels": torch.full_like(record["labels"], IGNORE_INDEX), "is_cut": True}
 
-    def _trees(self, samples: Sequence[FrameRecord], records: Sequence[CutRecord]) -> list[PackedTree]:
-        groups: dict[Any, list[int]] = {}
-        for number, sample in enumerate(samples):
-            groups.setdefault(sample.get("plan"), []).append(number)
-        return [
-            tree._replace(records=tuple(members[number] for number in tree.records))
-            for members in groups.values()
-            for tree in pack_trees([records[number] for number in members], self.pack_max_tokens)
-        ]
-
     def _choices(self, used: Sequence[PlanRecord], branches: torch.Tensor) -> Choices:
         """Return the choices of a batch.
 
@@ -149,12 +138,8 @@ class ChoiceCollator(PackCollator):
 
 
 def _expanded(records: Sequence[Any]) -> list[Any]:
-    """Return records with a plan's branches in its place. Each branch has ``plan``, a number of the plan in this list."""
-    found: list[Any] = []
-    for number, record in enumerate(records):
-        branches = record.get("branches")
-        found += [record] if branches is None else [{**branch, "plan": number} for branch in branches]
-    return found
+    """Return records with a plan's branches in its place."""
+    return [branch for record in records for branch in record.get("branches", [record])]
 
 
 def class_bias(counts: np.ndarray, class_balance: float) -> tuple[float, ...]:

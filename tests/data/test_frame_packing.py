@@ -32,7 +32,7 @@ def frame(*records: dict) -> dict:
 def trees_of(*records: dict, max_length: int = 99, most: int = 99) -> list[tuple[tuple[int, ...], int, int]]:
     """Return (records, prefix, size) of each tree."""
     cut = [cut_record(item["input_ids"], item["labels"], max_length, VIEW) for item in records]
-    return [tuple(tree) for tree in pack_trees(cut, most)]
+    return [(tree.records, tree.stop, tree.size) for tree in pack_trees(cut, most)]
 
 
 def pack(*frames: dict, max_length: int = 99, most: int = 99) -> dict:
@@ -40,15 +40,15 @@ def pack(*frames: dict, max_length: int = 99, most: int = 99) -> dict:
 
 
 def sequences(batch: dict) -> list[list[tuple[int, int]]]:
-    """Return the sequence of each branch with its prefix, as the model processes it: (row of the table, position)."""
+    """Return the sequence of each record, as the model processes it: (row of the table, position)."""
     found = []
     for tree in batch["layout"]:
-        source, position_ids = (batch[name][tree.row].tolist()[tree.start :] for name in ("source", "position_ids"))
-        tokens = list(zip(source, position_ids, strict=True))
-        prefix, start = tokens[: tree.prefix], tree.prefix
-        for length in tree.branches or (0,):
-            found.append(prefix + tokens[start : start + length])
-            start += length
+        source, position_ids = (batch[name][tree.row].tolist() for name in ("source", "position_ids"))
+        tokens, pieces = list(zip(source, position_ids, strict=True)), tree.pieces()
+        for (start, stop, end), ancestors in zip(pieces, tree.ancestors(), strict=True):
+            if stop == end:  # nothing continues it
+                spans = [*(pieces[piece][:2] for piece in ancestors), (start, stop)]
+                found.append([token for span in spans for token in tokens[slice(*span)]])
     return found
 
 
@@ -113,6 +113,42 @@ def test_a_cut_keeps_the_tokens_that_start_before_the_maximum_length(max_length)
     assert cut.input_ids.tolist() == [token for token, start in zip(ids, starts, strict=True) if start < max_length]
     assert cut.sizes.sum() == min(max_length, 24)
     assert cut.lost_targets == (max_length < 24)
+
+
+def test_answers_share_their_question_and_the_question_shares_the_views():
+    question, other = list(range(20, 40)), list(range(50, 60))
+    answers = [record([*HEAD, *question, number, 7, 2], 3) for number in (90, 91, 92)]
+    (tree,) = pack_trees([cut_record(item["input_ids"], item["labels"], 99, VIEW) for item in
+                          (answers[0], record([*HEAD, *other, 5], 1), *answers[1:])], 99)  # fmt: skip
+    shared, alone = tree.children
+    assert (tree.records, tree.stop, tree.size) == ((0, 1, 2, 3), 6, 12 + 19 + 3 * 4 + 11)
+    assert (shared.records, shared.start, shared.stop, shared.size) == ((0, 2, 3), 6, 6 + 19, 19 + 3 * 4)
+    assert [(child.records, child.start, child.stop) for child in shared.children] == [
+        ((number,), 25, 29) for number in (0, 2, 3)
+    ]
+    assert (alone.records, alone.children) == ((1,), ())
+    batch = pack(frame(answers[0], record([*HEAD, *other, 5], 1), *answers[1:]))
+    assert batch["layout"] == (Tree(0, 0, 12, (19, 4, 4, 4, 11), (-1, 0, 0, 0, -1)),)
+    assert batch["position_ids"][0].tolist() == [*range(31), *([31, 32, 33, 34] * 3), *range(12, 23)]
+    assert batch["target_records"].tolist() == [0] * 3 + [2] * 3 + [3] * 3 + [1]
+
+
+def test_few_common_tokens_are_not_worth_a_branch():
+    def ask(shared):
+        return [record([*HEAD, *range(20, 20 + shared), number, 7], 1) for number in (90, 91)]
+
+    for shared, branches in ((15, 0), (16, 1)):
+        other = record([*HEAD, 5, 6], 1)
+        (layout,) = pack(frame(*ask(shared), other))["layout"]
+        assert sum(parent >= 0 for parent in layout.parents) == 2 * branches
+
+
+def test_a_tree_with_a_large_branch_is_split_within_that_branch():
+    question = list(range(20, 40))
+    answers = [record([*HEAD, *question, number, *[7] * 8], 9) for number in range(90, 94)]  # 31 + 4 * 10 tokens
+    others = [record([*HEAD, number, 6], 1) for number in (50, 51)]
+    trees = trees_of(*answers, *others, most=60)
+    assert trees == [((0, 2), 25, 51), ((1, 3), 25, 51), ((4, 5), 6, 16)]
 
 
 # ---- splitting and filling
@@ -269,9 +305,9 @@ def random_frame(random: np.random.Generator, number: int) -> dict:
     records = []
     for question in range(random.integers(1, 21)):
         head = [HEAD, HEAD, HEAD, HEAD[:3], HEAD[:1]][random.integers(5)]
-        body = random.integers(5, 8, random.choice([0, 1, 2, 5, 40])).tolist()
+        body = [*range(20, 20 + random.choice([0, 0, 9, 25])), *random.integers(5, 8, random.choice([0, 1, 2, 5, 40]))]
         answer = random.integers(5, 8, random.choice([0, 1, 3, 30])).tolist()
-        records.append(record([*head, *body, *answer], len(answer), f"{number}-{question}"))
+        records.append(record([*head, *map(int, body), *answer], len(answer), f"{number}-{question}"))
     return frame(*records)
 
 
@@ -293,7 +329,7 @@ def test_every_record_is_in_the_batch_once_with_its_own_tokens_and_targets(max_l
         assert (counts.cut, counts.unpacked_tokens) == (padded["counts"].cut, padded["counts"].unpacked_tokens)
         assert counts.tokens <= padded["counts"].tokens
 
-        # Each branch after its prefix is a record: the same tokens and views, at positions that count from 0.
+        # Each branch that nothing continues ends a record: the same tokens and views, at positions that count from 0.
         table = [*batch["input_ids"][0].tolist(), *([IMG] * (batch["source"].max() + 1))]
         packed_tokens = [[(table[row], position) for row, position in sequence] for sequence in sequences(batch)]
         cut = [cut_record(item["input_ids"], item["labels"], max_length, VIEW) for item in records]
@@ -308,11 +344,12 @@ def test_every_record_is_in_the_batch_once_with_its_own_tokens_and_targets(max_l
         covered = np.zeros((rows, length), dtype=int)
         is_target = (batch["labels"] != IGN).numpy()
         for tree in batch["layout"]:
-            starts = np.cumsum([tree.start, tree.prefix, *tree.branches])
-            covered[tree.row, starts[0] : starts[-1]] += 1
-            assert not is_target[tree.row, starts[:-1]].any(), "a target is predicted by a token of its own branch"
-            assert not tree.branches or not is_target[tree.row, tree.start : tree.start + tree.prefix].any()
-            assert not tree.branches or len(tree.branches) > 1
+            covered[tree.row, tree.start : tree.stop] += 1
+            for start, stop, end in tree.pieces():
+                assert not is_target[tree.row, start], "a target is predicted by a token of its own branch"
+                assert end == stop or not is_target[tree.row, start:stop].any()
+            children = np.bincount(np.array([*(tree.parents or (-1,) * len(tree.branches))], dtype=int) + 1)
+            assert 1 not in children, "what only one branch continues is part of that branch"
             assert min(tree.prefix, *tree.branches, 99) >= 1
         zeros = batch["input_ids"].numel() + VIEW * (0 if batch["images"] is None else len(batch["images"]))
         assert ((covered == 0) == (batch["source"] == zeros).numpy()).all()

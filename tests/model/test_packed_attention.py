@@ -27,6 +27,12 @@ LAYOUTS = {  # name: rows, length, layout
     "one token": (1, 1, (Tree(0, 0, 1),)),
     "several blocks": (1, 900, (Tree(0, 0, 150, (131, 300)), Tree(0, 581, 128, (1, 127)))),
     "long prefix": (1, 1200, (Tree(0, 0, 800, (140, 257)),)),
+    "branches of branches": (
+        2,
+        60,
+        (Tree(0, 2, 9, (7, 3, 4, 12, 5), (-1, 0, 0, -1, 3)), Tree(1, 0, 3, (2, 6, 1, 1, 8), (-1, 0, 1, 0, -1))),
+    ),
+    "answers to a question": (1, 420, (Tree(0, 0, 170, (70, 7, 5, 40, 6, 90), (-1, 0, 0, 0, 0, -1)),)),
 }
 
 
@@ -63,22 +69,30 @@ IMPLEMENTATIONS = {
 every_implementation = pytest.mark.parametrize("attend", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS)
 
 
+def columns_of(tree):
+    """Return (columns of all that it continues, own columns) of the prefix and of every branch."""
+    start = tree.start + tree.prefix
+    found = [([], list(range(tree.start, start)))]
+    for length, parent in zip(tree.branches, tree.parents or (-1,) * len(tree.branches), strict=True):
+        found.append(([*found[parent + 1][0], *found[parent + 1][1]], list(range(start, start + length))))
+        start += length
+    return found
+
+
 def attend_separately(tensors, layout, scaling=None):
-    """Compute every prefix and every [prefix, branch] by itself in fp64 -> (B, L, H, D), zero at padding."""
+    """Compute every prefix, and every branch with all that it continues, in fp64 -> (B, L, H, D), zero at padding."""
     q, k, v = (x.double() for x in tensors)
     heads, width = q.shape[1], q.shape[3]
     k, v = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k, v))
     pieces = {}
     for tree in layout:
-        prefix = list(range(tree.start, tree.start + tree.prefix))
-        for span in [(tree.start, tree.start), *tree.branch_spans()]:
-            columns = prefix + list(range(*span))
+        for context, own in columns_of(tree):
+            columns = context + own
             a, b, c = (x[tree.row, :, columns] for x in (q, k, v))  # (H, n, D)
             scores = a @ b.transpose(1, 2) * (scaling or width**-0.5)
             future = torch.ones(len(columns), len(columns), dtype=torch.bool).triu(1)
             result = (scores.masked_fill(future, float("-inf")).softmax(-1) @ c).transpose(0, 1)
-            own = slice(0, None) if span == (tree.start, tree.start) else slice(len(prefix), None)
-            pieces |= {(tree.row, column): x for column, x in zip(columns[own], result[own], strict=True)}
+            pieces |= {(tree.row, column): x for column, x in zip(own, result[len(context) :], strict=True)}
     zero = q.new_zeros(heads, width)
     return torch.stack(
         [torch.stack([pieces.get((row, i), zero) for i in range(q.shape[2])]) for row in range(q.shape[0])]
@@ -249,18 +263,17 @@ def llama(kind="split", **changes) -> LlamaForCausalLM:
     return model
 
 
-LAYOUT = (Tree(0, 0, 9, (5, 1, 12)), Tree(0, 27, 6), Tree(1, 0, 4, (20, 3)))
+LAYOUT = (Tree(0, 0, 9, (5, 1, 12), (-1, 0, 0)), Tree(0, 27, 6), Tree(1, 0, 4, (20, 3)))
 ROWS, LENGTH = 2, 35
 
 
 def packed_batch():
-    """Return token ids and positions, (B, L) each. Positions of a branch continue those of its prefix."""
+    """Return token ids and positions, (B, L) each. Positions of a branch continue those of what it continues."""
     ids = torch.randint(0, 50, (ROWS, LENGTH), generator=torch.Generator().manual_seed(1))
     positions = torch.zeros(ROWS, LENGTH, dtype=torch.long)
     for tree in LAYOUT:
-        positions[tree.row, tree.start : tree.start + tree.prefix] = torch.arange(tree.prefix)
-        for start, stop in tree.branch_spans():
-            positions[tree.row, start:stop] = torch.arange(stop - start) + tree.prefix
+        for context, own in columns_of(tree):
+            positions[tree.row, own] = torch.arange(len(own)) + len(context)
     return ids, positions
 
 
@@ -282,11 +295,8 @@ def separate_hidden(model) -> torch.Tensor:
     ids, _ = packed_batch()
     hidden = torch.zeros(ROWS, LENGTH, model.config.hidden_size)
     for tree in LAYOUT:
-        prefix = list(range(tree.start, tree.start + tree.prefix))
-        for span in [(tree.start, tree.start), *tree.branch_spans()]:
-            own = list(range(*span)) or prefix
-            columns = prefix if own is prefix else prefix + own
-            states = model.model(input_ids=ids[tree.row, columns][None], use_cache=False).last_hidden_state[0]
+        for context, own in columns_of(tree):
+            states = model.model(input_ids=ids[tree.row, context + own][None], use_cache=False).last_hidden_state[0]
             indices = torch.tensor([tree.row * LENGTH + column for column in own])
             hidden = (
                 hidden.view(-1, hidden.shape[-1]).index_put((indices,), states[-len(own) :].float()).view_as(hidden)
@@ -452,6 +462,9 @@ def test_a_layout_made_for_another_kind_or_shape_is_refused():
         (Tree(0, 0, 5, (6,)),),
         (Tree(1, 0, 5),),
         (Tree(0, 0, 5), Tree(0, 4, 2)),
+        (Tree(0, 0, 2, (1, 1, 1), (-1, 0)),),  # a parent is missing
+        (Tree(0, 0, 2, (1, 1), (0, -1)),),  # a branch before its parent
+        (Tree(0, 0, 2, (1, 1, 1), (-1, -1, 0)),),  # another branch lies between a branch and its parent
     ],
 )
 def test_a_layout_that_does_not_fit_is_refused(layout):

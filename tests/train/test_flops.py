@@ -72,6 +72,7 @@ def test_pairs_of_a_packed_batch_are_those_that_its_mask_admits():
     mask = PackedAttention(batch["layout"], "dense", *batch["source"].shape, torch.float32, "cpu").dense_mask
     assert batch["counts"].pairs == int((mask == 0).sum())
     assert Tree(0, 0, 3, (2, 1)).visible_pairs == 6 + (2 * 3 + 3) + (3 + 1)
+    assert Tree(0, 0, 3, (2, 1), (-1, 0)).visible_pairs == 6 * 7 // 2
 
 
 def test_pairs_of_a_padded_batch_leave_padding_out():
