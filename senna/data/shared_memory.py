@@ -2,12 +2,13 @@
 
 A worker passes the tensors of a batch on in files of /dev/shm, which has 64 MB in a container. torch moves them there in a
 thread of the worker that prints an error, drops the batch, and lets the main process wait for it for ever. `SharedCollate`
-moves them in the worker itself, where an error reaches the main process.
+moves them in the worker itself, where an error reaches the main process. Small tensors, such as the tokens of twenty answers to
+each of many questions, are sent as bytes: a file for each of them takes longer than their copy.
 """
 
 import os
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from torch.utils.data import get_worker_info
 from senna.errors import SennaError, first_line
 
 SHARED_MEMORY = "/dev/shm"
+SMALL = 16 * 1024  # bytes of a tensor that is sent by value
 MORE_SHARED_MEMORY = "give the container more shared memory (docker run --shm-size=8g, or --ipc=host)"
 
 
@@ -27,7 +29,7 @@ class SharedMemoryError(SennaError):
 
 @dataclass(frozen=True)
 class SharedCollate:
-    """A collator whose batches are in shared memory when a worker returns them.
+    """A collator whose large tensors are in shared memory when a worker returns them.
 
     Attributes:
         collate: returns a batch, of tensors in dictionaries, lists and tuples.
@@ -38,23 +40,38 @@ class SharedCollate:
     def __call__(self, samples: Any) -> Any:
         """Return the batch of ``samples``. Raises SharedMemoryError if shared memory is full."""
         batch = self.collate(samples)
-        if get_worker_info() is not None:
-            try:
-                _share(batch)
-            except RuntimeError as error:
-                raise SharedMemoryError(first_line(error)) from None
-        return batch
+        if get_worker_info() is None:
+            return batch
+        try:
+            return _prepare(batch)
+        except RuntimeError as error:
+            raise SharedMemoryError(first_line(error)) from None
 
 
-def _share(value: Any) -> None:
+class _ByValue:
+    """A tensor that is pickled with its values, and is the tensor when it is unpickled."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.values = tensor.numpy()
+
+    def __reduce__(self) -> tuple[Callable[..., torch.Tensor], tuple[Any, ...]]:
+        return torch.from_numpy, (self.values,)
+
+
+def _prepare(value: Any) -> Any:
+    """Return a batch as it is sent: each large tensor in shared memory, each small one as `_ByValue`."""
     if isinstance(value, torch.Tensor):
-        value.share_memory_()
-    elif isinstance(value, Mapping):
-        for entry in value.values():
-            _share(entry)
-    elif isinstance(value, list | tuple):
-        for entry in value:
-            _share(entry)
+        if value.nbytes > SMALL or value.layout != torch.strided or value.dtype == torch.bfloat16:
+            return value.share_memory_()
+        return _ByValue(value)
+    if isinstance(value, dict):
+        return {name: _prepare(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        entries = [_prepare(entry) for entry in value]
+        if isinstance(value, list):
+            return entries
+        return type(value)(*entries) if hasattr(value, "_fields") else tuple(entries)
+    return value
 
 
 def shared_memory() -> tuple[int, int] | None:

@@ -7,6 +7,7 @@ tokenized a second time, as in the published code.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypedDict
 from weakref import WeakKeyDictionary
 
@@ -62,7 +63,7 @@ def encode_rendered(rendered: Rendered, tokenizer: PreTrainedTokenizerBase) -> E
     return {"input_ids": input_ids, "labels": input_ids.masked_fill(~is_target, IGNORE_INDEX)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Encoder:
     """A copy of a tokenizer's backend with the rules of encoding.
 
@@ -126,7 +127,8 @@ def _encode(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], l
     return ids, starts
 
 
-def _encode_chunk(chunk: str, encoder: _Encoder) -> tuple[list[int], list[int]]:
+@lru_cache(maxsize=256)  # the system prompt and the tags of views are the same in every record
+def _encode_chunk(chunk: str, encoder: _Encoder) -> tuple[Sequence[int], Sequence[int]]:
     encoding = encoder.backend.encode(chunk, add_special_tokens=False)
     ids, starts = encoding.ids, [start for start, _ in encoding.offsets]
     if not encoder.drops_prefix or encoder.added.isdisjoint(ids):

@@ -24,7 +24,7 @@ class Images(Dataset):
     def __getitem__(self, index):
         if index == 3:
             self.at_sample_3()
-        return {"images": torch.full((2, 3, 8, 8), index, dtype=torch.uint8), "facts": {"index": index}}
+        return {"images": torch.full((2, 3, 64, 64), index, dtype=torch.uint8), "facts": {"index": index}}
 
 
 def read(dataset, workers=1) -> list:
@@ -38,6 +38,21 @@ def test_batches_are_in_shared_memory_only_if_a_worker_returns_them():
         assert [item["facts"]["index"] for batch in batches for item in batch] == list(range(8))
         assert all(item["images"].is_shared() == bool(workers) for batch in batches for item in batch)
         assert all((item["images"] == item["facts"]["index"]).all() for batch in batches for item in batch)
+
+
+def test_small_tensors_arrive_unchanged_without_a_file_each():
+    ids, flags, none = torch.arange(7), torch.tensor([[True], [False]]), torch.empty(0, 3, dtype=torch.float16)
+    for workers in (0, 1):
+        loader = DataLoader(
+            [(ids, {"flags": [flags, none]}, "text")], 1, num_workers=workers, collate_fn=SharedCollate(list)
+        )
+        ((got, nested, text),) = next(iter(loader))
+        assert text == "text"
+        for tensor, want in zip((got, *nested["flags"]), (ids, flags, none), strict=True):
+            assert torch.equal(tensor, want)
+            assert tensor.dtype == want.dtype
+            assert not tensor.is_shared()
+        got += 1  # it can be written
 
 
 def test_full_shared_memory_is_an_error_with_its_size_and_two_remedies(monkeypatch):

@@ -15,7 +15,7 @@ class Prompts(Dataset):
         return 4
 
     def __getitem__(self, index):
-        return {"facts": {"index": index}, "images": torch.zeros(1, 3, 4, 4, dtype=torch.uint8)}
+        return {"facts": {"index": index}, "images": torch.zeros(1, 3, 96, 96, dtype=torch.uint8)}
 
 
 def no_room(tensor):
