@@ -106,13 +106,14 @@ class Camera:
 
 def clip_near(points: np.ndarray, near: float = NEAR) -> np.ndarray:
     """Clip a polygon (N, 3) in camera axes at the depth `near`. Returns the polygon (M, 3) behind it; M may be 0."""
-    kept: list[np.ndarray] = []
-    for start, end in zip(points, np.roll(points, -1, axis=0), strict=True):
+    kept: list[list[float]] = []
+    corners = points.tolist()  # a polygon is so small that plain numbers are faster than arrays
+    for start, end in zip(corners, corners[1:] + corners[:1], strict=True):
         if start[2] >= near:
             kept.append(start)
         if (start[2] >= near) != (end[2] >= near):
             fraction = (near - start[2]) / (end[2] - start[2])
-            kept.append(start + fraction * (end - start))
+            kept.append([a + fraction * (b - a) for a, b in zip(start, end, strict=True)])
     return np.array(kept).reshape(-1, 3)
 
 

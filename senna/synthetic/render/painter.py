@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from senna.synthetic.render.atmosphere import Lighting, paint_backdrop
 from senna.synthetic.render.camera import NEAR, Camera, clip_near, object_to_world
-from senna.synthetic.render.meshes import Halo, Mesh, Rgb
+from senna.synthetic.render.meshes import Halo, Mesh
 from senna.synthetic.render.people import cyclist_mesh, walker_mesh
 from senna.synthetic.render.road import VIEW_DISTANCE, ground_quads
 from senna.synthetic.render.roadside import house_mesh, street_lamp_mesh, traffic_light_mesh, tree_mesh
@@ -27,7 +27,7 @@ HALO_COSINE = 0.35  # a halo is visible where the cosine of the angle to its nor
 OBJECT_RADIUS = 16.0  # metres; no object extends further from its origin
 
 
-_Shape = tuple[list[float], Rgb]  # pixels (u, v, u, v, ...) and colour
+_Shape = tuple[list[float], int]  # pixels (u, v, u, v, ...) and colour, see `_to_fills`
 
 
 class _Object(NamedTuple):
@@ -46,14 +46,6 @@ class _Object(NamedTuple):
     def rotate(self, normals: np.ndarray) -> np.ndarray:
         """Transform normals (N, 3) of the mesh to the world."""
         return object_to_world(normals, 0.0, 0.0, self.yaw)
-
-    def distance(self, camera: Camera) -> float:
-        """Return the horizontal distance to the camera in metres."""
-        return math.hypot(self.x - camera.position[0], self.y - camera.position[1])
-
-    def depth(self, camera: Camera) -> float:
-        """Return the distance to the camera along the viewing direction in metres."""
-        return float((np.array([self.x, self.y, 0.0]) - camera.position) @ camera.forward)
 
 
 class _Objects:
@@ -101,13 +93,25 @@ def paint(scene: Scene, camera: Camera, supersampling: int = 2) -> Image.Image:
     view = camera.scaled(supersampling)
     renderer = _Renderer(scene, view)
     renderer.draw_ground(scene)
-    if objects := sorted(_visible_objects(scene, view), key=lambda thing: -thing.distance(view)):
+    if objects := _visible_objects(scene, view):
         renderer.draw_objects(objects)
     return renderer.canvas if supersampling == 1 else renderer.canvas.reduce(supersampling)
 
 
 def _visible_objects(scene: Scene, camera: Camera) -> list[_Object]:
-    """Return the objects that may be in the image."""
+    """Return the objects that may be in the image, the farthest first."""
+    objects = _all_objects(scene)
+    positions = np.array([(thing.x, thing.y, 0.0) for thing in objects]).reshape(-1, 3)
+    offsets = positions - camera.position
+    distances = np.hypot(offsets[:, 0], offsets[:, 1])
+    shown = (distances < VIEW_DISTANCE) & (offsets @ camera.forward > -12) & camera.may_show(positions, OBJECT_RADIUS)
+    order = np.argsort(-distances, kind="stable")
+    return [objects[index] for index in order[shown[order]].tolist()]
+
+
+@lru_cache(maxsize=2)
+def _all_objects(scene: Scene) -> list[_Object]:
+    """Return the objects of a scene. Cached for the other cameras."""
     objects = [_Object(vehicle_mesh(v.kind, v.colour, v.braking), v.x, v.y, v.yaw) for v in scene.vehicles]
     objects += [
         _Object(traffic_light_mesh(t.state, t.reach, t.heads, t.spacing), t.x, t.y, t.yaw) for t in scene.lights
@@ -117,9 +121,7 @@ def _visible_objects(scene: Scene, camera: Camera) -> list[_Object]:
     objects += [_Object(cyclist_mesh(c.tone), c.x, c.y, c.yaw) for c in scene.cyclists]
     objects += [_Object(house_mesh(h.tone, h.storeys), h.x, h.y, h.yaw) for h in scene.houses]
     objects += [_Object(street_lamp_mesh(), lamp.x, lamp.y, lamp.yaw) for lamp in scene.lamps]
-    near = [thing for thing in objects if thing.distance(camera) < VIEW_DISTANCE and thing.depth(camera) > -12]
-    positions = np.array([(thing.x, thing.y, 0.0) for thing in near]).reshape(-1, 3)
-    return [thing for thing, shown in zip(near, camera.may_show(positions, OBJECT_RADIUS), strict=True) if shown]
+    return objects
 
 
 class _Renderer:
@@ -136,9 +138,10 @@ class _Renderer:
         quads, centres, colours = ground_quads(scene, self.camera, self.is_night)
         shaded = self.lighting.shade(colours, np.broadcast_to([0.0, 0.0, 1.0], centres.shape), centres)
         points = self.camera.to_camera(quads).reshape(-1, 3)
+        polygon = self.draw.polygon
         for outline, fill in zip(self.outlines(points, np.full(len(quads), 4)), _to_fills(shaded), strict=True):
             if outline:
-                self.draw.polygon(outline, fill=fill)
+                polygon(outline, fill)
 
     def draw_objects(self, objects: Sequence[_Object]) -> None:
         """Draw objects in this order, each with its parts by layer and from far to near, and then its halos."""
@@ -154,7 +157,7 @@ class _Renderer:
         for part in range(len(order)):
             for outline, fill in faces[face_bounds[part] : face_bounds[part + 1]]:
                 if outline:
-                    self.draw.polygon(outline, fill=fill)
+                    self.draw.polygon(outline, fill)
             for outline, fill in balls[ball_bounds[part] : ball_bounds[part + 1]]:
                 self.draw.ellipse(outline, fill=fill)
             if part in last:
@@ -210,19 +213,16 @@ class _Renderer:
         if not len(corners):
             return []
         ends = np.cumsum(corners)
-        is_ahead = (np.minimum.reduceat(points[:, 2], ends - corners) >= NEAR).tolist()
-        is_behind = (np.maximum.reduceat(points[:, 2], ends - corners) < NEAR).tolist()
+        starts = ends - corners
+        is_ahead = np.minimum.reduceat(points[:, 2], starts) >= NEAR
+        is_behind = np.maximum.reduceat(points[:, 2], starts) < NEAR
         pixels = self.camera.to_pixels(np.where(points[:, 2:] >= NEAR, points, [0.0, 0.0, NEAR])).ravel().tolist()
-        outlines = []
-        starts = (ends - corners).tolist()
-        for ahead, behind, start, end in zip(is_ahead, is_behind, starts, ends.tolist(), strict=True):
-            if ahead:
-                outlines.append(pixels[2 * start : 2 * end])
-            elif behind:
-                outlines.append([])
-            else:
-                clipped = clip_near(points[start:end])
-                outlines.append(self.camera.to_pixels(clipped).ravel().tolist() if len(clipped) > 2 else [])
+        spans = zip(is_ahead.tolist(), (2 * starts).tolist(), (2 * ends).tolist(), strict=True)
+        outlines = [pixels[start:end] if ahead else [] for ahead, start, end in spans]
+        for index in np.flatnonzero(~is_ahead & ~is_behind).tolist():
+            clipped = clip_near(points[starts[index] : ends[index]])
+            if len(clipped) > 2:
+                outlines[index] = self.camera.to_pixels(clipped).ravel().tolist()
         return outlines
 
     def draw_halo(self, thing: _Object, halo: Halo) -> None:
@@ -251,5 +251,7 @@ def _bounds(ranks: np.ndarray, count: int) -> list[int]:
     return np.searchsorted(ranks, np.arange(count + 1)).tolist()
 
 
-def _to_fills(colours: np.ndarray) -> list[Rgb]:
-    return list(map(tuple, colours.clip(0, 255).astype(int).tolist()))
+def _to_fills(colours: np.ndarray) -> list[int]:
+    """Return colours (N, 3) as the integers that Pillow takes for RGB: red in the lowest eight bits."""
+    red, green, blue = colours.clip(0, 255).astype(int).T
+    return (red | green << 8 | blue << 16).tolist()

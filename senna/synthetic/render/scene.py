@@ -160,9 +160,9 @@ class Patch:
     surface: Literal["asphalt", "paint"] = "paint"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scene:
-    """Everything that an image can show.
+    """Everything that an image can show. Compared by identity, so that what is computed of it is found quickly again.
 
     Attributes:
         tufts: x, y and size of patches of grass; None scatters random ones around the headlamps.

@@ -16,9 +16,8 @@ from senna.errors import SennaError
 from senna.run_folder import read_settings
 from senna.synthetic.folders import STAMP, make_folder, needs_making
 from senna.synthetic.tiny import pretrained
+from senna.synthetic.tiny.recipes import LlmRecipe, TowerRecipe
 from senna.synthetic.tiny.road_images import IMAGES, write_road_images
-from senna.synthetic.tiny.train_llm import LlmRecipe, make_llm
-from senna.synthetic.tiny.train_tower import TowerRecipe, make_clip
 from senna.synthetic.workers import child_environment
 
 VERSION = 5  # increase it when a change gives other weights for the same seed
@@ -101,6 +100,9 @@ def _stamp(name: str, seed: int, recipe: TowerRecipe | LlmRecipe) -> dict[str, o
 def _main(name: str, folder: str, seed: str, recipe: str) -> None:
     """Train one model; the entry point of the processes that `train_tiny_models` starts."""
     import torch
+
+    from senna.synthetic.tiny.train_llm import make_llm
+    from senna.synthetic.tiny.train_tower import make_clip
 
     torch.set_num_threads(1)
     if name == "clip":

@@ -9,7 +9,6 @@ second-to-last layer, which is the one that LLaVA uses; the last layer keeps its
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +17,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from senna.synthetic.tiny.patch_labels import NUM_CLASSES
+from senna.synthetic.tiny.recipes import TowerRecipe
 from senna.synthetic.tiny.scene_labels import SCENE_LABELS
 from senna.synthetic.tiny.tower_dataset import draw_tower_dataset
 from senna.synthetic.workers import report_step
@@ -25,21 +25,6 @@ from senna.synthetic.workers import report_step
 # B images, P patches, D hidden size
 
 OPPONENT_COLOURS = ((0.3, 0.59, 0.11), (0.7, -0.7, 0.0), (0.35, 0.35, -0.7))  # brightness, red - green, yellow - blue
-
-
-@dataclass(frozen=True)
-class TowerRecipe:
-    """Size of the tower and its training on `scenarios * images_per_scenario` images."""
-
-    image_size: int = 224
-    patch_size: int = 16
-    hidden_size: int = 96
-    layers: int = 3
-    scenarios: int = 320
-    images_per_scenario: int = 36
-    steps: int = 5000
-    batch_size: int = 16
-    learning_rate: float = 2e-3
 
 
 def make_clip(folder: str | os.PathLike[str], seed: int, recipe: TowerRecipe) -> CLIPVisionModel:

@@ -196,11 +196,11 @@ def _lane_coordinates(driver: Driver, rows: np.ndarray) -> tuple[np.ndarray, np.
     first = int(driver.along)
     lane = driver.route.points[max(first - LOOKBEHIND, 0) : first + LOOKAHEAD]
     yaws = driver.route.yaws[max(first - LOOKBEHIND, 0) : first + LOOKAHEAD]
-    offsets = rows[:, None, :2] - lane
-    nearest = np.argmin((offsets**2).sum(axis=2), axis=1)
-    offset, yaw = offsets[np.arange(len(rows)), nearest], yaws[nearest]
-    forward = offset[:, 0] * np.cos(yaw) + offset[:, 1] * np.sin(yaw)
-    left = offset[:, 1] * np.cos(yaw) - offset[:, 0] * np.sin(yaw)
+    east, north = rows[:, :1] - lane[:, 0], rows[:, 1:2] - lane[:, 1]  # (M, metres of the lane) each
+    nearest = np.argmin(east**2 + north**2, axis=1)
+    obstacle, yaw = np.arange(len(rows)), yaws[nearest]
+    east, north, cos, sin = east[obstacle, nearest], north[obstacle, nearest], np.cos(yaw), np.sin(yaw)
+    forward, left = east * cos + north * sin, north * cos - east * sin
     ahead = np.where(np.abs(forward) < 2, nearest + max(first - LOOKBEHIND, 0) + forward - driver.along, np.nan)
     return ahead, left, rows[:, 3] * np.cos(rows[:, 2] - yaw)
 
