@@ -12,7 +12,7 @@ out=${OUT_DIR:-$ROOT/outputs/quickstart}
 embedded=${SENNA_EMBEDDED:-$ROOT/outputs/embedded}
 export PRESET=tiny OMP_NUM_THREADS=1
 # The road images of stage 1, its pretrained models, and the world of all other steps.
-"$PYTHON" -m senna synthesize --stage1 --scenes 44 --image-width 560 --out "$embedded"
+"$PYTHON" -m senna synthesize --stage1 --scenes 44 --image-width 448 --out "$embedded"
 OUT_DIR=$out/stage1 sh "$ROOT/train_tools/pretrain_senna_llava.sh" "$@"
 MODEL_PATH=$out/stage1 OUT_DIR=$out/stage2 sh "$ROOT/train_tools/train_senna_llava.sh" --stage 2 "$@"
 MODEL_PATH=$out/stage2 OUT_DIR=$out/stage3 sh "$ROOT/train_tools/train_senna_llava.sh" --stage 3 --kinds plan,trajectory "$@"
@@ -22,7 +22,7 @@ MODEL_PATH=$out/stage3 DATA=$embedded/qa/senna_nusc_val.jsonl TRAIN_DATA=$embedd
     IMAGE_DATA=$embedded/nuscenes OUT_DIR=$out/evaluation NUM_GPUS=2 \
     sh "$ROOT/scripts/eval_meta_action.sh" --kinds plan,trajectory --trajectory-tries 4 --blackout --decision balanced \
         --device cpu --workers 1
-"$PYTHON" -m senna drive --model "$out/stage3" --decision balanced --image-width 560 --scenes 2 --driver model \
+"$PYTHON" -m senna drive --model "$out/stage3" --decision balanced --image-width 448 --scenes 1 --driver model \
     --out "$out/drive"
 # The last command decides the exit code, also of a shell that went on after an error.
 [ -s "$out/evaluation/report.html" ] && echo "report: $out/evaluation/report.html"

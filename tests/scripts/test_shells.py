@@ -22,7 +22,7 @@ CALLS = {
     "scripts/eval_meta_action.sh": [f"<-m><senna><launch><evaluate>{WORDS}"],
     "scripts/prove_gpu.sh": [f"<-m><prove>{WORDS}"],
     "scripts/quickstart.sh": [
-        "<-m><senna><synthesize><--stage1><--scenes><44><--image-width><560><--out><ROOT/outputs/embedded>",
+        "<-m><senna><synthesize><--stage1><--scenes><44><--image-width><448><--out><ROOT/outputs/embedded>",
         f"<-m><senna><launch><pretrain>{WORDS}",
         f"<-m><senna><launch><full><--stage><2>{WORDS}",
         f"<-m><senna><launch><full><--stage><3><--kinds><plan,trajectory>{WORDS}",
@@ -31,7 +31,7 @@ CALLS = {
         "<--image-folder><ROOT/outputs/embedded/nuscenes><--device><cpu><--workers><1>",
         "<-m><senna><launch><evaluate><--kinds><plan,trajectory><--trajectory-tries><4><--blackout>"
         "<--decision><balanced><--device><cpu><--workers><1>",
-        "<-m><senna><drive><--model><ROOT/outputs/quickstart/stage3><--decision><balanced><--image-width><560><--scenes><2>"
+        "<-m><senna><drive><--model><ROOT/outputs/quickstart/stage3><--decision><balanced><--image-width><448><--scenes><1>"
         "<--driver><model><--out><ROOT/outputs/quickstart/drive>",
     ],
     "scripts/soak.sh": [f"<-m><soak>{WORDS}"],
