@@ -131,20 +131,27 @@ def state_predicted_plan(record: Record, plans: Mapping[str, str]) -> Record:
 
 @dataclass(frozen=True)
 class TextGenerator:
-    """Generation of answers, up to the terminator or ``max_new_tokens``: greedily, or at random with a seed."""
+    """Generation of answers, up to the terminator or ``max_new_tokens``: greedily, or at random."""
 
     model: SennaLlavaLlamaForCausalLM
     tokenizer: Any
     max_new_tokens: int = 256
 
-    def __call__(
-        self, prompts: Sequence[torch.Tensor], images: Sequence[torch.Tensor], seed: int | None = None
-    ) -> list[str]:
-        """Return the answers to B prompts, LongTensor (T,) each, with their images, (V, 3, H, W) each.
+    def __call__(self, prompts: Sequence[torch.Tensor], images: Sequence[torch.Tensor]) -> list[str]:
+        """Return the most probable answers to B prompts, LongTensor (T,) each, with their images, (V, 3, H, W) each."""
+        return self._generate(prompts, images, do_sample=False)
 
-        Args:
-            seed: draw tokens with their probabilities; None: take the most probable ones.
-        """
+    def draw(
+        self, prompts: Sequence[torch.Tensor], images: Sequence[torch.Tensor], count: int, seed: int
+    ) -> list[list[str]]:
+        """Return ``count`` answers to each prompt, whose tokens are drawn with their probabilities."""
+        device = self.model.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            texts = self._generate(prompts, images, do_sample=True, top_k=0, num_return_sequences=count)
+        return [texts[start : start + count] for start in range(0, len(texts), count)]
+
+    def _generate(self, prompts: Sequence[torch.Tensor], images: Sequence[torch.Tensor], **sampling: Any) -> list[str]:
         pad = self.tokenizer.pad_token_id or 0
         longest = max(len(prompt) for prompt in prompts)
         device = self.model.device
@@ -152,20 +159,16 @@ class TextGenerator:
         mask = torch.zeros((len(prompts), longest), dtype=torch.bool)
         for row, prompt in enumerate(prompts):
             input_ids[row, : len(prompt)], mask[row, : len(prompt)] = prompt, True
-        sampling = {"do_sample": False} if seed is None else {"do_sample": True, "top_k": 0}
-        with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=seed is not None):
-            if seed is not None:
-                torch.manual_seed(seed)
-            ids = self.model.generate(
-                input_ids=input_ids.to(device),
-                attention_mask=mask.to(device),
-                images=[views.to(device) for views in images],
-                max_new_tokens=self.max_new_tokens,
-                max_length=None,
-                pad_token_id=pad,
-                eos_token_id=self.tokenizer.eos_token_id,
-                **sampling,
-            )
+        ids = self.model.generate(
+            input_ids=input_ids.to(device),
+            attention_mask=mask.to(device),
+            images=[views.to(device) for views in images],
+            max_new_tokens=self.max_new_tokens,
+            max_length=None,
+            pad_token_id=pad,
+            eos_token_id=self.tokenizer.eos_token_id,
+            **sampling,
+        )
         return [self.tokenizer.decode(row, skip_special_tokens=True) for row in ids]
 
 
@@ -200,25 +203,26 @@ def trajectory_fields(generator: TextGenerator, tries: int) -> Callable[[list[It
     """Return a function from a batch of questions for trajectories to the generated fields of their predictions.
 
     Args:
-        tries: an answer that does not follow the stated plan is drawn again at random, up to ``tries`` answers in total. If
-            none follows it, the first one stays. The same batch gives the same answers.
+        tries: an answer that does not follow the stated plan is replaced by the first of ``tries - 1`` answers, drawn at
+            random, that does. If none does, it stays. The same batch gives the same answers.
     """
 
     def fields(items: list[Item]) -> list[Fields]:
         prompts, images = [item["input_ids"] for item in items], [item["images"] for item in items]
-        texts, used = generator(prompts, images), [1] * len(items)
+        found: list[Fields] = [{"text": text, "tries": 1} for text in generator(prompts, images)]
         plans = [item["facts"].get("plan", "") for item in items]
-        for attempt in range(1, tries):
-            again = [row for row, text in enumerate(texts) if not follows_plan(text, plans[row])]
-            if not again:
-                break
-            seed = items[0]["facts"]["index"] * tries + attempt
-            drawn = generator([prompts[row] for row in again], [images[row] for row in again], seed)
-            for row, text in zip(again, drawn, strict=True):
-                used[row] = attempt + 1
-                if follows_plan(text, plans[row]):
-                    texts[row] = text
-        return [{"text": text, "tries": count} for text, count in zip(texts, used, strict=True)]
+        again = [row for row, plan in enumerate(plans) if not follows_plan(found[row]["text"], plan)]
+        if not again or tries == 1:
+            return found
+        seed = items[0]["facts"]["index"]
+        drawn = generator.draw([prompts[row] for row in again], [images[row] for row in again], tries - 1, seed)
+        for row, texts in zip(again, drawn, strict=True):
+            number = next((number for number, text in enumerate(texts) if follows_plan(text, plans[row])), None)
+            if number is None:
+                found[row]["tries"] = tries
+            else:
+                found[row] = {"text": texts[number], "tries": number + 2}
+        return found
 
     return fields
 

@@ -1,6 +1,6 @@
 """The synthetic default data: a small driving world that the project draws, and small models for it.
 
-Everything exported here works without torch, except `preparing_tiny_stage1`, which imports torch when it is called.
+Everything exported here works without torch, except `preparing_tiny_stage1`, which imports torch where a model is to be made.
 """
 
 from contextlib import AbstractContextManager

@@ -8,7 +8,7 @@ from senna.doctor.context import RunContext
 from senna.doctor.dry_run import run_findings
 from senna.doctor.findings import FAIL, OK, WARN, Finding
 from senna.model import SennaConfig
-from senna.synthetic.tiny.train_tower import TowerRecipe
+from senna.synthetic.tiny.recipes import TowerRecipe
 from senna.train.arguments import parse_arguments
 from tests.helpers.paths import REPOSITORY
 

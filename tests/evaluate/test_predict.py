@@ -82,23 +82,30 @@ KEEPS, BRAKES = ("0,5 0,10 0,15 0,20 0,25 0,30", "0,5 0,9 0,12 0,14 0,15 0,15")
 
 
 def test_a_trajectory_that_does_not_follow_its_plan_is_drawn_again():
-    answers, asked = [[BRAKES, KEEPS, "?", BRAKES], [BRAKES, "?", BRAKES], [KEEPS, KEEPS, BRAKES], ["?", BRAKES]], []
+    class Generator:
+        def __init__(self):
+            self.asked, self.drawn = [], []
 
-    def generator(prompts, images, seed=None):
-        asked.append((prompts, images, seed))
-        return answers[len(asked) - 1]
+        def __call__(self, prompts, images):
+            self.asked.append((prompts, images))
+            return [[BRAKES, KEEPS, "?", BRAKES][prompt] for prompt in prompts]
+
+        def draw(self, prompts, images, count, seed):
+            self.drawn.append((prompts, images, count, seed))
+            return [{0: [BRAKES, KEEPS, KEEPS], 2: ["?", KEEPS, "?"], 3: [BRAKES] * 3}[prompt] for prompt in prompts]
 
     plans = ["KEEP, STRAIGHT", "KEEP, STRAIGHT", "DECELERATE, STRAIGHT", "KEEP, STRAIGHT"]
     items = [
         {"facts": {"index": 10 + row, "plan": plan}, "input_ids": row, "images": -row} for row, plan in enumerate(plans)
     ]
-    found = trajectory_fields(generator, 4)(items)
-    assert found == [
+    generator = Generator()
+    assert trajectory_fields(generator, 4)(items) == [
         {"text": KEEPS, "tries": 3},
         {"text": KEEPS, "tries": 1},
         {"text": "?", "tries": 4},  # none follows the plan: the first answer
         {"text": BRAKES, "tries": 4},
     ]
-    assert [prompts for prompts, *_ in asked] == [[0, 1, 2, 3], [0, 2, 3], [0, 2, 3], [2, 3]]
-    assert [images for _, images, _ in asked] == [[0, -1, -2, -3], [0, -2, -3], [0, -2, -3], [-2, -3]]
-    assert [seed for *_, seed in asked] == [None, 41, 42, 43]
+    assert generator.asked == [([0, 1, 2, 3], [0, -1, -2, -3])]
+    assert generator.drawn == [([0, 2, 3], [0, -2, -3], 3, 10)]
+    assert [found["tries"] for found in trajectory_fields(generator, 1)(items)] == [1] * 4
+    assert len(generator.drawn) == 1, "one try draws nothing"

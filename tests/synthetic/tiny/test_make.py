@@ -21,9 +21,10 @@ from senna.synthetic.tiny.captions import BODY_COLOURS, VEHICLE_KINDS, caption, 
 from senna.synthetic.tiny.imagined_frames import ask, imagine
 from senna.synthetic.tiny.layout import WORDS
 from senna.synthetic.tiny.make import VERSION, preparing_tiny_stage1, train_tiny_models, write_tiny_models
+from senna.synthetic.tiny.recipes import LlmRecipe, TowerRecipe
 from senna.synthetic.tiny.tokenizer import make_tokenizer
-from senna.synthetic.tiny.train_llm import LlmRecipe, fact_words, make_llm
-from senna.synthetic.tiny.train_tower import TowerRecipe, make_clip
+from senna.synthetic.tiny.train_llm import fact_words, make_llm
+from senna.synthetic.tiny.train_tower import make_clip
 from senna.templates import load_templates
 from senna.trajectory import parse_trajectory
 
