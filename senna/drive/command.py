@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from senna.cgroup import available_cores
 from senna.contents import absolute, file_content, model_content
 from senna.errors import UsageError
 from senna.file_lock import lock_folder
@@ -217,18 +218,21 @@ def _drive(
 ) -> None:
     from tqdm import tqdm
 
-    from senna.drive.work import Job
+    from senna.drive.work import Job, work
     from senna.synthetic.workers import worker_lines
 
     job = Job(
         str(Path(args.out).resolve()), args.seed, args.time_limit, args.image_width, missing, filmed, form, args.fps,
         args.model, args.base, _device(args, missing), args.decision, args.follow, plans,
     )  # fmt: skip
-    workers = args.workers or (1 if job.device.startswith("cuda") else None)
+    workers = min(args.workers or (1 if job.device.startswith("cuda") else available_cores()), len(missing))
     with tempfile.TemporaryDirectory() as folder:
-        settings = Path(folder) / "job.json"  # too long for a command line with the plans of the tree
-        settings.write_text(json.dumps(asdict(job)), encoding="utf-8")
-        lines = worker_lines("senna.drive.work", [str(settings)], len(missing), workers)
+        if workers == 1:  # another process would only load torch once more
+            lines = work(job, range(len(missing)))
+        else:
+            settings = Path(folder) / "job.json"  # too long for a command line with the plans of the tree
+            settings.write_text(json.dumps(asdict(job)), encoding="utf-8")
+            lines = worker_lines("senna.drive.work", [str(settings)], len(missing), workers)
         bar = tqdm(lines, total=len(missing), desc="driving", unit="drive")
         for line in bar:
             bar.set_postfix_str(line)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,8 +93,11 @@ class Worker:
 
     def _load(self) -> d.PlanModel:
         if self._model is None:
+            import torch
+
             job = self.job
             assert job.model is not None  # checked by the command
+            torch.set_num_threads(1)  # as in one of several processes: sums are rounded alike on any number of cores
             self._model = d.PlanModel(job.model, job.base, job.device, job.decision, job.follow)
         return self._model
 
@@ -165,19 +168,20 @@ class Camera:
             still.save(partial, quality=80)
 
 
-def work(settings: Mapping[str, Any], items: Sequence[int]) -> None:
-    """Do a worker's drives and print a line for each. This is the main function of a worker process."""
-    job = Job(**settings)
+def work(job: Job, items: Sequence[int]) -> Iterator[str]:
+    """Do some drives of a job, and yield a line for each."""
     worker = Worker(job)
     for item in items:
         name, scenario = job.drives[item]
         worker.run(name, scenario)
-        print(f"{name} {scenario}", flush=True)
+        yield f"{name} {scenario}"
 
 
 if __name__ == "__main__":
     _path, _count, _start, _step = sys.argv[1:]
     try:
-        work(json.loads(Path(_path).read_text(encoding="utf-8")), range(int(_start), int(_count), int(_step)))
+        _job = Job(**json.loads(Path(_path).read_text(encoding="utf-8")))
+        for _line in work(_job, range(int(_start), int(_count), int(_step))):
+            print(_line, flush=True)
     except SennaError as _error:
         raise SystemExit(f"{_error.message}; {_error.remedy}") from None
