@@ -1,4 +1,4 @@
-"""The best of a run's validations: its checkpoint, and the end of a run that improves no more.
+"""The best of a run's validations: its checkpoint, and the end of a run that improves no more; and what the last step adds.
 
 Everything follows from the log history, which a checkpoint holds, so that a continued run decides as an uninterrupted one.
 """
@@ -46,6 +46,14 @@ class ValidateAtEnd(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if args.eval_strategy == "steps" and state.global_step >= state.max_steps:
             control.should_evaluate = True
+
+
+class LogAtEnd(TrainerCallback):
+    """Adds a log entry after the last step, which is often not a multiple of ``logging_steps``."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step >= state.max_steps:
+            control.should_log = True
 
 
 class StopEarly(TrainerCallback):

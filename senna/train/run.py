@@ -20,7 +20,7 @@ from senna.processes import call_in_first
 from senna.run_folder import read_settings
 from senna.train import checkpoint
 from senna.train.arguments import TrainArguments
-from senna.train.best import StopEarly, ValidateAtEnd, is_patience_over
+from senna.train.best import LogAtEnd, StopEarly, ValidateAtEnd, is_patience_over
 from senna.train.build_model import build_model
 from senna.train.export import save_final
 from senna.train.hang import HangWatch
@@ -89,7 +89,7 @@ def build_trainer(args: TrainArguments, records: Mixture | None = None) -> Senna
         train_dataset=train_dataset,
         eval_dataset=validation and validation.data,
         data_collator=SharedCollate(collator),
-        callbacks=[Progress(), LogFile(Path(args.output_dir) / LOG_FILE), ValidateAtEnd()],
+        callbacks=[Progress(), LogFile(Path(args.output_dir) / LOG_FILE), LogAtEnd(), ValidateAtEnd()],
     )
     trainer.validation = validation
     set_up_trackers(trainer)

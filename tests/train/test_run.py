@@ -73,6 +73,15 @@ def test_a_run_prints_its_settings_and_logs_loss_learning_rate_and_throughput(fi
     assert not (folder / LOCK).exists()
 
 
+def test_the_last_step_is_logged_where_it_is_no_multiple_of_the_logging_steps(toy, tmp_path):
+    result = toy.train(tmp_path / "out", max_steps=4, logging_steps=3)
+    assert result.returncode == 0, result.stderr
+    short = toy.train(tmp_path / "short", max_steps=2, logging_steps=10)
+    assert short.returncode == 0, short.stderr
+    assert [step for step, _ in losses(tmp_path / "out")] == [3, 4]
+    assert [step for step, _ in losses(tmp_path / "short")] == [2]
+
+
 def test_starting_a_finished_run_again_changes_nothing(toy, finished):
     folder, _ = finished
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
