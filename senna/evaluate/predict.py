@@ -144,7 +144,12 @@ class TextGenerator:
     def draw(
         self, prompts: Sequence[torch.Tensor], images: Sequence[torch.Tensor], count: int, seed: int
     ) -> list[list[str]]:
-        """Return ``count`` answers to each prompt, whose tokens are drawn with their probabilities."""
+        """Return ``count`` answers to each of B prompts, whose tokens are drawn with their probabilities.
+
+        Args:
+            prompts, images: LongTensor (T,) and (V, 3, H, W) each.
+            seed: the same seed gives the same answers to the same batch.
+        """
         device = self.model.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
