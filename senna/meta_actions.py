@@ -27,6 +27,7 @@ class MetaAction(NamedTuple):
 
 
 ALL_META_ACTIONS = tuple(MetaAction(speed, path) for speed in SPEEDS for path in PATHS)
+KEEP_STRAIGHT = MetaAction("KEEP", "STRAIGHT")
 """All twenty combinations."""
 
 STOP_SPEED = 2.0  # m/s

@@ -44,7 +44,6 @@ TITLES = {
 META_ACTION, TRAJECTORY = "meta-action", "trajectory"
 FOLLOWS = (META_ACTION, TRAJECTORY)
 """The values of ``--follow``: the output of the model that the car carries out."""
-KEEP_STRAIGHT = MetaAction("KEEP", "STRAIGHT")
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,9 @@ class Decider:
     def __call__(self, observation: Observation) -> Choice:
         """Decide, and return the motion of the decision."""
         plan = self.decide(observation)
-        motion = self.path(plan.trajectory) if self.follow == TRAJECTORY else self.lanes(plan.decision)
+        motion = (
+            self.path(plan.trajectory) if self.follow == TRAJECTORY else self.lanes(plan.decision, plan.probabilities)
+        )
         return Choice(motion, *plan)
 
 

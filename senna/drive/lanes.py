@@ -1,19 +1,21 @@
 """From meta-actions to motion along the lanes of the town.
 
-SPEED is a constant acceleration that the published rule would call so (`senna.meta_actions.label_trajectories`): it takes
-1.5 m/s^2 or more to gain or lose 3 m/s between the first and the last of its steps, which are 2 s apart. PATH selects a lane.
-The vehicle holds the speed limit and slows down for the bends of its own lane by itself; everything else is decided.
+SPEED is an acceleration that the published rule would call so (`senna.meta_actions.label_trajectories`): it takes 1.5 m/s^2 or
+more to gain or lose 3 m/s between the first and the last of its steps, which are 2 s apart. KEEP leaves a range open, in which
+the probabilities of a driver choose. PATH selects a lane. The vehicle holds the speed limit and slows down for the bends of
+its own lane by itself; everything else is decided.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from senna.drive.simulator import TICK, TICKS, EgoState, Motion
-from senna.meta_actions import FUTURE_STEPS, STEP, STOP_SPEED, MetaAction
+from senna.meta_actions import ALL_META_ACTIONS, FUTURE_STEPS, STEP, STOP_SPEED, MetaAction
 from senna.synthetic.world.town import (
     BLOCK,
     DIRECTIONS,
@@ -31,6 +33,7 @@ from senna.synthetic.world.traffic import CHANGE_TIME
 ACCELERATIONS = {"ACCELERATE": 1.8, "KEEP": 0.0, "DECELERATE": -2.1, "STOP": -3.0}
 """m/s^2 of each SPEED. The drivers of the drawn world accelerate with up to 2.0 and brake with 2.1 for a stop line."""
 
+KEPT = 1.4  # m/s^2: KEEP accelerates and brakes by no more
 ROLLING = 0.75  # m/s^2 with which KEEP goes to STOP_SPEED from below: a plan that stays below it for 3 s would be STOP
 JERK = 6.0  # m/s^3, by which the acceleration approaches that of the decision
 LATE = LANE_OFFSETS[1] - LANE_OFFSETS[0]  # metres after the place for a turn at which it can still begin
@@ -98,10 +101,10 @@ class LaneFollower:
         self.change = 1.0  # progress of the lane change, 0 to 1
         self.lateral_speed = 0.0
 
-    def __call__(self, decision: MetaAction) -> Motion:
-        """Return the motion of the next step."""
+    def __call__(self, decision: MetaAction, probabilities: Sequence[float] | None = None) -> Motion:
+        """Return the motion of the next step. The arguments are those of `wanted_acceleration`."""
         self._choose(decision.path)
-        return Motion(tuple(self._tick(decision.speed) for _ in range(TICKS)))
+        return Motion(tuple(self._tick(decision, probabilities) for _ in range(TICKS)))
 
     def _choose(self, path: str) -> None:
         """Select the route from here, unless a turn is under way."""
@@ -154,10 +157,11 @@ class LaneFollower:
                 turn = "straight"
         self.route = make_route(lane.node, lane.heading, lane.before, lane.offset, (turn,))
 
-    def _tick(self, speed: str) -> EgoState:
+    def _tick(self, decision: MetaAction, probabilities: Sequence[float] | None) -> EgoState:
         before = self.speed
         allowed = min(self.speed_limit, speed_limit_at(self.route, self.along, before))
-        self.speed, self.acceleration = next_speed(speed, before, self.acceleration, allowed)
+        wanted = wanted_acceleration(decision, before, probabilities)
+        self.speed, self.acceleration = next_speed(wanted, before, self.acceleration, allowed)
         self.along += (before + self.speed) / 2 * TICK
         self._change_lane()
         x, y, yaw = self.route.at(self.along, self.left)
@@ -177,17 +181,33 @@ class LaneFollower:
             self.left, self.lateral_speed, self.change = 0.0, 0.0, 1.0
 
 
-def next_speed(decision: str, speed: float, acceleration: float, allowed: float) -> tuple[float, float]:
+def wanted_acceleration(decision: MetaAction, speed: float, probabilities: Sequence[float] | None = None) -> float:
+    """Return the acceleration in m/s^2 that a decision means.
+
+    KEEP means the mean of ACCELERATIONS by the probabilities, up to ``KEPT``: a car that has started and is 70 % sure to keep
+    its speed and 25 % to accelerate still accelerates a little, as the drivers do whose motion the rule calls KEEP.
+
+    Args:
+        speed: now, in m/s.
+        probabilities: (20,) of the meta-actions; None for a driver without, whose KEEP holds the speed.
+    """
+    wanted = ACCELERATIONS[decision.speed]
+    if decision.speed != "KEEP":
+        return wanted
+    if probabilities is not None:
+        mean = float(np.dot(probabilities, [ACCELERATIONS[action.speed] for action in ALL_META_ACTIONS]))
+        wanted = min(max(mean, -KEPT), KEPT)
+    return max(wanted, ROLLING) if speed < STOP_SPEED + 0.1 else wanted
+
+
+def next_speed(wanted: float, speed: float, acceleration: float, allowed: float) -> tuple[float, float]:
     """Return speed and acceleration one tick later.
 
     Args:
-        decision: a SPEED of a meta-action.
+        wanted: acceleration in m/s^2, see `wanted_acceleration`.
         speed, acceleration: now.
         allowed: the speed that is not exceeded, in m/s.
     """
-    wanted = ACCELERATIONS[decision]
-    if decision == "KEEP" and speed < STOP_SPEED + 0.1:
-        wanted = ROLLING
     wanted = min(wanted, max(2.0 * (1 - (speed / max(allowed, 0.1)) ** 4), -HARDEST_FOR_BENDS))
     acceleration += min(max(wanted - acceleration, -JERK * TICK), JERK * TICK)
     later = max(0.0, speed + acceleration * TICK)

@@ -125,7 +125,8 @@ class SennaDriver(BaseDriver):
             if self.follow == TRAJECTORY:
                 poses = follow_waypoints(plan, speed)
             else:
-                poses = drive.follower(plan.decision, here, speed, time, limit if limit > 0 else math.inf)
+                limit = limit if limit > 0 else math.inf
+                poses = drive.follower(plan.decision, here, speed, time, limit, plan.probabilities)
         return DriveResult(
             trajectory_of(poses, ctx.time_now_us),
             debug_scalars=scalars_of(plan, command, speed),

@@ -7,13 +7,14 @@ of `senna.drive.lanes`. A change of lanes moves by ``LANE``, and the route says 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from senna.drive.lanes import CHANGE_SPEED, change_left, change_rate, next_speed, speed_limit_at
+from senna.drive.lanes import CHANGE_SPEED, change_left, change_rate, next_speed, speed_limit_at, wanted_acceleration
 from senna.drive.simulator import TICK, TICKS
-from senna.meta_actions import FUTURE_STEPS, STEP, MetaAction
+from senna.meta_actions import FUTURE_STEPS, KEEP_STRAIGHT, STEP, MetaAction
 from senna.navigation import SECONDS, command_to
 from senna.synthetic.world.town import TURN_ACCELERATION, TURN_DECELERATION, Route
 from senna.synthetic.world.traffic import CHANGE_TIME
@@ -57,7 +58,8 @@ class RigRoute:
         """Return the navigation command: where the vehicle is on its route in 6 s if it keeps its speed, as in records."""
         along, acceleration = 0.0, 0.0
         for _ in range(round(SECONDS / TICK)):
-            speed, acceleration = next_speed("KEEP", speed, acceleration, speed_limit_at(self.route, along, speed))
+            wanted = wanted_acceleration(KEEP_STRAIGHT, speed)
+            speed, acceleration = next_speed(wanted, speed, acceleration, speed_limit_at(self.route, along, speed))
             along += speed * TICK
         x, y, _ = self.route.at(max(along, LEAST))
         return command_to(-y, x)
@@ -77,11 +79,18 @@ class RouteFollower:
         self.accelerations: list[float] = []  # of the last plan, which began at `time`
 
     def __call__(
-        self, decision: MetaAction, here: RigRoute, speed: float, time: float, speed_limit: float = math.inf
+        self,
+        decision: MetaAction,
+        here: RigRoute,
+        speed: float,
+        time: float,
+        speed_limit: float = math.inf,
+        probabilities: Sequence[float] | None = None,
     ) -> NDArray[np.float64]:
         """Return the plan for the next 3 s, (30, 3): x, y and yaw every 0.1 s.
 
         Args:
+            decision, probabilities: as in `wanted_acceleration`.
             speed: m/s.
             time: seconds; it grows from call to call.
             speed_limit: of the road, in m/s.
@@ -99,7 +108,8 @@ class RouteFollower:
         for _ in range(FUTURE_STEPS * TICKS):
             before, along = speed, float(np.interp(moved, lengths, np.arange(len(lengths))))
             allowed = min(speed_limit, speed_limit_at(here.route, along, before))
-            speed, acceleration = next_speed(decision.speed, before, acceleration, allowed)
+            wanted = wanted_acceleration(decision, before, probabilities)
+            speed, acceleration = next_speed(wanted, before, acceleration, allowed)
             moved += speed * TICK  # a simulator may send the mean speed of a tick for that at its end
             at.append(moved)
             self.accelerations.append(acceleration)

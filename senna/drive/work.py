@@ -23,7 +23,7 @@ from senna.drive.town import TownSimulator
 from senna.errors import SennaError
 from senna.evaluate.metrics.plan_prompt import Situation
 from senna.files import atomic_write
-from senna.meta_actions import FUTURE_STEPS, STEP, MetaAction
+from senna.meta_actions import FUTURE_STEPS, KEEP_STRAIGHT, STEP, MetaAction
 from senna.synthetic.world.scenarios import SKY_WORDS
 from senna.visualize.film import GIF_WIDTH, make_film
 
@@ -89,7 +89,7 @@ class Worker:
             return d.Decider(simulator, d.Tree(situations, [MetaAction(*plan[2:]) for plan in self.job.plans]))
         if name == d.LABELS:
             return d.Decider(simulator, lambda _: labels(simulator), self.job.follow)
-        return d.Decider(simulator, lambda _: d.Plan(d.KEEP_STRAIGHT))
+        return d.Decider(simulator, lambda _: d.Plan(KEEP_STRAIGHT))
 
     def _load(self) -> d.PlanModel:
         if self._model is None:

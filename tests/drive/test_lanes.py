@@ -7,7 +7,7 @@ import pytest
 
 from senna.drive.lanes import LaneFollower, lane_at
 from senna.drive.simulator import TICKS, EgoState
-from senna.meta_actions import MetaAction, label_trajectory
+from senna.meta_actions import ALL_META_ACTIONS, KEEP_STRAIGHT, MetaAction, label_trajectory
 from senna.synthetic.world.town import BLOCK, LANE_OFFSETS, LANE_WIDTH, MARGIN, STOP_LINE_DISTANCE, TURN_RADIUS
 
 LEFT_LANE, RIGHT_LANE = LANE_OFFSETS
@@ -18,10 +18,15 @@ def eastbound(before: float, offset: float, speed: float) -> EgoState:
     return EgoState(MARGIN - before, MARGIN - offset, 0.0, speed)
 
 
-def run(ego: EgoState, decisions: list[MetaAction], limit: float = 15.0) -> list[EgoState]:
+def run(ego: EgoState, decisions: list[MetaAction], limit: float = 15.0, probabilities=None) -> list[EgoState]:
     follower = LaneFollower(limit)
     follower.start(ego)
-    return [ego, *(state for decision in decisions for state in follower(decision).states)]
+    return [ego, *(state for decision in decisions for state in follower(decision, probabilities).states)]
+
+
+def distribution(**speeds: float) -> list[float]:
+    """Return the twenty probabilities of a driver who goes straight on."""
+    return [speeds.get(action.speed, 0.0) * (action.path == "STRAIGHT") for action in ALL_META_ACTIONS]
 
 
 def label(states: list[EgoState]) -> MetaAction:
@@ -40,6 +45,29 @@ def label(states: list[EgoState]) -> MetaAction:
 def test_the_published_rule_calls_the_motion_of_a_speed_by_its_name(speed, decision):
     action = MetaAction(decision, "STRAIGHT")
     assert label(run(eastbound(200, RIGHT_LANE, speed), [action] * 6, limit=20.0)) == action
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "acceleration"),
+    [
+        (distribution(KEEP=1.0), 0.0),
+        (distribution(KEEP=0.7, ACCELERATE=0.3), 0.3 * 1.8),
+        (distribution(KEEP=0.4, DECELERATE=0.3, STOP=0.2, ACCELERATE=0.1), 0.18 - 0.63 - 0.6),
+        (distribution(ACCELERATE=1.0), 1.4),  # a decision by a prior correction need not be the most probable one
+        (distribution(STOP=1.0), -1.4),
+    ],
+)
+def test_keep_accelerates_by_the_mean_of_the_probabilities_and_stays_keep(probabilities, acceleration):
+    states = run(eastbound(200, RIGHT_LANE, 9.0), [KEEP_STRAIGHT] * 6, limit=40.0, probabilities=probabilities)
+    assert states[-1].acceleration == pytest.approx(acceleration, abs=0.02)
+    assert label(states) == KEEP_STRAIGHT
+
+
+def test_other_speeds_do_not_depend_on_the_probabilities():
+    for speed, acceleration in (("ACCELERATE", 1.8), ("DECELERATE", -2.1), ("STOP", -3.0)):
+        decisions = [MetaAction(speed, "STRAIGHT")] * 4
+        states = run(eastbound(200, RIGHT_LANE, 9.0), decisions, 40.0, distribution(KEEP=0.6, ACCELERATE=0.4))
+        assert states[-1].acceleration == pytest.approx(acceleration, abs=0.02)
 
 
 @pytest.mark.parametrize("side", ["LEFT", "RIGHT"])

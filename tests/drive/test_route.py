@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from senna.drive.route import LANE, RigRoute, RouteFollower
-from senna.meta_actions import SPEEDS, MetaAction, label_trajectory
+from senna.meta_actions import ALL_META_ACTIONS, SPEEDS, MetaAction, label_trajectory
 
 STRAIGHT_ON = RigRoute([(0, 0), (80, 0)])
 
@@ -38,6 +38,15 @@ def test_the_published_rule_gives_each_decision_back(speed):
         assert poses[-1, 0] == pytest.approx(poses[-6, 0])
     else:
         assert str(label_trajectory(in_records(poses))) == f"{speed}, STRAIGHT"
+
+
+def test_keep_accelerates_by_the_mean_of_the_probabilities():
+    shares = {"KEEP": 0.7, "ACCELERATE": 0.3}
+    probabilities = [shares.get(action.speed, 0.0) * (action.path == "STRAIGHT") for action in ALL_META_ACTIONS]
+    poses = plan("KEEP", "STRAIGHT", STRAIGHT_ON, 9.0, probabilities=probabilities)
+    # 0.1 s after the start the acceleration is reached; then 0.54 m/s^2 for 3 s.
+    assert poses[-1, 0] == pytest.approx(27 + 0.54 * 9 / 2, abs=0.1)
+    assert str(label_trajectory(in_records(poses))) == "KEEP, STRAIGHT"
 
 
 @pytest.mark.parametrize(

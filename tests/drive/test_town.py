@@ -12,7 +12,7 @@ from senna.drive.loop import drive
 from senna.drive.simulator import COLLISION, RED_LIGHT, EgoState, Motion
 from senna.drive.town import SEEDS, TownSimulator
 from senna.drive.work import labels
-from senna.meta_actions import COMMAND_STEPS
+from senna.meta_actions import COMMAND_STEPS, KEEP_STRAIGHT
 from senna.records import record_kind
 from senna.synthetic import write_world
 from senna.synthetic.world.scenarios import find_scenario
@@ -22,7 +22,7 @@ from senna.views import VIEWS, camera_of
 
 
 def keep(simulator: TownSimulator) -> d.Decider:
-    return d.Decider(simulator, lambda _: d.Plan(d.KEEP_STRAIGHT))
+    return d.Decider(simulator, lambda _: d.Plan(KEEP_STRAIGHT))
 
 
 def test_the_same_seed_gives_the_same_drive():
