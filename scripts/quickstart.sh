@@ -1,7 +1,7 @@
 #!/bin/sh
 # From a bare machine (python3 with venv, no GPU, no data) to a trained model that drives, through every step of a real run: a small
-# world in nuScenes' format is drawn and converted, stages 1, 2 and 3 train small models on 32 of its scenes, decisions are calibrated
-# on four, the model is evaluated on eight, and it drives a scene that it has never seen.
+# world in nuScenes' format is drawn and converted, stages 1, 2 and 3 train small models on 31 of its scenes, decisions are calibrated
+# on five, the model is evaluated on eight, and it drives a scene that it has never seen.
 # usage: sh scripts/quickstart.sh [any flag of senna train, for all stages]      OUT_DIR: default outputs/quickstart
 set -eu
 ROOT=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from senna.contents import absolute, file_content, model_content
 from senna.decision import BALANCED, DECISION_FILE, Calibration, prior_of, some, write_calibration
@@ -14,7 +15,7 @@ from senna.evaluate.command import EvaluateArguments, check, choose, predicted
 from senna.evaluate.predictions import Prediction
 from senna.flags import flag, parse_flags, shared_flag
 from senna.kinds import PLAN
-from senna.meta_actions import parse_meta_action
+from senna.meta_actions import ALL_META_ACTIONS, MetaAction, parse_meta_action
 from senna.record_file import open_records
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from senna.evaluate.training_data import TrainingData
 
 _SEPARATE = "give plans of scenes that are neither trained on nor evaluated"
+
+FREQUENT = 0.01
+"""The share of the training plans from which on it matters that the plans that are fitted to have none of a meta-action."""
 
 PREDICTIONS_FOLDER = "calibration"
 """The subfolder of the model's folder that predictions are written to by default."""
@@ -90,6 +94,11 @@ def run(args: CalibrateArguments) -> int:
         if stores is None:
             return 0
         plans, truth = _usable(stores[0].join(), records.path)
+        if missing := missing_plans(trained.plans, truth):
+            _warn(
+                f"{args.data} has no plan of {some(missing)}, on which the model was trained: what the correction does to "
+                "these is not measured. Give scenes that have them"
+            )
         log_probs = np.array([row["log_probs"] for row in plans])
         fit = fit_decision(log_probs, truth, [row["scene"] for row in plans], prior)
         figures: dict[str, Any] = {"plans": len(plans), "before": fit.before, "after": fit.after}
@@ -146,6 +155,20 @@ def check_data(frames: "FrameSet", trained: "TrainingData") -> tuple[list[str], 
             f"{lost}, the model before, is gone, and its training data are not known: make sure yourself that they differ"
         )
     return scenes, images
+
+
+def missing_plans(trained: NDArray[np.float64], truth: Sequence[MetaAction]) -> list[str]:
+    """Return the meta-actions, at least ``FREQUENT`` of the training plans, that a ground truth does not have.
+
+    Args:
+        trained: (20,) counts of the training plans.
+    """
+    shares = trained / max(trained.sum(), 1.0)
+    return [
+        str(action)
+        for action, share in zip(ALL_META_ACTIONS, shares, strict=True)
+        if share >= FREQUENT and action not in truth
+    ]
 
 
 def _warn(text: str) -> None:

@@ -13,13 +13,14 @@ from senna.cli import main
 from senna.decision import DECISION_FILE, prior_of, read_calibration
 from senna.errors import UsageError
 from senna.evaluate import command
+from senna.evaluate.calibrate import missing_plans
 from senna.evaluate.decisions import open_rules
 from senna.evaluate.export import main as export
 from senna.evaluate.metrics.fit_decision import fit_decision, fit_tau, fit_temperature
 from senna.evaluate.predictions import read_predictions
 from senna.evaluate.shared_frames import FrameSet
 from senna.evaluate.training_data import training_data
-from senna.meta_actions import ALL_META_ACTIONS
+from senna.meta_actions import ALL_META_ACTIONS, MetaAction
 from senna.record_file import open_records
 from senna.run_folder import RUN_FILE
 
@@ -135,6 +136,24 @@ def test_the_result_is_in_the_models_folder(calibrated, dev):
     for when in ("before", "after"):
         assert set(found["figures"][when]) == {"ece", "log_loss", "macro_f1", "accuracy"}
     assert read_calibration(calibrated) is not None  # for these weights
+
+
+def test_plans_that_are_trained_on_but_not_fitted_to_are_named(model, dev, toy, tmp_path, capsys):
+    copy, path = tmp_path / "model", tmp_path / "without_stops.jsonl"
+    shutil.copytree(model, copy)
+    path.write_text(dev.read_text().replace("STOP, STRAIGHT", "KEEP, STRAIGHT"))
+    assert main(["calibrate", *flags(copy, path, toy, "--out", tmp_path / "out")]) == 0
+    assert f"{path} has no plan of STOP, STRAIGHT" in capsys.readouterr().out
+    assert main(["calibrate", *flags(copy, dev, toy, "--out", tmp_path / "other")]) == 0
+    assert "has no plan" not in capsys.readouterr().out
+
+
+def test_plans_of_which_the_training_has_hardly_any_need_not_be_fitted_to():
+    keep, stop, accelerate = (MetaAction(speed, "STRAIGHT") for speed in ("KEEP", "STOP", "ACCELERATE"))
+    counts = np.zeros(20)
+    counts[[ALL_META_ACTIONS.index(action) for action in (keep, stop, accelerate)]] = 985, 10, 5
+    assert missing_plans(counts, [keep, keep]) == ["STOP, STRAIGHT"]
+    assert missing_plans(counts, [keep, stop]) == []
 
 
 def test_an_evaluation_reports_every_rule_and_compares_the_asked_one(calibrated, other_scenes, toy, tmp_path, capsys):

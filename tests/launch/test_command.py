@@ -124,7 +124,7 @@ def test_the_tiny_preset_creates_the_inputs_that_are_not_given(made, tmp_path, m
     made.clear()
     flags = flags_of(prepare("full", [], {"PRESET": "tiny"}).words)
     assert [words[0] for words in made] == ["synthesize", "synthesize", "convert"]
-    assert made[2][-4:] == ["--dev-scenes", "4", "--out", str(embedded / "qa")]
+    assert made[2][-4:] == ["--dev-scenes", "5", "--out", str(embedded / "qa")]
     assert flags["--data_path"] == f"{embedded}/qa/senna_nusc_train.jsonl:0.0625"
     assert "--eval_data_path" not in flags
     flags = flags_of(prepare("full", ["--stage", "3"], {"PRESET": "tiny"}).words)

@@ -1,6 +1,6 @@
 """Fit the temperature and the prior correction of `senna.decision` to scored plans. Pure functions.
 
-Letters: N plans.
+Letters: N plans, C meta-actions that count.
 
 - T minimizes the log loss of ``log p / T``.
 - tau, from `TAUS`, maximizes the expected macro F1 of the largest ``log p / T - tau * log prior``: that of a ground truth that
@@ -85,12 +85,13 @@ def fit_tau(scores: Floats, log_prior: Floats) -> float:
         log_prior: (20,).
     """
     probabilities = np.exp(log_softmax(scores))  # (N, 20)
-    expected = probabilities.sum(axis=0)  # (20,)
+    counts = probabilities.sum(axis=0) >= _LEAST_PLANS  # (20,)
+    probabilities, expected = probabilities[:, counts], probabilities.sum(axis=0)[counts]  # (N, C), (C,)
     found = []
     for tau in TAUS:
-        is_decided = np.eye(len(log_prior))[(scores - tau * log_prior).argmax(axis=1)]  # (N, 20)
-        f1 = 2 * (is_decided * probabilities).sum(axis=0) / (is_decided.sum(axis=0) + expected)  # (20,)
-        found.append(f1[expected >= _LEAST_PLANS].mean())
+        is_decided = np.eye(len(log_prior))[(scores - tau * log_prior).argmax(axis=1)][:, counts]  # (N, C)
+        f1 = 2 * (is_decided * probabilities).sum(axis=0) / (is_decided.sum(axis=0) + expected)  # (C,)
+        found.append(f1.mean())
     return float(TAUS[int(np.argmax(found))])
 
 
