@@ -27,8 +27,9 @@ class MetaAction(NamedTuple):
 
 
 ALL_META_ACTIONS = tuple(MetaAction(speed, path) for speed in SPEEDS for path in PATHS)
-KEEP_STRAIGHT = MetaAction("KEEP", "STRAIGHT")
 """All twenty combinations."""
+
+KEEP_STRAIGHT = MetaAction("KEEP", "STRAIGHT")
 
 STOP_SPEED = 2.0  # m/s
 PEDESTRIAN_STOP_SPEED = 0.5  # m/s; with 2.0, 99.9 % of the pedestrians in nuScenes would count as stopped

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _SEPARATE = "give plans of scenes that are neither trained on nor evaluated"
 
 FREQUENT = 0.01
-"""The share of the training plans from which on it matters that the plans that are fitted to have none of a meta-action."""
+"""A meta-action of at least this share of the training plans is named where DATA has no plan of it."""
 
 PREDICTIONS_FOLDER = "calibration"
 """The subfolder of the model's folder that predictions are written to by default."""

@@ -48,6 +48,13 @@ def test_tau_is_the_smallest_with_the_highest_expected_macro_f1():
     assert fit_tau(np.log(probabilities), np.log(prior)) == pytest.approx(0.2)
 
 
+def test_meta_actions_that_are_practically_impossible_do_not_disturb_the_search_for_tau():
+    scores = np.full((30, 20), -1e4)
+    scores[:, 0], scores[:, 15] = 0.0, np.linspace(-3, 1, 30)
+    with np.errstate(divide="raise", invalid="raise"):
+        assert fit_tau(scores, np.log(prior_of(np.eye(20)[0] * 100))) > 0
+
+
 def test_a_correction_that_loses_on_left_out_scenes_is_not_kept():
     log_probs, _ = plans_of(300, 1.0)
     scenes = [f"scene-{number % 5}" for number in range(300)]

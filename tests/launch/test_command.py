@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from senna.convert.scenes import split_off_dev
 from senna.errors import UsageError
 from senna.launch import tiny_preset
 from senna.launch.command import ROOT, prepare
+from senna.synthetic import scene_names
+from senna.synthetic.world.scenarios import MANEUVERS
 
 GIVEN = {"MODEL_PATH": "m", "DATA": "d.json", "CUDA_VISIBLE_DEVICES": "0"}
 
@@ -155,6 +158,14 @@ def test_the_quickstart_makes_what_the_tiny_preset_needs(made, tmp_path, monkeyp
     for flag in ("--scenes", "--image-width"):
         assert f"{flag} {words[words.index(flag) + 1]} " in line
     assert "--stage1" in line
+
+
+def test_the_scenes_that_the_tiny_preset_calibrates_on_have_a_change_of_lanes():
+    splits = pytest.importorskip("nuscenes.utils.splits", reason="nuscenes-devkit is not installed")
+    names = scene_names(tiny_preset.SCENES, mini=False)
+    parts = {"train": [name for name in names if name in splits.train]}
+    dev = split_off_dev(parts, tiny_preset.DEV_SCENES)["dev"]
+    assert "overtake" in [MANEUVERS[names.index(name) % len(MANEUVERS)] for name in dev]
 
 
 def test_the_tiny_preset_continues_from_the_stage_before(made, tmp_path, monkeypatch):
