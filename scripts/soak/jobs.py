@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Container
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +21,7 @@ STOPPED = {0, 128 + signal.SIGTERM, -signal.SIGTERM}
 TAIL = 4096
 
 
-class Job:
+class Job(ABC):
     """A command that is run again and again; `done` counts what it has finished.
 
     Attributes:
@@ -80,12 +81,13 @@ class Job:
             end = self.log.read_text(errors="replace")[-TAIL:]
             raise SennaError(f"{self.name} ended with exit code {code}:\n{end}")
 
+    @abstractmethod
     def _flags_of(self, out: Path) -> list[tuple[object, object]]:
-        raise NotImplementedError
+        """Return the flags that name the output folder, and others that depend on it."""
 
+    @abstractmethod
     def done(self) -> int:
         """Return the number of finished items of the running command, with those before it was stopped and continued."""
-        raise NotImplementedError
 
 
 class Training(Job):
